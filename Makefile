@@ -1,0 +1,31 @@
+# make demo: the whole road on synthetic data, from nothing to a report. make test: lint, types, tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= demo
+
+.PHONY: demo test lint install clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("rd-distill needs Python 3.11 or newer, found " + sys.version.split()[0] + "; set PYTHON=") if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: install
+	$(BIN)/rd-distill --config benchmarks/demo.yaml --out $(DEMO)/student --bank $(DEMO)/bank --overwrite
+	$(BIN)/rd-export --target onnx --student-dir $(DEMO)/student --out $(DEMO)/artifact --overwrite
+	$(BIN)/rd-verify $(DEMO)/artifact
+	@echo "report: $(abspath $(DEMO)/student/report.html)"
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -n 2
+
+clean:
+	rm -rf $(VENV) $(DEMO) build *.egg-info

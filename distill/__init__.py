@@ -1,0 +1,1 @@
+"""The workshop: images and a foundation model in, a student out."""

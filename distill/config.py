@@ -1,0 +1,215 @@
+"""The settings of rd-distill, and how every command reads its settings: defaults, then --config, then flags.
+
+Owns: DistillSettings, `parse`. Does not own: what a setting does. Importing this file loads neither torch nor timm.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from runtimes.errors import USAGE, UserError
+
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class DistillSettings:
+    """Distil a frozen teacher into a small student: data + teacher -> a student folder."""
+
+    student: str = "mobilenetv3"
+    """Short name (mobilenetv3, mobilenetv3-small, efficientnet-lite0, resnet18, ...) or any timm name."""
+    data: str = "phantom"
+    """Folder of class folders, CSV file, MedMNIST .npz or name, or phantom (synthetic)."""
+    teacher: str = "efficientnet-lite0"
+    """timm or short name, folder of rd-distill or rd-adapt, .pt2 file, hf:ID, or bank:FOLDER."""
+    method: Literal["rd", "kd", "fitnet", "vanilla"] = "rd"
+    """rd: Reprogramming Distillation; kd: Hinton, from a linear probe; fitnet: feature regression; vanilla: no teacher."""
+    out: Path = Path("student")
+    """Folder to write."""
+    config: Path | None = None
+    """YAML file of settings; flags win over it."""
+
+    task: Literal["binary", "multiclass", "multilabel", "ordinal"] | None = None
+    """Read off the labels when not given."""
+    label: str | None = None
+    """CSV column that holds the label."""
+    unlabelled: Path | None = None
+    """Folder of further training images without labels."""
+    skip_bad_images: bool = False
+    """Train without files that cannot be used, and count them in the result."""
+    split_seed: int = 0
+    """Seed of the split when the data brings none."""
+    phantom_images: tuple[int, int, int] = (1200, 200, 400)
+    """Synthetic images for training, validation, test."""
+    phantom_size: int = 96
+    """Side of a synthetic image in pixels."""
+
+    size: int | None = None
+    """Student input side in pixels; by default the images' own, rounded to 32 and kept within 64 to 128."""
+    student_weights: str | None = None
+    """Start from `pretrained` or from a .safetensors or .pth file; random when not given."""
+
+    teacher_size: int | None = None
+    """Teacher input side in pixels; the teacher's own when not given."""
+    teacher_weights: str | None = None
+    """Weights file of a timm teacher, or `random` (for trials only)."""
+    bank: Path | None = None
+    """Folder of the feature bank; by default one named after teacher and images below `banks`."""
+    bank_views: int = 8
+    """Views an image beside the clean one."""
+    bank_seed: int = 0
+    """Seed of the banked views."""
+    bank_grid: int = 0
+    """Also bank the teacher's stages, pooled to a grid of this side; 0 banks pooled features alone."""
+    bank_runtime: Literal["auto", "torch", "onnx"] = "auto"
+    """What runs the teacher; auto takes ONNX Runtime on a CPU when the teacher exports, and says which it took."""
+    audit: float = 0.01
+    """Share of the bank recomputed live in PyTorch (cosine at least 0.999); 0 skips it."""
+    views: Literal["fresh", "tied"] = "fresh"
+    """fresh: the student draws its own augmentation; tied: it sees exactly the banked view."""
+    flip: bool = True
+    """Mirror images left to right in views; switch off where sides matter."""
+
+    epochs: int = 40
+    """Turns through the training images."""
+    min_steps: int = 300
+    """Fewest steps of a run: small data sets are turned through more often."""
+    batch: int = 32
+    """Images a step."""
+    labelled_batch: int = 16
+    """Labelled images a step, on top of `batch`, when unlabelled images are there."""
+    lr: float = 2e-3
+    """Peak learning rate of the student and the shared classifier."""
+    weight_decay: float = 0.02
+    """AdamW weight decay of the student."""
+    warmup: float = 0.1
+    """Share of the steps that warm up."""
+    phi_lr: float = 0.1
+    """Learning rate of the reprogramming module, as a factor of --lr."""
+    phi_weight_decay: float = 0.05
+    """AdamW weight decay of the reprogramming module."""
+    phi_dropout: float = 0.5
+    """Dropout in the reprogramming module."""
+    kd_weight: float = 1.0
+    """Weight of the logit distillation."""
+    cka_weight: float = 1.0
+    """Weight of 1 - CKA; 0 switches it off."""
+    teacher_weight: float = 1.0
+    """Weight of the task loss on the teacher branch."""
+    hint_weight: float = 1.0
+    """Weight of the feature regression of fitnet."""
+    cka: Literal["debiased", "biased"] = "debiased"
+    """Estimator of the CKA in the loss; the reported CKA is always debiased."""
+    temperature: float = 4.0
+    """Temperature of the logit distillation."""
+    decay: Literal["none", "linear"] = "none"
+    """linear: kd and teacher-branch weights fall to zero during training."""
+    focal_gamma: float = 2.0
+    """Focusing of the multi-label loss; 0 is plain cross-entropy."""
+    ema: float = 0.0
+    """Decay of a moving average of the weights, such as 0.999; 0 switches it off."""
+    select: Literal["last", "best"] = "last"
+    """Keep the last epoch, or the best on validation."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of training."""
+
+    bootstrap: int = 1000
+    """Resamples behind a confidence interval."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, or auto: a GPU when there is one, and said."""
+    threads: int | None = None
+    """CPU threads; the machine's own choice when not given."""
+    seed: int = 0
+    """Seed of weights, order and augmentation."""
+    overwrite: bool = False
+    """Replace --out when it is not empty, and drop an interrupted run."""
+    resume: bool = False
+    """Go on with an interrupted run of the same settings."""
+
+    def __post_init__(self) -> None:
+        positive = ("epochs", "batch", "labelled_batch", "lr", "temperature")
+        for name in positive:
+            if getattr(self, name) <= 0:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} must be above 0", USAGE)
+        for name in ("bank_views", "bank_grid", "min_steps", "weight_decay", "phi_lr", "kd_weight", "cka_weight", "teacher_weight",
+                     "hint_weight", "bootstrap", "seed", "bank_seed", "split_seed"):
+            if getattr(self, name) < 0:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} must not be negative", USAGE)
+        for name in ("audit", "warmup", "phi_dropout", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least 0 and below 1", USAGE)
+        if min(self.phantom_images) < 1:
+            raise UserError(f"--phantom-images {self.phantom_images} must all be above 0", USAGE)
+        for name in ("size", "teacher_size", "phantom_size"):
+            side = getattr(self, name)
+            if side is not None and not 16 <= side <= 1024:
+                raise UserError(f"--{name.replace('_', '-')} {side} must be between 16 and 1024 pixels", USAGE)
+        if self.overwrite and self.resume:
+            raise UserError("--overwrite and --resume contradict each other; give one", USAGE)
+
+
+def parse(kind: type[Settings], arguments: Sequence[str], prog: str, description: str) -> Settings:
+    """Read settings from defaults, then the YAML file of --config, then flags; a wrong key or value is exit code 2."""
+    import tyro
+
+    path = config_path(arguments)
+    given = [*yaml_flags(kind, path), *arguments] if path else list(arguments)
+    return tyro.cli(kind, prog=prog, description=description, args=given, config=(tyro.conf.AvoidSubcommands,))
+
+
+def config_path(arguments: Sequence[str]) -> Path | None:
+    """The file named by --config, if any."""
+    for index, argument in enumerate(arguments):
+        if argument == "--config" and index + 1 < len(arguments):
+            return Path(arguments[index + 1])
+        if argument.startswith("--config="):
+            return Path(argument.partition("=")[2])
+    return None
+
+
+def yaml_flags(kind: type[Any], path: Path) -> list[str]:
+    """A YAML file's settings as flags, so that they are checked exactly as typed ones; unknown keys name the nearest."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"--config {path} cannot be read: {str(error).splitlines()[0]}", USAGE) from None
+    if content is None:
+        return []
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path} holds {type(content).__name__}, expected `key: value` lines", USAGE)
+    names = [one.name for one in dataclasses.fields(kind) if one.name != "config"]
+    flags: list[str] = []
+    for key, value in content.items():
+        name = str(key).replace("-", "_")
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            raise UserError(f"--config {path}: unknown setting {key!r}" + (f"; did you mean {near[0]}?" if near else ""), USAGE)
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            flags.append(flag if value else f"--no-{name.replace('_', '-')}")
+        elif isinstance(value, list):
+            flags += [flag, *map(str, value)]
+        elif value is not None:
+            flags += [flag, str(value)]
+    return flags
+
+
+def record(settings: Any) -> dict[str, Any]:
+    """Settings as JSON values, for the manifest."""
+    return {key: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+            for key, value in dataclasses.asdict(settings).items()}
+
+
+def command_line(prog: str) -> str:
+    """The command as the user typed it."""
+    import shlex
+
+    return shlex.join([prog, *sys.argv[1:]])

@@ -1,0 +1,80 @@
+"""What each method adds up: vanilla, kd, fitnet and rd, one function each, over one batch.
+
+Owns: Batch, Branches and the losses of a method by name. Does not own: formulas (losses.py), the loop (fit.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from distill.losses import cka_loss, distillation_loss, hint_loss, task_loss
+from distill.models import Model
+from distill.reprogram import Hint, Reprogram
+
+Method = Literal["rd", "kd", "fitnet", "vanilla"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's input: pixels (B, 3, h, w), labels, and teacher features (B, D) of the clean image and of a view."""
+
+    pixels: Tensor
+    labels: Tensor
+    clean: Tensor | None = None
+    viewed: Tensor | None = None
+    probe_logits: Tensor | None = None
+
+
+class Branches(nn.Module):
+    """All that is trained: the student and, by method, the reprogramming module or the hint's projection."""
+
+    def __init__(self, student: Model, phi: Reprogram | None = None, hint: Hint | None = None) -> None:
+        super().__init__()
+        self.student = student
+        self.phi = phi
+        self.hint = hint
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights and temperature of the parts of a loss."""
+
+    teacher: float = 1.0
+    kd: float = 1.0
+    cka: float = 1.0
+    hint: float = 1.0
+    temperature: float = 4.0
+    debiased: bool = True
+    focal_gamma: float = 2.0
+
+
+def parts(method: Method, branches: Branches, batch: Batch, weights: Weights,
+          class_weights: Tensor | None = None) -> dict[str, Tensor]:
+    """The weighted parts of a method's loss on one batch, by name; their sum is what is minimised."""
+    student = branches.student
+    task = student.spec.task
+
+    def on_labels(logits: Tensor) -> Tensor:
+        return task_loss(logits, batch.labels, task, class_weights=class_weights, focal_gamma=weights.focal_gamma)
+
+    features = student.features(batch.pixels)
+    logits = student.logits(features)
+    losses = {"task": on_labels(logits)}
+    if method == "kd":
+        assert batch.probe_logits is not None
+        losses["kd"] = weights.kd * distillation_loss(logits, batch.probe_logits, task, weights.temperature)
+    elif method == "fitnet":
+        assert branches.hint is not None and batch.clean is not None
+        losses["hint"] = weights.hint * hint_loss(*branches.hint(features, batch.clean))
+    elif method == "rd":
+        # RD: co-training of both branches through one classifier; the taught target is phi on the clean image.
+        phi = branches.phi
+        assert phi is not None and batch.clean is not None and batch.viewed is not None
+        losses["teacher_task"] = weights.teacher * on_labels(student.logits(phi(batch.viewed)))
+        target = phi.target(batch.clean)
+        losses["kd"] = weights.kd * distillation_loss(logits, student.logits(target), task, weights.temperature)
+        losses["cka"] = weights.cka * cka_loss(target, features, debiased=weights.debiased)
+    return losses

@@ -1,0 +1,205 @@
+"""The student folder: weights, metrics, predictions, split, summary, report and model card, written atomically.
+
+Owns: Outcome and the files around the checkpoint. Does not own: the checkpoint's own files, how figures were made.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill.checkpoint import Calibration, save_checkpoint
+from distill.data import split_table
+from distill.models import Model, count_parameters, weights_hash
+from distill.predict import Predictions, probabilities
+from distill.report import write_report
+from runtimes.folder import new_folder, write_json, write_manifest
+from runtimes.images import ImageSet, ImageSpec
+
+WORST = 8
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that a finished run knows."""
+
+    model: Model
+    image_spec: ImageSpec
+    images: ImageSet
+    made: dict[str, Predictions]
+    calibrations: dict[str, Calibration]
+    splits: dict[str, Any]
+    history: list[dict[str, Any]]
+    warnings: list[str]
+    macs: int
+    teacher: dict[str, Any]
+    settings: dict[str, Any]
+    command: str
+
+
+def write_student(out: Path, outcome: Outcome, *, overwrite: bool) -> None:
+    """Write the folder; it appears whole or not at all, its manifest last."""
+    images, calibration = outcome.images, outcome.calibrations["student"]
+    metrics = {"format": 1, "task": images.task, "classes": list(images.classes), "params": count_parameters(outcome.model),
+               "macs": outcome.macs, "thresholds": list(calibration.thresholds), "splits": outcome.splits}
+    if images.synthetic:
+        metrics["synthetic"] = True
+    with new_folder(out, overwrite=overwrite) as folder:
+        licences = {"teacher": outcome.teacher.get("licence", "none: no teacher"), "tool": "Apache-2.0"}
+        save_checkpoint(folder, outcome.model, outcome.image_spec, calibration, licences)
+        write_json(folder / "metrics.json", metrics)
+        write_predictions(folder / "predictions.csv", outcome)
+        write_table(folder / "split.csv", split_table(images))
+        write_table(folder / "summary.csv", outcome.history)
+        write_report(folder / "report.html", title=f"{outcome.model.spec.arch} distilled on {images.facts.get('name', 'images')}",
+                     facts=facts(outcome), metrics=metrics, history=outcome.history, test=branch_view(outcome, "test"),
+                     val=branch_view(outcome, "val"), worst=worst_cases(outcome), warnings=outcome.warnings)
+        (folder / "README.md").write_text(model_card(outcome, metrics), encoding="utf-8")
+        write_manifest(folder, "student", {
+            "command": outcome.command, "settings": outcome.settings, "versions": versions(),
+            "weights_hash": weights_hash(outcome.model.net), "licence": licences["teacher"],
+            "parents": {"teacher": outcome.teacher.get("teacher_hash"), "images": images_digest(images)},
+            "teacher": outcome.teacher.get("teacher"), "data": data_facts(images), "synthetic": images.synthetic,
+        })
+
+
+def images_digest(images: ImageSet) -> str:
+    """SHA-256 over the hashes and splits of all images: which data a student was made from, without naming any."""
+    lines = sorted(f"{one} {split}" for one, split in zip(images.hashes, images.split, strict=True))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def data_facts(images: ImageSet) -> dict[str, Any]:
+    """The facts of the data that name no image."""
+    return {key: value for key, value in images.facts.items() if key not in ("skipped_paths", "notes")}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    found = {}
+    for package in ("rd-distill", "torch", "timm", "numpy", "scikit-learn", "onnxruntime"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed as a package"
+    return found
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows as CSV under the union of their keys, in order of appearance."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_predictions(path: Path, outcome: Outcome) -> None:
+    """Write image, label and calibrated probabilities of the test split."""
+    images, made = outcome.images, outcome.made["test"]
+    answers = probabilities(images, made.student, outcome.calibrations["student"])
+    write_table(path, [{"image": images.keys[row], "split": "test", **label_cells(images, int(row)),
+                        **{f"prob_{name}": f"{value:.6f}" for name, value in zip(images.classes, answer, strict=True)}}
+                       for row, answer in zip(made.rows, answers, strict=True)])
+
+
+def label_cells(images: ImageSet, row: int) -> dict[str, str]:
+    """The label columns of one image: `label`, or one `label_<class>` each for multi-label; missing ones are empty."""
+    if images.task == "multilabel":
+        return {f"label_{name}": "" if np.isnan(value) else str(int(value))
+                for name, value in zip(images.classes, images.labels[row], strict=True)}
+    return {"label": images.classes[int(images.labels[row])] if images.labels[row] >= 0 else ""}
+
+
+def branch_view(outcome: Outcome, split: str) -> dict[str, Any]:
+    """What the report draws of a split: labels and the probabilities of both branches."""
+    images, made = outcome.images, outcome.made[split]
+    plain = Calibration(tuple(1.0 for _ in outcome.calibrations["student"].temperatures))
+    return {"labels": images.labels[made.rows],
+            "probabilities": probabilities(images, made.student, outcome.calibrations["student"]),
+            "probabilities_uncalibrated": probabilities(images, made.student, plain),
+            "teacher_probabilities": probabilities(images, made.teacher, outcome.calibrations.get("teacher")),
+            "groups": None if images.groups is None else images.groups[made.rows],
+            "keys": [images.keys[row] for row in made.rows]}
+
+
+def worst_cases(outcome: Outcome) -> list[dict[str, Any]]:
+    """The test images whose true label got the least probability, with pictures."""
+    images, made = outcome.images, outcome.made["test"]
+    answers = probabilities(images, made.student, outcome.calibrations["student"])
+    labels = images.labels[made.rows]
+    if images.task == "multilabel":
+        known = np.isfinite(labels)
+        given = np.where(known, np.where(labels > 0.5, answers, 1 - answers), 2.0)
+        column = given.argmin(axis=1)
+    else:
+        column = labels.clip(min=0)
+        given = np.where(labels[:, None] >= 0, answers, 2.0)
+    truth = given[np.arange(len(given)), column]
+    cases = []
+    for place in np.argsort(truth, kind="stable")[:WORST]:
+        row, index = int(made.rows[place]), int(column[place])
+        name = images.classes[index]
+        if images.task == "multilabel":
+            label = name if labels[place, index] > 0.5 else f"no {name}"
+            prediction = f"no {name}" if labels[place, index] > 0.5 else name
+        else:
+            label, prediction = name, images.classes[int(answers[place].argmax())]
+        cases.append({"image": outcome.image_spec.stored(images.raw(row)), "key": images.keys[row], "label": label,
+                      "prediction": prediction, "probability": float(truth[place])})
+    return cases
+
+
+def facts(outcome: Outcome) -> dict[str, str]:
+    """The report's table of facts."""
+    spec, images = outcome.image_spec, outcome.images
+    rows = {"command": outcome.command, "synthetic": "yes" if images.synthetic else "no",
+            "data": str(images.facts.get("name", "images")),
+            "split": str(images.facts.get("split_from", "given")),
+            "images": " / ".join(f"{len(images.rows(split)):,} {split}" for split in ("train", "val", "test")),
+            "teacher": str(outcome.teacher.get("teacher", "none")), "student": outcome.model.spec.arch,
+            "method": str(outcome.settings["method"]), "input": f"{spec.height}x{spec.width}, {spec.channels} channel(s), {spec.dtype}",
+            "temperature": ", ".join(f"{value:.2f}" for value in outcome.calibrations["student"].temperatures)}
+    skipped = images.facts.get("skipped")
+    if skipped:
+        rows["skipped images"] = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
+    return rows | {f"version of {name}": one for name, one in versions().items()}
+
+
+def model_card(outcome: Outcome, metrics: dict[str, Any]) -> str:
+    """The folder's README: what it is, what it reached, how to use it, its limits."""
+    test = outcome.splits["test"]
+
+    def cells(branch: str) -> Iterable[str]:
+        for name in ("auroc", "balanced_accuracy", "accuracy", "brier", "ece"):
+            found = test[branch].get(name)
+            yield f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})" if found else "-"
+
+    rows = "\n".join(f"| {branch} | {' | '.join(cells(branch))} |" for branch in ("student", "teacher", "probe") if branch in test)
+    banner = "\n**The data is synthetic: a drawn phantom, not patients.**\n" if outcome.images.synthetic else ""
+    return f"""# {outcome.model.spec.arch}, {outcome.images.task}
+
+Distilled from {outcome.teacher.get('teacher', 'no teacher')} with method `{outcome.settings['method']}`.
+Research tool, not a medical device.
+{banner}
+- classes: {', '.join(outcome.images.classes)}
+- input: {outcome.image_spec.height}x{outcome.image_spec.width} pixels, {outcome.image_spec.channels} channel(s), {outcome.image_spec.dtype}
+- {metrics['params']:,} parameters, {metrics['macs']:,} multiply-accumulates
+- test images: {test['n']}
+
+| branch (test) | AUROC | balanced accuracy | accuracy | Brier | ECE |
+|---|---|---|---|---|---|
+{rows}
+
+95 % bootstrap intervals. Teacher licence: {outcome.teacher.get('licence', 'none: no teacher')}.
+
+Made by: `{outcome.command}`. Export: `rd-export --target onnx --student-dir {Path(outcome.settings['out']).name}`.
+Load: `timm.create_model("local-dir:FOLDER", pretrained=True)`.
+"""

@@ -1,0 +1,128 @@
+"""What the trained branches answer on whole splits, calibrated and scored: the content of metrics.json.
+
+Owns: Predictions, running both branches, calibration on validation, the metrics of every split. Does not own: files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from distill.bank import FeatureBank
+from distill.calibrate import apply_temperatures, fit_temperatures, fit_thresholds
+from distill.checkpoint import Calibration
+from distill.evaluate import evaluate
+from distill.losses import cka, task_loss
+from distill.objective import Branches
+from distill.pixels import PixelStore
+from distill.probe import Probe
+from distill.views import normalise, unit_levels
+from runtimes.images import ImageSet, ImageSpec
+
+CKA_IMAGES = 2000  # more adds nothing to the estimate and a Gram matrix grows with the square
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Logits of one split (n, C) of the student, the teacher branch and the probe, and the CKA of the two branches."""
+
+    rows: NDArray[np.int64]
+    student: NDArray[np.float32]
+    teacher: NDArray[np.float32] | None
+    probe: NDArray[np.float32] | None
+    cka: float | None
+
+
+def predict(branches: Branches, pixels: PixelStore, spec: ImageSpec, rows: NDArray[np.int64], *, device: str,
+            bank: FeatureBank | None, bank_rows: NDArray[np.int64] | None, probe: Probe | None, batch: int = 64) -> Predictions:
+    """Run the student on clean images and, where there is a bank, the teacher branch and the probe on their features."""
+    student = branches.student
+    found: list[Tensor] = []
+    features: list[Tensor] = []
+    training = branches.training
+    branches.eval()
+    with torch.no_grad():
+        for start in range(0, len(rows), batch):
+            unit = unit_levels(pixels.rows(rows[start:start + batch]))
+            inputs = normalise(unit, spec.mean, spec.std).to(device, memory_format=torch.channels_last)
+            features.append(student.features(inputs).float())
+            found.append(student.logits(features[-1]).float().cpu())
+        teacher = probed = similarity = None
+        if bank is not None and bank_rows is not None and len(rows):
+            clean = torch.from_numpy(bank.features(bank_rows[rows]))
+            probed = None if probe is None else probe.logits(clean).numpy()
+            if branches.phi is not None:
+                taught = branches.phi.target(clean.to(device))
+                teacher = student.logits(taught).float().cpu().numpy()
+                if len(rows) >= 4:
+                    similarity = float(cka(taught[:CKA_IMAGES].double(), torch.cat(features)[:CKA_IMAGES].double()))
+    branches.train(training)
+    return Predictions(rows, torch.cat(found).numpy(), teacher, probed, similarity)
+
+
+def judge(images: ImageSet, made: Predictions) -> dict[str, float]:
+    """Validation figures of one epoch: loss and AUROC of the student, AUROC of the teacher branch, the CKA, the score."""
+    labels = images.labels[made.rows]
+    loss = float(task_loss(torch.from_numpy(made.student), torch.from_numpy(labels), images.task, focal_gamma=0.0))
+    row = {"val_loss": loss}
+    ones = tuple(1.0 for _ in (images.classes if images.task == "multilabel" else [0]))
+    for name, logits in (("student", made.student), ("teacher", made.teacher)):
+        if logits is not None:
+            scores = evaluate(labels, apply_temperatures(logits, ones, images.task), task=images.task, classes=images.classes,
+                              n_bootstrap=0)
+            if "auroc" in scores:
+                row[f"val_auroc_{name}"] = scores["auroc"]["value"]
+    if made.cka is not None:
+        row["val_cka"] = made.cka
+    row["score"] = row.get("val_auroc_student", -loss)
+    return row
+
+
+def calibrate(images: ImageSet, logits: NDArray[np.float32], rows: NDArray[np.int64]) -> Calibration:
+    """Temperatures and, for multi-label, thresholds of one branch, fitted on validation."""
+    labels = images.labels[rows]
+    temperatures = fit_temperatures(logits, labels, images.task)
+    thresholds = fit_thresholds(apply_temperatures(logits, temperatures, images.task), labels, images.task)
+    return Calibration(temperatures, thresholds)
+
+
+def score(images: ImageSet, made: dict[str, Predictions], calibrations: dict[str, Calibration], *, bootstrap: int,
+          seed: int) -> dict[str, Any]:
+    """The `splits` of metrics.json: every branch on every split, calibrated, with intervals (by patient where known)."""
+    splits: dict[str, Any] = {}
+    for split, predictions in made.items():
+        labels = images.labels[predictions.rows]
+        groups = None if images.groups is None else images.groups[predictions.rows]
+        entry: dict[str, Any] = {"n": len(predictions.rows)}
+        for branch, calibration in calibrations.items():
+            logits = getattr(predictions, branch)
+
+            def scores(temperatures: tuple[float, ...], count: int, logits: Any = logits,
+                       thresholds: tuple[float, ...] = calibration.thresholds) -> dict[str, Any]:
+                return evaluate(labels, apply_temperatures(logits, temperatures, images.task), task=images.task,  # noqa: B023
+                                classes=images.classes, groups=groups, thresholds=thresholds or None,  # noqa: B023
+                                n_bootstrap=count, seed=seed)
+
+            entry[branch] = scores(calibration.temperatures, bootstrap)
+            if "ece" in entry[branch]:
+                plain = scores(tuple(1.0 for _ in calibration.temperatures), 0)
+                entry[branch]["ece_uncalibrated"] = {"value": plain["ece"]["value"]}
+        if predictions.cka is not None:
+            entry["cka"] = predictions.cka
+        splits[split] = entry
+    return splits
+
+
+def probabilities(images: ImageSet, logits: NDArray[np.float32] | None, calibration: Calibration | None) -> Any:
+    """Calibrated probabilities of a branch, or None where there is no such branch."""
+    if logits is None or calibration is None:
+        return None
+    return apply_temperatures(logits, calibration.temperatures, images.task)
+
+

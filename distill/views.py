@@ -1,0 +1,90 @@
+"""Views of an image: crop, flip and small rotation as one affine matrix, and the photometric changes of training.
+
+Owns: ViewSpec, the deterministic views of the bank, the fresh views of a training step, applying both.
+Does not own: decoding, resizing to model size, what is cached.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """Ranges of a view: side of the crop (share of the image), aspect, probability of a mirror image, rotation."""
+
+    crop: tuple[float, float] = (0.7, 1.0)
+    aspect: float = 1.15
+    flip: float = 0.5
+    rotation_deg: float = 8.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {**asdict(self), "crop": list(self.crop)}
+
+
+IDENTITY = np.asarray([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], dtype=np.float32)
+
+
+def draw_views(spec: ViewSpec, count: int, generator: np.random.Generator) -> NDArray[np.float32]:
+    """Draw affine matrices (count, 2, 3) from output to input coordinates, as torch's `affine_grid` takes them."""
+    draws = generator.random((count, 6))
+    side = spec.crop[0] + (spec.crop[1] - spec.crop[0]) * draws[:, 0]
+    stretch = np.exp((2 * draws[:, 1] - 1) * np.log(spec.aspect) / 2)
+    width, height = np.minimum(side * stretch, 1.0), np.minimum(side / stretch, 1.0)
+    angle = np.deg2rad(spec.rotation_deg) * (2 * draws[:, 2] - 1)
+    mirror = np.where(draws[:, 3] < spec.flip, -1.0, 1.0)
+    across, down = (1 - width) * (2 * draws[:, 4] - 1), (1 - height) * (2 * draws[:, 5] - 1)
+    cosine, sine = np.cos(angle), np.sin(angle)
+    rows = [np.stack([mirror * width * cosine, -height * sine, across], axis=1),
+            np.stack([mirror * width * sine, height * cosine, down], axis=1)]
+    return np.stack(rows, axis=1).astype(np.float32)
+
+
+def bank_views(spec: ViewSpec, seed: int, image_hash: str, count: int) -> NDArray[np.float32]:
+    """The views 0..count of one image (count + 1, 2, 3): view 0 is clean, view v depends on seed, image and v alone."""
+    views = [IDENTITY]
+    for view in range(1, count + 1):
+        digest = hashlib.sha256(f"{seed}/{image_hash}/{view}".encode()).digest()
+        generator = np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "little")))
+        views.append(draw_views(spec, 1, generator)[0])
+    return np.stack(views)
+
+
+def warp(pixels: Tensor, matrices: Tensor) -> Tensor:
+    """Apply affine views to pixels (B, C, h, w), bilinear, the border repeated; (B, 2, 3) matrices."""
+    grid = F.affine_grid(matrices, list(pixels.shape), align_corners=False)
+    return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def photometric(unit: Tensor, generator: np.random.Generator, noise: float = 0.02) -> Tensor:
+    """Random contrast (0.75 to 1.3), brightness (+-0.12) and noise on levels 0 to 1, (B, C, h, w), drawn per image."""
+    count = unit.shape[0]
+    draws = torch.from_numpy(generator.random((3, count, 1, 1, 1)).astype(np.float32)).to(unit.device)
+    contrast = 0.75 + 0.55 * draws[0]
+    brightness = 0.24 * draws[1] - 0.12
+    mean = unit.mean(dim=(1, 2, 3), keepdim=True)
+    source = torch.Generator().manual_seed(int(generator.integers(2**62)))
+    grain = torch.randn(unit.shape, generator=source).to(unit.device)
+    return torch.addcmul(torch.addcmul(mean * (1 - contrast) + brightness, unit, contrast), grain, noise * draws[2])
+
+
+def normalise(unit: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Levels 0 to 1 (B, 1 or 3, h, w) to network input (B, 3, h, w)."""
+    shift = torch.tensor(mean, dtype=unit.dtype, device=unit.device).view(1, 3, 1, 1)
+    scale = torch.tensor(std, dtype=unit.dtype, device=unit.device).view(1, 3, 1, 1)
+    return (unit - shift) / scale
+
+
+def unit_levels(levels: NDArray[np.uint8]) -> Tensor:
+    """Stored grey levels (B, h, w, C), uint8, to floats 0 to 1 (B, C, h, w)."""
+    return torch.from_numpy(np.ascontiguousarray(levels.transpose(0, 3, 1, 2))).float().div_(255.0)

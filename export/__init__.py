@@ -1,0 +1,1 @@
+"""The door: a finished student out of the workshop, onto the ground floor."""

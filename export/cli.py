@@ -1,0 +1,28 @@
+"""The command line of rd-export: read the settings, then load the workshop.
+
+Owns: main. Does not own: settings (config.py), the work (commands.py).
+"""
+
+from __future__ import annotations
+
+import sys
+
+from distill.config import command_line, parse
+from export.config import ExportSettings
+from runtimes.errors import finish
+
+
+def main() -> None:
+    """Entry point of rd-export."""
+
+    def command() -> int:
+        settings = parse(ExportSettings, sys.argv[1:], "rd-export", "Export a student to one file a device can run.")
+        from export.commands import export
+
+        return export(settings, command_line("rd-export"))
+
+    sys.exit(finish(command))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""The network as it is deployed: raw pixels in, logits and calibrated probabilities out.
+
+Owns: DeployedGraph (image input) and TensorGraph (`pixel_values` input), reparameterisation before export.
+Does not own: writing ONNX (to_onnx.py). The order of operations is chosen for three runtimes: cast before transpose
+(TensorRT), mean/std before the resize matrices (OpenVINO).
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from distill.checkpoint import Calibration
+from distill.models import Model
+from runtimes.images import ImageSpec, resize_matrix
+
+TORCH_DTYPES = {"uint8": torch.uint8, "uint16": torch.uint16}
+
+
+def reparameterised(model: Model) -> Model:
+    """A copy in eval mode whose training-time branches (RepVGG, MobileOne, RepViT, FastViT) are fused into single layers."""
+    from timm.utils import reparameterize_model
+
+    copy = deepcopy(model).eval()
+    for parameter in copy.parameters():
+        parameter.requires_grad_(False)
+    copy.net = reparameterize_model(copy.net)
+    for module in list(copy.net.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size in (1, (1, 1)):
+                setattr(module, name, GlobalMean())
+    return copy.eval()
+
+
+class GlobalMean(nn.Module):
+    """Mean over height and width, (B, C, h, w) to (B, C, 1, 1).
+
+    Torch's own global pooling, traced in channels-last order, becomes `as_strided`, which ONNX spells as ten gathering nodes.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The mean, as one ReduceMean."""
+        return features.mean((2, 3), keepdim=True)
+
+
+class DeployedGraph(nn.Module):
+    """`image` (B, H, W, C) of raw grey levels to `logits` and `probabilities` (B, classes), float32.
+
+    graph_size is (H, W); where it is not the model size, the antialiased resize is part of the graph as two constant matrices.
+    """
+
+    def __init__(self, model: Model, spec: ImageSpec, calibration: Calibration, graph_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.model = model
+        self.task = model.spec.task
+        low, high = spec.window
+        self.low, self.scale = low, 255.0 / (high - low)
+        self.windowed = (low, high) != (0.0, 255.0) or spec.dtype != "uint8"
+        # (level / 255 - mean) / std in two operations; a grey image is broadcast to three channels here.
+        self.mean: Tensor
+        self.factor: Tensor
+        self.register_buffer("mean", (255.0 * torch.tensor(spec.mean, dtype=torch.float64)).float().view(1, 3, 1, 1))
+        self.register_buffer("factor", (1.0 / (255.0 * torch.tensor(spec.std, dtype=torch.float64))).float().view(1, 3, 1, 1))
+        self.resizes = graph_size != (spec.height, spec.width)
+        self.rows: Tensor
+        self.columns: Tensor
+        if self.resizes:
+            self.register_buffer("rows", torch.from_numpy(resize_matrix(graph_size[0], spec.height).copy()))
+            self.register_buffer("columns", torch.from_numpy(resize_matrix(graph_size[1], spec.width).T.copy()))
+        self.temperature: Tensor
+        self.register_buffer("temperature", torch.tensor(calibration.temperatures, dtype=torch.float32).view(1, -1))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw levels (B, H, W, C) to logits and probabilities (B, classes)."""
+        logits = self.model(self.pixels(image))
+        scaled = logits / self.temperature
+        return logits, torch.sigmoid(scaled) if self.task == "multilabel" else torch.softmax(scaled, dim=1)
+
+    def pixels(self, image: Tensor) -> Tensor:
+        """Raw levels (B, H, W, C) to what the network sees, (B, 3, h, w)."""
+        levels = image.to(torch.float32).permute(0, 3, 1, 2)
+        if self.windowed:
+            levels = torch.clamp((levels - self.low) * self.scale, 0.0, 255.0)
+        pixels = (levels - self.mean) * self.factor
+        return self.rows @ (pixels @ self.columns) if self.resizes else pixels
+
+
+class TensorGraph(nn.Module):
+    """`pixel_values` (B, 3, h, w), normalised float32, to `logits` (B, classes): the plain graph that Optimum loads."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Normalised pixels to logits."""
+        logits: Tensor = self.model(pixel_values)
+        return logits
+
+
+def example_input(spec: ImageSpec, input_kind: str, graph_size: tuple[int, int]) -> Tensor:
+    """A batch of 2 for tracing: an example batch of 1 would freeze the batch."""
+    if input_kind == "tensor":
+        return torch.zeros(2, 3, spec.height, spec.width)
+    return torch.zeros(2, *graph_size, spec.channels, dtype=TORCH_DTYPES[spec.dtype])

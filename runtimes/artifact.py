@@ -1,0 +1,122 @@
+"""What an exported folder holds and promises, read strictly before any runtime sees the model.
+
+Owns: Artifact, reading its manifest, the refusal of changed files and of models with external data.
+Does not own: running the model (ort.py), writing the folder (the export package).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from runtimes.errors import UserError
+from runtimes.folder import check_files, read_manifest
+from runtimes.images import ImageSpec
+from runtimes.scores import TASKS, Task
+from runtimes.tensor_proto import check_single_file
+
+Target = Literal["onnx", "openvino", "trt"]
+Precision = Literal["fp32", "fp16", "int8"]
+InputKind = Literal["image", "tensor"]
+
+INPUT_NAMES: dict[str, str] = {"image": "image", "tensor": "pixel_values"}
+GOLDEN = "test_data_set_0"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An exported folder: the model, how images enter it, how its scores become decisions.
+
+    graph_size is the (height, width) the graph takes; it is the model size unless the resize is baked into the graph.
+    tolerance bounds |logit - golden logit| / max(1, |golden logit|) when the golden vectors are replayed.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    task: Task
+    classes: tuple[str, ...]
+    image_spec: ImageSpec
+    target: Target
+    precision: Precision
+    input_kind: InputKind
+    graph_size: tuple[int, int]
+    temperatures: tuple[float, ...]
+    thresholds: tuple[float, ...]
+    model: str
+    opset: int
+    tolerance: float
+
+    @property
+    def model_path(self) -> Path:
+        """The file the runtime opens."""
+        return self.folder / self.model
+
+    @property
+    def model_sha256(self) -> str:
+        """SHA-256 of the model file, as the manifest names it."""
+        return str(self.manifest["files"][self.model])
+
+    @property
+    def golden(self) -> Path:
+        """The folder of golden vectors, in ONNX's own layout."""
+        return self.folder / GOLDEN
+
+    @property
+    def baked(self) -> bool:
+        """Whether the resize to model size is part of the graph."""
+        return self.input_kind == "image" and self.graph_size != (self.image_spec.height, self.image_spec.width)
+
+    @property
+    def input_name(self) -> str:
+        """Name of the graph's one input."""
+        return INPUT_NAMES[self.input_kind]
+
+
+def read_artifact(folder: Path | str, *, check: bool = True) -> Artifact:
+    """Read an artifact folder; with `check`, every file must have the bytes its manifest names.
+
+    A model with external data is refused always: a hard link or a path out of the folder would get past the hashes.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder, "artifact")
+    if check:
+        check_files(folder, manifest)
+    where = folder / "manifest.json"
+    try:
+        facts = manifest["artifact"]
+        artifact = Artifact(
+            folder=folder, manifest=manifest, task=_one_of(facts, "task", TASKS),
+            classes=tuple(str(name) for name in facts["classes"]), image_spec=ImageSpec.from_dict(facts["image"]),
+            target=_one_of(facts, "target", get_args(Target)), precision=_one_of(facts, "precision", get_args(Precision)),
+            input_kind=_one_of(facts, "input", get_args(InputKind)),
+            graph_size=(int(facts["graph_size"][0]), int(facts["graph_size"][1])),
+            temperatures=tuple(float(value) for value in facts["temperatures"]),
+            thresholds=tuple(float(value) for value in facts["thresholds"]),
+            model=str(facts["model"]), opset=int(facts["opset"]), tolerance=float(facts["tolerance"]))
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise UserError(f"{where} is not complete ({type(error).__name__}: {error}); export the artifact again") from None
+    _check_sizes(artifact, where)
+    if artifact.model not in manifest.get("files", {}):
+        raise UserError(f"{where} does not name {artifact.model} among its files; export the artifact again")
+    for name in manifest["files"]:
+        if name.endswith(".onnx"):
+            check_single_file(folder / name)
+    return artifact
+
+
+def _one_of(facts: Mapping[str, Any], key: str, known: tuple[str, ...]) -> Any:
+    if facts[key] not in known:
+        raise ValueError(f"{key} {facts[key]!r}, expected one of {', '.join(known)}")
+    return facts[key]
+
+
+def _check_sizes(artifact: Artifact, where: Path) -> None:
+    count = len(artifact.classes)
+    multilabel = artifact.task == "multilabel"
+    allowed = (1, count) if multilabel else (1,)
+    if len(artifact.temperatures) not in allowed or min(artifact.temperatures) <= 0:
+        raise UserError(f"{where}: temperatures {artifact.temperatures} do not fit {count} classes of task {artifact.task}")
+    if len(artifact.thresholds) not in ((0, count) if multilabel else (0,)):
+        raise UserError(f"{where}: thresholds {artifact.thresholds} do not fit {count} classes of task {artifact.task}")

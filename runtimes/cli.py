@@ -1,0 +1,63 @@
+"""The command line of rd-verify.
+
+Owns: its flags, what it prints. Does not own: the checks (verify.py).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from runtimes.errors import DONE, finish
+
+
+@dataclass(frozen=True)
+class VerifySettings:
+    """Self-test of an artifact on this machine: hashes, golden vectors, facts."""
+
+    artifact: Annotated[Path, tyro.conf.Positional] = Path("artifact-onnx-fp32")
+    """Folder written by rd-export."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    threads: int | None = None
+    """Threads of the runtime; all cores this process may use when not given."""
+    json: bool = False
+    """Print one JSON document instead of lines."""
+
+
+def verify_main() -> None:
+    """Entry point of rd-verify: exit code 0 good, 1 changed or broken, 3 other scores than the golden ones, 5 no runtime."""
+    sys.exit(finish(lambda: _verify(tyro.cli(VerifySettings, prog="rd-verify", args=sys.argv[1:]))))
+
+
+def _verify(settings: VerifySettings) -> int:
+    from runtimes.verify import verify
+
+    code, report = verify(settings.artifact, threads=settings.threads, device=settings.device)
+    if settings.json:
+        print(json.dumps({"exit_code": code, **report}, indent=2))
+        return code
+    _print(report)
+    if code == DONE:
+        print("good: this machine gives the golden scores")
+    else:
+        print("FAILED: this machine gives other scores than the golden ones; do not use the artifact here", file=sys.stderr)
+    return code
+
+
+def _print(report: dict[str, Any]) -> None:
+    print(f"files     {report['files']} with the bytes of the manifest, no external data")
+    print(f"model     {report['model']}, {report['target']} {report['precision']}, opset {report['opset']}, "
+          f"sha256 {report['model_sha256'][:16]}")
+    print(f"runtime   {report['runtime']} {report['version']}, {report['provider']}, {report['threads']} threads")
+    print(f"golden    {report['golden_images']} images, {report['flips']} flips ({report['excused']} on the border), "
+          f"logits differ by {report['difference']:.1e} at most (allowed {report['tolerance']:.0e})")
+
+
+if __name__ == "__main__":
+    verify_main()

@@ -1,0 +1,150 @@
+"""Folders and files that appear whole or not at all, and the manifest that names their bytes.
+
+Owns: atomic writes, hashes, `manifest.json`. Does not own: what the files mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from runtimes.errors import USAGE, UserError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write bytes so that the path holds the old content or the new, never half: temporary sibling, fsync, rename, fsync."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically, readable and with keys in the given order; NaN is refused."""
+    write_atomic(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object, or say which file is missing or broken."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; expected a file written by one of the rd- commands") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not readable JSON ({error}); make the folder again") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds {type(content).__name__}, expected a JSON object")
+    return content
+
+
+def check_out(out: Path, *, overwrite: bool, resume: bool = False) -> None:
+    """Refuse a non-empty output folder unless the user said what to do with it (exit 2)."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file; name a folder", USAGE)
+    if out.is_dir() and any(out.iterdir()) and not (overwrite or resume):
+        raise UserError(f"--out {out} is not empty; add --overwrite to replace it, or name another folder", USAGE)
+
+
+@contextmanager
+def new_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary sibling that becomes `out` when the block ends well, and vanishes when it does not."""
+    check_out(out, overwrite=overwrite)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for orphan in out.parent.glob(f".{out.name}.tmp-*"):  # left by a killed run, never read by anything
+        shutil.rmtree(orphan, ignore_errors=True)
+    temporary = out.with_name(f".{out.name}.tmp-{os.getpid()}")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+            else:
+                sync_folder(path)
+        sync_folder(temporary)
+        old = out.with_name(f".{out.name}.tmp-old-{os.getpid()}")
+        if out.exists():
+            os.replace(out, old)
+        os.replace(temporary, out)
+        sync_folder(out.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def write_manifest(folder: Path, kind: str, facts: dict[str, Any]) -> None:
+    """Write manifest.json last: kind, format, facts and the SHA-256 of every other file; without it a folder does not count."""
+    files = {path.relative_to(folder).as_posix(): sha256_file(path)
+             for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MANIFEST}
+    write_json(folder / MANIFEST, {"kind": kind, "format": FORMAT, **facts, "files": files})
+
+
+def read_manifest(folder: Path, *kinds: str) -> dict[str, Any]:
+    """Read a folder's manifest and check that it is of an expected kind and format."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; expected one of kind {' or '.join(kinds)}")
+    if not (folder / MANIFEST).is_file():
+        raise UserError(f"{folder} has no {MANIFEST}; expected a finished folder of kind {' or '.join(kinds)}")
+    manifest = read_json(folder / MANIFEST)
+    if manifest.get("kind") not in kinds:
+        raise UserError(f"{folder} is of kind {manifest.get('kind')!r}, expected {' or '.join(kinds)}")
+    if manifest.get("format") != FORMAT:
+        raise UserError(f"{folder} has format {manifest.get('format')!r}, this version reads {FORMAT}; make it again")
+    return manifest
+
+
+def changed_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
+    """List what differs between a folder and its manifest: changed, missing and added files, one sentence each."""
+    named: dict[str, str] = manifest.get("files", {})
+    problems = []
+    for name, digest in named.items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()) or path.is_symlink():
+            problems.append(f"{name} lies outside the folder or is a link")
+        elif not path.is_file():
+            problems.append(f"{name} is missing")
+        elif sha256_file(path) != digest:
+            problems.append(f"{name} has other bytes than the manifest says")
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    problems += [f"{name} is not named in the manifest" for name in sorted(present - set(named) - {MANIFEST})]
+    return problems
+
+
+def check_files(folder: Path, manifest: dict[str, Any]) -> None:
+    """Refuse a folder whose files are not the ones its manifest names."""
+    problems = changed_files(folder, manifest)
+    if problems:
+        raise UserError(f"{folder} is not what was written: {'; '.join(problems[:5])}; make it again or copy it again")

@@ -1,0 +1,154 @@
+"""The one rule from a raw image to what a network sees, and the table of images a command works on.
+
+Owns: ImageSpec (dtype, window, channels, resize, mean, std) and ImageSet (images, labels, classes, patients, split).
+Does not own: decoding files (decode.py), reading tables and folders of labels, augmentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.decode import decode
+from runtimes.errors import UserError
+from runtimes.scores import Task
+
+LUMA = np.asarray([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow's "L"
+
+
+@lru_cache(maxsize=64)
+def resize_matrix(source: int, target: int) -> NDArray[np.float32]:
+    """Rows that resize a length `source` to `target` by antialiased bilinear filtering, (target, source).
+
+    The same weights as torch's `interpolate(mode="bilinear", antialias=True, align_corners=False)`.
+    """
+    scale = source / target
+    support = max(scale, 1.0)
+    centres = (np.arange(target, dtype=np.float64) + 0.5) * scale
+    offsets = (np.arange(source, dtype=np.float64)[None, :] + 0.5 - centres[:, None]) / support
+    weights = np.clip(1.0 - np.abs(offsets), 0.0, None)
+    matrix = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    matrix.setflags(write=False)
+    return matrix
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """How a raw image becomes a network's input: level = clip((raw - low) / (high - low)), resize, (level - mean) / std."""
+
+    height: int
+    width: int
+    channels: Literal[1, 3] = 1
+    dtype: Literal["uint8", "uint16"] = "uint8"
+    window: tuple[float, float] = (0.0, 255.0)
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width) < 8 or max(self.height, self.width) > 4096:
+            raise UserError(f"model size {self.height}x{self.width} is outside 8 to 4096 pixels a side")
+        if not self.window[0] < self.window[1]:
+            raise UserError(f"window {self.window} is empty; expected low < high")
+        if min(self.std) <= 0:
+            raise UserError(f"std {self.std} must be above 0")
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> ImageSpec:
+        """Rebuild a spec from its JSON form; unknown or missing keys are errors."""
+        names = {one.name for one in fields(cls)}
+        if set(content) != names:
+            raise UserError(f"image spec has keys {sorted(content)}, expected {sorted(names)}")
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    def channelled(self, raw: NDArray[Any]) -> NDArray[Any]:
+        """Give a raw image (H, W, C) the spec's number of channels: grey is repeated, colour is weighed to luma."""
+        found = raw.shape[2]
+        if found == self.channels:
+            return raw
+        if self.channels == 3:
+            return np.repeat(raw, 3, axis=2)
+        if (raw[..., 0] == raw[..., 1]).all() and (raw[..., 0] == raw[..., 2]).all():
+            return np.ascontiguousarray(raw[..., :1])
+        return np.rint(raw.astype(np.float32) @ LUMA)[..., None].astype(raw.dtype)
+
+    def levels(self, raw: NDArray[Any]) -> NDArray[np.float32]:
+        """Windowed grey levels 0 to 255 of a raw image, float32, same shape."""
+        low, high = self.window
+        if (low, high) == (0.0, 255.0) and raw.dtype == np.uint8:
+            return raw.astype(np.float32)
+        return np.clip((raw.astype(np.float32) - low) * np.float32(255.0 / (high - low)), 0.0, 255.0)
+
+    def resized(self, raw: NDArray[Any]) -> NDArray[Any]:
+        """A raw image (H, W, C) at model size, same dtype: the resize a device applies before the graph."""
+        height, width, _ = raw.shape
+        if (height, width) == (self.height, self.width):
+            return raw
+        clipped = np.clip(raw.astype(np.float32), *self.window)  # clip, then filter: the order of `stored` and of the graph
+        return np.rint(self._filter(clipped)).astype(raw.dtype)
+
+    def stored(self, raw: NDArray[Any]) -> NDArray[np.uint8]:
+        """Model-size grey levels as uint8 (height, width, channels): what training keeps of an image."""
+        levels = self.levels(self.channelled(raw))
+        if levels.shape[:2] != (self.height, self.width):
+            levels = self._filter(levels)
+        return np.rint(levels).astype(np.uint8)
+
+    def normalised(self, levels: NDArray[Any]) -> NDArray[np.float32]:
+        """Grey levels (N, h, w, C) to network input (N, 3, h, w), float32."""
+        unit = levels.astype(np.float32) / np.float32(255.0)
+        shifted = (unit - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        return np.ascontiguousarray(shifted.transpose(0, 3, 1, 2))
+
+    def _filter(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        height, width, channels = image.shape
+        rows, columns = resize_matrix(height, self.height), resize_matrix(width, self.width)
+        narrow = (rows @ image.reshape(height, width * channels)).reshape(self.height, width, channels)
+        return np.einsum("xw,hwc->hxc", columns, narrow, optimize=True)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with labels, split and patients; `images[i]` is a path or a raw array (H, W, C), drawn or read when asked.
+
+    labels: int64 (N,), -1 where unlabelled; for multi-label float32 (N, C), nan where missing. split: "train", "val", "test".
+    """
+
+    images: Sequence[Path | NDArray[Any]]
+    keys: tuple[str, ...]
+    labels: NDArray[Any]
+    classes: tuple[str, ...]
+    task: Task
+    split: NDArray[Any]
+    groups: NDArray[Any] | None = None
+    hashes: tuple[str, ...] = ()
+    synthetic: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def raw(self, index: int) -> NDArray[Any]:
+        """Image `index` as a raw array (H, W, C), uint8 or uint16."""
+        item = self.images[index]
+        return decode(item) if isinstance(item, Path) else item
+
+    def rows(self, split: str) -> NDArray[np.int64]:
+        """Indices of the images of one split, in order."""
+        return np.flatnonzero(self.split == split)
+
+    @property
+    def labelled(self) -> NDArray[np.bool_]:
+        """Which images carry at least one label, (N,)."""
+        if self.task == "multilabel":
+            return np.asarray(np.isfinite(self.labels).any(axis=1))
+        return np.asarray(self.labels >= 0)

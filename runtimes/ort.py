@@ -1,0 +1,89 @@
+"""ONNX Runtime behind two lines: open a model on one provider, run an array. Nothing else knows this vendor.
+
+Owns: switching its telemetry off, the provider really used, threads. Does not own: checking inputs, decisions.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.errors import MISSING, USAGE, UserError
+
+# Official builds from 1.29 on send usage events; only the environment, set before the import, stops all of them.
+# Two spellings are in circulation (the library's privacy page and its pull request 29843).
+TELEMETRY_OFF = {"ORT_DISABLE_TELEMETRY": "1", "ORT_TELEMETRY_DISABLED": "1"}
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+def load_runtime() -> Any:
+    """Import onnxruntime with its telemetry off; UserError (exit 5) where it is not installed."""
+    os.environ.update(TELEMETRY_OFF)
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(f"onnxruntime cannot be imported ({error}); pip install onnxruntime", MISSING) from None
+    return onnxruntime
+
+
+def allowed_cores() -> int:
+    """How many cores this process may use: its CPU set, not the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class OrtSession:
+    """One model on one provider: `run(array)` to (logits, probabilities), or (logits, None) for a graph that has only logits."""
+
+    def __init__(self, model: Path, *, threads: int | None = None, device: str = "cpu", optimise: bool = True) -> None:
+        if device not in PROVIDERS:
+            raise UserError(f"device {device!r} is not known; expected {' or '.join(PROVIDERS)}", USAGE)
+        if threads is not None and threads < 1:
+            raise UserError(f"{threads} threads; expected 1 or more", USAGE)
+        runtime = load_runtime()
+        wanted, available = PROVIDERS[device], runtime.get_available_providers()
+        if wanted not in available:
+            raise UserError(f"device {device} needs {wanted}, this onnxruntime has {', '.join(available)}; "
+                            f"install a build that has it or use another device", MISSING)
+        self.threads = threads or allowed_cores()
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        if not optimise:
+            options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            session = runtime.InferenceSession(str(model), options, providers=[wanted])
+        except Exception as error:  # its exception types are many and private
+            raise UserError(f"{model}: onnxruntime {runtime.__version__} cannot open it: {_first_line(error)}") from None
+        used = session.get_providers()
+        if used[0] != wanted:
+            raise UserError(f"asked for {wanted}, onnxruntime uses {', '.join(used)} (available: {', '.join(available)}); "
+                            "its drivers are missing or too old", MISSING)
+        self.provider = wanted
+        self.version = str(runtime.__version__)
+        self._session: Any = session
+        self._input = session.get_inputs()[0].name
+        self._outputs = [output.name for output in session.get_outputs()]
+
+    def run(self, batch: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Run a batch as the graph takes it; logits and probabilities, (N, C) each."""
+        if self._session is None:
+            raise UserError("the session is closed; open it again")
+        outputs = self._session.run(self._outputs, {self._input: batch})
+        return outputs[0], outputs[1] if len(outputs) > 1 else None
+
+    def facts(self) -> dict[str, Any]:
+        """What really runs: library, version, provider, threads."""
+        return {"runtime": "onnxruntime", "version": self.version, "provider": self.provider, "threads": self.threads}
+
+    def close(self) -> None:
+        """Free the model's memory."""
+        self._session = None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,159 @@
+"""From images to Scores: check what comes in, run it, decide.
+
+Owns: Session, `open_session`, `as_batch`, the one place where inputs are checked before a runtime sees them (some runtimes
+turn NaN into confident answers). Does not own: runtimes (ort.py), the resize rule (images.py), files (decode.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.artifact import Artifact, read_artifact
+from runtimes.decode import MAX_PIXELS, decode
+from runtimes.errors import MISSING, UserError
+from runtimes.ort import OrtSession
+from runtimes.scores import Scores, calibrated, decide
+
+Images = str | Path | NDArray[Any] | Sequence[str | Path | NDArray[Any]]
+MIN_SIDE = 8  # pixels; below that there is nothing to see, and a resize would invent it
+
+
+class Session(Protocol):
+    """A model ready to answer."""
+
+    def run(self, images: Images) -> Scores:
+        """Scores of a path, a list of paths, a raw array (H, W, C) or (H, W), or a batch (N, H, W, C)."""
+
+    def facts(self) -> dict[str, Any]:
+        """What really runs: model, runtime, version, provider, precision, threads."""
+
+    def close(self) -> None:
+        """Free the model's memory."""
+
+
+class CheckedSession:
+    """A Session: `as_batch`, then a runtime, then `decide`."""
+
+    def __init__(self, artifact: Artifact, runtime: OrtSession) -> None:
+        self.artifact = artifact
+        self.runtime = runtime
+
+    def run(self, images: Images) -> Scores:
+        """Scores of a path, a list of paths, a raw array (H, W, C) or (H, W), or a batch (N, H, W, C)."""
+        artifact = self.artifact
+        logits, probabilities = self.runtime.run(as_batch(images, artifact))
+        if probabilities is None:
+            probabilities = calibrated(logits, artifact.task, artifact.temperatures)
+        decisions = decide(probabilities, artifact.task, artifact.thresholds)
+        return Scores(logits, probabilities, decisions, artifact.classes, artifact.task)
+
+    def facts(self) -> dict[str, Any]:
+        """What really runs: model, runtime, version, provider, precision, threads."""
+        artifact = self.artifact
+        return {"target": artifact.target, "precision": artifact.precision, "opset": artifact.opset, "model": artifact.model,
+                "model_sha256": artifact.model_sha256, **self.runtime.facts()}
+
+    def close(self) -> None:
+        """Free the model's memory."""
+        self.runtime.close()
+
+
+def open_session(folder: Path | str, *, threads: int | None = None, device: str = "cpu", check: bool = True) -> Session:
+    """Open an artifact folder; threads None means all cores this process may use.
+
+    Raises UserError where files are missing or changed (exit 1), or the runtime or device is missing (exit 5).
+    """
+    artifact = read_artifact(folder, check=check)
+    if (artifact.target, artifact.precision) != ("onnx", "fp32"):
+        raise UserError(f"{folder} is for {artifact.target} {artifact.precision}; this version runs onnx fp32", MISSING)
+    return CheckedSession(artifact, OrtSession(artifact.model_path, threads=threads, device=device))
+
+
+def as_batch(images: Images, artifact: Artifact) -> NDArray[Any]:
+    """Images as the one array the graph takes, (N, H, W, C) or for `pixel_values` (N, 3, h, w); UserError for any other input.
+
+    Arrays at graph size pass untouched; others are resized by `ImageSpec.resized`, unless the graph has its own resize.
+    """
+    if isinstance(images, np.ndarray):
+        batch = _batch_of_array(images, artifact)
+    elif isinstance(images, str | Path):
+        batch = _from_raw(_read(images, artifact), artifact)[None]
+    elif isinstance(images, Sequence) and not isinstance(images, bytes):
+        if not images:
+            raise UserError("no images; expected at least one")
+        batch = np.concatenate([as_batch(image, artifact) for image in images])
+    else:
+        raise UserError(f"images are {type(images).__name__}; expected a path, a list of paths or a numpy array")
+    return batch
+
+
+def _batch_of_array(images: NDArray[Any], artifact: Artifact) -> NDArray[Any]:
+    spec = artifact.image_spec
+    if artifact.input_kind == "tensor" and images.dtype == np.float32:
+        return _pixel_values(images, artifact)
+    if images.dtype != spec.dtype:
+        expected = f"{spec.dtype}{' (or float32 pixel_values)' if artifact.input_kind == 'tensor' else ''}"
+        raise UserError(f"image array of dtype {images.dtype}, expected {expected}: raw grey levels, not scaled and not normalised")
+    if images.ndim == 2 and spec.channels == 1:
+        images = images[..., None]
+    batch = images[None] if images.ndim == 3 else images
+    if batch.ndim != 4 or batch.shape[3] != spec.channels:
+        raise UserError(f"image array of shape {images.shape}, expected (height, width, {spec.channels}) or a batch "
+                        f"(images, height, width, {spec.channels})")
+    if len(batch) == 0:
+        raise UserError("no images; expected at least one")
+    if artifact.input_kind == "image" and batch.shape[1:3] == artifact.graph_size:
+        _refuse_constant(batch)
+        return np.ascontiguousarray(batch)
+    return np.stack([_from_raw(image, artifact) for image in batch])
+
+
+def _from_raw(raw: NDArray[Any], artifact: Artifact) -> NDArray[Any]:
+    """One raw image (H, W, C) as the graph takes it."""
+    height, width, _ = raw.shape
+    if min(height, width) < MIN_SIDE or height * width > MAX_PIXELS:
+        raise UserError(f"image of {height}x{width} pixels, expected at least {MIN_SIDE} a side and at most {MAX_PIXELS:,} in all")
+    _refuse_constant(raw[None])
+    spec = artifact.image_spec
+    if artifact.input_kind == "tensor":
+        return spec.normalised(spec.stored(raw)[None])[0]
+    if artifact.baked and (height, width) != artifact.graph_size:
+        raise UserError(f"image of {height}x{width} pixels, this graph takes {artifact.graph_size[0]}x{artifact.graph_size[1]} "
+                        "and resizes by itself; bring images of that size or export without --input-size")
+    return spec.resized(raw)
+
+
+def _read(path: str | Path, artifact: Artifact) -> NDArray[Any]:
+    raw = decode(Path(path))
+    spec = artifact.image_spec
+    if raw.dtype != spec.dtype:
+        raise UserError(f"{path}: pixels are {raw.dtype}, this model takes {spec.dtype} grey levels from "
+                        f"{spec.window[0]:g} to {spec.window[1]:g}")
+    return spec.channelled(raw)
+
+
+def _pixel_values(values: NDArray[Any], artifact: Artifact) -> NDArray[Any]:
+    shape = (3, artifact.image_spec.height, artifact.image_spec.width)
+    batch = values[None] if values.ndim == 3 else values
+    if batch.ndim != 4 or batch.shape[1:] != shape or len(batch) == 0:
+        raise UserError(f"pixel_values of shape {values.shape}, expected (images, {shape[0]}, {shape[1]}, {shape[2]})")
+    flat = batch.reshape(-1)
+    with np.errstate(all="ignore"):
+        suspicious = not np.isfinite(flat @ flat)  # one pass; an overflow is told apart from NaN and Inf by the second
+    if suspicious and not np.isfinite(flat).all():
+        raise UserError("pixel_values hold NaN or Inf; expected finite normalised pixels")
+    _refuse_constant(batch)
+    return np.ascontiguousarray(batch)
+
+
+def _refuse_constant(batch: NDArray[Any]) -> None:
+    """Refuse images of one single value (an unplugged sensor, an empty frame); the middle row settles it for most images."""
+    for image in batch:
+        middle = image[len(image) // 2]
+        if middle.min() == middle.max() and image.min() == image.max():
+            raise UserError(f"image with the single value {image.flat[0]} everywhere; nothing in it can be classified")
