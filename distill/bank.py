@@ -7,12 +7,14 @@ the feature of a mirrored image is not the mirrored feature.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import mmap
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,6 +174,15 @@ def view_pixels(levels: Sequence[NDArray[np.uint8]], matrices: NDArray[np.float3
     if len(turned):
         unit[turned] = warp(unit[turned], torch.from_numpy(matrices[turned]))
     return normalise(unit, spec.mean, spec.std)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a bank's lock: of two runs that need the same bank, one builds it and the other waits."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f".{folder.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def shard_file(number: int) -> str:

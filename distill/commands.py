@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distill.bank import FeatureBank, audit, bank_key, bank_name, build_bank, check_key, open_bank
+from distill.bank import FeatureBank, audit, bank_key, bank_name, build_bank, check_key, locked, open_bank
 from distill.batches import Batches
 from distill.config import DistillSettings, record
 from distill.data import load_images
@@ -25,7 +25,7 @@ from distill.forward import choose_forward, torch_forward
 from distill.losses import prevalence_weights
 from distill.models import ModelSpec, count_macs, count_parameters, feature_width, weights_hash
 from distill.objective import Branches, Weights
-from distill.outcome import Outcome, write_student
+from distill.outcome import Outcome, data_name, write_student
 from distill.pixels import PixelStore, build_pixels
 from distill.predict import Predictions, calibrate, judge, predict, score
 from distill.probe import Probe, fit_probe
@@ -61,7 +61,7 @@ def distill(settings: DistillSettings, command: str) -> int:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     arch = timm_name(settings.student)
-    run = open_run(settings)
+    run, wanted = find_run(settings)
     images = read_images(settings)
     say("data", describe(images))
     for note in images.facts.get("notes", []):
@@ -74,6 +74,8 @@ def distill(settings: DistillSettings, command: str) -> int:
     macs = count_macs(student, spec.height, spec.width)
     say("student", f"{arch}, {count_parameters(student) / 1e6:.2f} M parameters, {macs / 1e6:.1f} M MACs at {spec.width} px, "
                    f"{'random weights' if settings.student_weights is None else 'from ' + settings.student_weights}, on {device}")
+    run.mkdir(parents=True, exist_ok=True)
+    write_json(run / "settings.json", wanted)
     with track("pixels") as update:
         pixels = build_pixels(run, images, spec, update)
     branches = build_branches(settings, student, taught)
@@ -111,8 +113,8 @@ def choose_device(name: str) -> str:
     return name
 
 
-def open_run(settings: DistillSettings) -> Path:
-    """The folder of the run beside --out: made anew, or found again with --resume when its settings are the same."""
+def find_run(settings: DistillSettings) -> tuple[Path, dict[str, Any]]:
+    """The folder of the run beside --out and the settings that make it: none there, or --resume and the same settings."""
     run = settings.out.with_name(f"{settings.out.name}.partial")
     wanted = {key: value for key, value in record(settings).items()
               if key not in ("resume", "overwrite", "threads", "config", "bootstrap", "audit")}
@@ -127,9 +129,7 @@ def open_run(settings: DistillSettings) -> Path:
         if changed:
             raise UserError(f"--resume: {run} was started with other settings ({'; '.join(changed)}); "
                             "repeat them, or start anew with --overwrite", USAGE)
-    run.mkdir(parents=True, exist_ok=True)
-    write_json(run / "settings.json", wanted)
-    return run
+    return run, wanted
 
 
 def read_images(settings: DistillSettings) -> ImageSet:
@@ -154,7 +154,7 @@ def describe(images: ImageSet) -> str:
     kind = "findings" if images.task == "multilabel" else "classes"
     hidden = int((~images.labelled).sum())
     skipped = sum(images.facts.get("skipped", {}).values())
-    return (f"{images.facts.get('name', 'images')}, {images.task} ({images.facts.get('task_from', '--task')}), "
+    return (f"{data_name(images)}, {images.task} ({images.facts.get('task_from', '--task')}), "
             f"{len(images.classes)} {kind}: {counts['train']:,} / {counts['val']:,} / {counts['test']:,} images"
             + (f", {hidden:,} of them unlabelled" if hidden else "") + (f", {skipped} skipped" if skipped else ""))
 
@@ -211,19 +211,21 @@ def find_bank(settings: DistillSettings, folder: Path, key: dict[str, Any], imag
               teacher: Teacher, spec: ImageSpec, views: ViewSpec, device: str) -> FeatureBank:
     """Open the bank when it is there and matches, else build it."""
     rows = f"{int((counts > 0).sum()):,} images x {settings.bank_views + 1} views + {int((counts == 0).sum()):,}"
-    if folder.is_dir() and any(folder.iterdir()):
-        bank = open_bank(folder)
-        check_key(bank, key)
-        short = bank.views(bank.indices(images.hashes)) < counts
-        if short.any():
-            raise UserError(f"bank {folder} holds fewer views than {settings.bank_views} for {int(short.sum())} training images; "
-                            "lower --bank-views or name another --bank folder")
-        say("bank", f"{folder}, found: {rows}")
-        return bank
-    forward, runtime = choose_forward(teacher, settings.bank_runtime, device=device, grid=settings.bank_grid, threads=settings.threads)
-    say("bank", f"{rows}, through {runtime}")
-    with track("bank") as update:
-        return build_bank(folder, key, images, counts, spec, forward, views=views, seed=settings.bank_seed, progress=update)
+    with locked(folder):
+        if folder.is_dir() and any(folder.iterdir()):
+            bank = open_bank(folder)
+            check_key(bank, key)
+            short = bank.views(bank.indices(images.hashes)) < counts
+            if short.any():
+                raise UserError(f"bank {folder} holds fewer views than {settings.bank_views} for {int(short.sum())} training "
+                                "images; lower --bank-views or name another --bank folder")
+            say("bank", f"{folder}, found: {rows}")
+            return bank
+        forward, runtime = choose_forward(teacher, settings.bank_runtime, device=device, grid=settings.bank_grid,
+                                          threads=settings.threads)
+        say("bank", f"{rows}, through {runtime}")
+        with track("bank") as update:
+            return build_bank(folder, key, images, counts, spec, forward, views=views, seed=settings.bank_seed, progress=update)
 
 
 def probe_teacher(settings: DistillSettings, images: ImageSet, bank: FeatureBank, facts: dict[str, Any]) -> Taught:

@@ -1,14 +1,14 @@
 """--data to an ImageSet: listed, scanned, split and checked before anything is trained.
 
-Owns: which form of --data is meant, unlabelled images, what becomes of bad images, the facts kept of a set.
-Does not own: the forms themselves (sources.py, tables.py, named.py), opening images (scan.py), making splits (splits.py).
+Owns: unlabelled images, what becomes of bad images, whether every class can be learnt, the facts kept of a set.
+Does not own: the forms of --data (named.py, sources.py, tables.py), opening images (scan.py), splitting (splits.py).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,41 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.named import list_medmnist, list_phantom
+from distill.named import list_data
 from distill.scan import BadImages, Problem, Seen, complaint, find_copies, find_near_copies, mixed_depths, scan
-from distill.sources import SPLITS, Listing, check_task, hidden, image_files, list_folder, list_npz
+from distill.sources import SPLITS, Listing, check_task, image_files
 from distill.splits import check_groups, complete_splits, merge_groups
-from distill.tables import list_csv
-from runtimes.errors import USAGE, UserError
+from runtimes.errors import UserError
 from runtimes.images import ImageSet
 
 WINDOW_IMAGES = 4096  # 16-bit training images the window is read from, evenly spaced: more do not move a percentile
-COPIES = {"duplicate", "leak", "two labels", "constant"}
-
-
-def _listing(data: str, task: str | None, label: str | None, seed: int, counts: Sequence[int], size_px: int) -> Listing:
-    path = Path(data).expanduser()
-    tables = [] if data == "phantom" or not path.is_dir() else sorted(
-        one for one in path.iterdir() if one.is_file() and one.suffix.lower() == ".csv" and not hidden(one.name))
-    if len(tables) > 1:
-        raise UserError(f"{data} holds {len(tables)} CSV files ({', '.join(one.name for one in tables[:5])}); name one: --data {tables[0]}")
-    table = tables[0] if tables else path if path.is_file() and path.suffix.lower() == ".csv" else None
-    if table is not None and data != "phantom":
-        listing = list_csv(table, task, label)
-        if tables:
-            listing.facts.setdefault("notes", []).append(f"labels are those of {table.name} inside the folder")
-        return listing
-    if label is not None:
-        raise UserError(f"--label {label} names a column of a CSV; --data {data} is none", USAGE)
-    if data == "phantom":
-        return list_phantom(counts, seed, size_px, task)
-    if path.is_dir():
-        return list_folder(path, task)
-    if path.is_file() and path.suffix.lower() == ".npz":
-        return list_npz(path, task)
-    if path.is_file() or not data:
-        raise UserError(f"--data {data!r} is of no known kind; expected a folder, a .csv, a MedMNIST .npz or name, or phantom")
-    return list_medmnist(data, task)
+COPIES = {"duplicate", "leak", "contradicting labels", "constant"}
 
 
 def _with_unlabelled(listing: Listing, folder: Path) -> Listing:
@@ -61,14 +35,17 @@ def _with_unlabelled(listing: Listing, folder: Path) -> Listing:
         raise UserError(f"--unlabelled {folder} holds no image ({len(others)} other files)")
     keys = [f"unlabelled/{path.relative_to(folder).as_posix()}" for path in paths]
     if clash := set(keys) & set(listing.keys):
-        raise UserError(f"--unlabelled {folder}: {min(clash)} is also the name of an image in --data; rename the folder unlabelled there")
+        raise UserError(f"--unlabelled {folder}: {min(clash)} is also the name of an image in --data; "
+                        "rename the folder unlabelled there")
     shape = (len(paths), *listing.labels.shape[1:])
     missing = np.full(shape, np.nan, np.float32) if listing.labels.ndim == 2 else np.full(shape, -1, np.int64)
     part = np.full(len(paths), "train" if listing.split.any() else "", dtype=object)
+    strange = [Problem(str(one), "unknown suffix", one.suffix or "no suffix") for one in others]
     return replace(
-        listing, images=[*listing.images, *paths], keys=(*listing.keys, *keys), labels=np.concatenate([listing.labels, missing]),
-        split=np.concatenate([listing.split, part]), groups={name: [*values, *[""] * len(paths)] for name, values in listing.groups.items()},
-        problems=[*listing.problems, *(Problem(str(one), "unknown suffix", one.suffix or "no suffix") for one in others)],
+        listing, images=[*listing.images, *paths], keys=(*listing.keys, *keys),
+        labels=np.concatenate([listing.labels, missing]), split=np.concatenate([listing.split, part]),
+        groups={name: [*values, *[""] * len(paths)] for name, values in listing.groups.items()},
+        problems=[*listing.problems, *strange],
     )
 
 
@@ -90,22 +67,24 @@ def load_images(
 ) -> ImageSet:
     """List, scan, split and check the images of --data; nothing is trained on that was not opened once.
 
-    `facts` says how it was done: form, task_from, split_from, counts, class_counts, channels, dtype, window, sizes, median_size,
-    skipped, skipped_paths, left_out, near_copies, notes. Raises BadImages with one report of every bad image (unless they are
-    to be skipped), UserError for everything else a user can mend.
+    `facts` says how it was done: form, task_from, split_from, counts, class_counts, channels, dtype, window, sizes,
+    median_size, skipped, skipped_paths, left_out, near_copies, notes. Raises BadImages, one report of every bad image,
+    unless they are to be skipped, and UserError for everything else a user can mend.
     """
     check_task(task)
-    listing = _listing(data, task, label, seed, phantom_images, phantom_size)
+    listing = list_data(data, task, label, seed, phantom_images, phantom_size)
     drawn = len(listing.keys) if listing.synthetic else 0
     if unlabelled is not None:
         listing = _with_unlabelled(listing, unlabelled)
     facts = {"data": data, **listing.facts, "notes": list(listing.facts.get("notes", []))}
     check_groups(listing.split, listing.groups)
     images = listing.images
-    paths = [str(one) if isinstance(one, Path) else key for one, key in zip(images, listing.keys, strict=True)] if isinstance(
-        images, list) else list(listing.keys)
+    paths = list(listing.keys)
+    if isinstance(images, list):  # else an array or the phantom, which is not drawn just to be named
+        paths = [str(one) if isinstance(one, Path) else key for one, key in zip(images, paths, strict=True)]
     seen: list[Seen | None] = [
-        Seen(hashlib.sha256(key.encode()).hexdigest(), phantom_size, phantom_size, False, "uint8") for key in listing.keys[:drawn]]
+        Seen(hashlib.sha256(key.encode()).hexdigest(), phantom_size, phantom_size, False, "uint8")
+        for key in listing.keys[:drawn]]
     if drawn < len(paths):  # what is drawn by our own code is not scanned
         rest, found = scan(images[drawn:], listing.keys[drawn:], progress=progress)
         seen += rest
@@ -119,8 +98,9 @@ def load_images(
         told = [one for one in problems if one.reason in COPIES]
         problems = [one for one in problems if one.reason not in COPIES]
         if told:
-            counts = ", ".join(f"{count} {reason}" for reason, count in Counter(one.reason for one in told).most_common())
-            facts["notes"].append(f"the published set holds {counts}; kept, so that results compare: {'; '.join(map(str, told[:5]))}")
+            counts = ", ".join(f"{count} {name}" for name, count in Counter(one.reason for one in told).most_common())
+            shown = "; ".join(map(str, told[:5]))
+            facts["notes"].append(f"the published set holds {counts}; kept, so that results compare: {shown}")
     mixed = mixed_depths(paths, seen)
     if problems and not skip_bad_images:
         raise BadImages("\n".join(filter(None, [complaint(problems, len(paths)), mixed])), problems)
@@ -131,6 +111,8 @@ def load_images(
     facts["skipped_paths"] = sorted(first)
     bad = {one.row for one in problems}
     rows = np.asarray([row for row in range(len(paths)) if row not in bad], dtype=np.int64)
+    if not len(rows):
+        raise BadImages(f"no image is left after skipping the bad ones: {complaint(problems, len(paths))}", problems)
     listing = _keep(listing, rows)
     seen = [seen[row] for row in rows.tolist()]
     return _finished(listing, [one for one in seen if one is not None], facts, seed)
@@ -150,24 +132,26 @@ def _finished(listing: Listing, seen: list[Seen], facts: dict[str, Any], seed: i
     if columns:
         columns = list(listing.groups.values())
         roots = merge_groups(columns, len(seen)).tolist()
-        groups = np.asarray([" ".join(filter(None, (values[row] for values in columns))) or listing.keys[row] for row in roots], dtype=object)
+        named = [" ".join(filter(None, (values[row] for values in columns))) or listing.keys[row] for row in roots]
+        groups = np.asarray(named, dtype=object)
     pairs = find_near_copies(seen, listing.split)
     if pairs:
-        shown = [f"{listing.keys[a]} ({listing.split[a]}) and {listing.keys[b]} ({listing.split[b]})" for a, b in pairs[:20]]
+        shown = [" and ".join(f"{listing.keys[row]} ({listing.split[row]})" for row in pair) for pair in pairs[:20]]
         facts["near_copies"] = {"pairs": len(pairs), "examples": shown}
-        facts["notes"].append(f"{len(pairs)} pairs of nearly the same picture lie in different splits, such as {shown[0]}")
+        facts["notes"].append(f"{len(pairs)} pairs of nearly the same picture are in different splits: {shown[0]}")
     elif pairs is None:
         facts["notes"].append("near-copies across splits were not searched: too many images")
     colour = sum(one.colour for one in seen)
     if 0 < colour < len(seen):
-        facts["notes"].append(f"{colour:,} of {len(seen):,} images are in colour, the others grey: all are taken as RGB")
+        facts["notes"].append(f"{colour:,} of {len(seen):,} images are in colour, the others grey: all taken as RGB")
     sizes = Counter(f"{one.height}x{one.width}" for one in seen)
     facts |= {
-        "channels": 3 if colour else 1, "dtype": seen[0].dtype, "sizes": dict(sizes.most_common(20)), "sizes_found": len(sizes),
+        "channels": 3 if colour else 1, "dtype": seen[0].dtype,
+        "sizes": dict(sizes.most_common(20)), "sizes_found": len(sizes),
         "median_size": [int(np.median([one.height for one in seen])), int(np.median([one.width for one in seen]))],
     }
-    result = ImageSet(listing.images, listing.keys, listing.labels, listing.classes, listing.task, listing.split.astype(str), groups,
-                      tuple(one.digest for one in seen), listing.synthetic, facts)
+    result = ImageSet(listing.images, listing.keys, listing.labels, listing.classes, listing.task,
+                      listing.split.astype(str), groups, tuple(one.digest for one in seen), listing.synthetic, facts)
     facts["window"] = [0, 255] if facts["dtype"] == "uint8" else find_window(result)
     facts["unlabelled"] = int((~result.labelled).sum())
     return result
@@ -180,17 +164,17 @@ def _check_classes(listing: Listing, facts: dict[str, Any]) -> None:
     facts["counts"] = {part: int((listing.split == part).sum()) for part in SPLITS}
     facts["class_counts"] = {part: dict(zip(listing.classes, counts[part], strict=True)) for part in SPLITS}
     if empty := [part for part in SPLITS if not facts["counts"][part]]:
-        raise UserError(f"split {', '.join(empty)} has no image left; give it images, or give no split and have it made")
+        raise UserError(f"split {', '.join(empty)} has no image left; give it images, or give no split to have it made")
     for part in SPLITS:
         absent = [name for name, count in zip(listing.classes, counts[part], strict=True) if not count]
         if absent and part == "train" and not several:
-            raise UserError(f"no training image of class {', '.join(absent)}; give some, or remove the class everywhere")
+            raise UserError(f"no training image of class {', '.join(absent)}; give some, or remove the class")
         if absent:
             facts["notes"].append(f"{part} has no {'positive' if several else 'image'} of {', '.join(absent)}")
 
 
 def find_window(images: ImageSet) -> list[int]:
-    """The grey levels [low, high] at the 0.5 and 99.5 percentile of the 16-bit training images, rounded, low below high."""
+    """The grey levels [low, high] at the 0.5 and 99.5 percentile of the 16-bit training images, rounded, low < high."""
     rows = images.rows("train")
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), WINDOW_IMAGES)).astype(np.int64))]
     levels = np.zeros(65536, dtype=np.int64)
@@ -212,7 +196,8 @@ def split_table(images: ImageSet) -> list[dict[str, Any]]:
     for key, part, label in zip(images.keys, images.split.tolist(), images.labels, strict=True):
         row: dict[str, Any] = {"key": key, "split": part}
         if images.task == "multilabel":
-            row |= {f"label_{name}": "" if np.isnan(one) else int(one) for name, one in zip(images.classes, label, strict=True)}
+            for name, one in zip(images.classes, label.tolist(), strict=True):
+                row[f"label_{name}"] = "" if np.isnan(one) else int(one)
         else:
             row["label"] = images.classes[int(label)] if label >= 0 else ""
         table.append(row)

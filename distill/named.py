@@ -1,7 +1,7 @@
-"""Image sets known by name: MedMNIST's, from that package's folder or downloaded by it, and our synthetic phantom.
+"""What --data means: a path of some form, or an image set known by name (MedMNIST's, or our synthetic phantom).
 
-Owns: what a name means, where its file is looked for, the sentence when it cannot be had. Does not own: the .npz format
-(sources.py), drawing the phantom (phantom.py). medmnist is imported only when one of its sets is named.
+Owns: telling the forms apart, where the file of a name is looked for, the sentence when it cannot be had. Does not own:
+the forms (sources.py, tables.py), drawing the phantom (phantom.py). medmnist is imported only when such a set is named.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from distill.phantom import FINDINGS, PhantomImages
-from distill.sources import SPLITS, Listing, list_npz
+from distill.sources import SPLITS, Listing, hidden, list_folder, list_npz
+from distill.tables import list_csv
 from runtimes.errors import MISSING, USAGE, UserError
 
 
 def list_medmnist(name: str, task: str | None) -> Listing:
-    """List a MedMNIST set by name, from the medmnist package's folder, or downloaded by that package; UserError on any failure."""
+    """List a MedMNIST set by name, from the medmnist package's folder or downloaded by it; UserError on any failure."""
     match = re.fullmatch(r"([a-z]+mnist(?:3d)?)(?:_(28|64|128|224))?", name.lower())
     forms = "a folder of class folders, a CSV, a MedMNIST .npz, the name of a MedMNIST set, or phantom"
     try:
@@ -30,13 +31,14 @@ def list_medmnist(name: str, task: str | None) -> Listing:
     except ImportError:
         if match is None:
             raise UserError(f"--data {name} does not exist; expected {forms}") from None
-        raise UserError(f"--data {name} does not exist here, and sets are known by name only with: pip install medmnist", MISSING) from None
+        raise UserError(f"--data {name} does not exist, and sets are known by name only with: pip install medmnist",
+                        MISSING) from None
     if match is None or match[1] not in INFO:
         near = get_close_matches(name.lower(), [*INFO, "phantom"], 1, 0.6)
         guess = f" Did you mean {near[0]}?" if near else ""
         raise UserError(f"--data {name} does not exist and is no known set.{guess} Expected {forms}")
     if match[1].endswith("3d"):
-        raise UserError(f"--data {name} holds volumes; expected a set of 2D images, such as {match[1].removesuffix('3d')[:5]}... without 3d")
+        raise UserError(f"--data {name} holds volumes; expected a set of 2D images, whose name has no 3d")
     size = int(match[2] or 28)
     stem = match[1] if size == 28 else f"{match[1]}_{size}"
     root = Path(DEFAULT_ROOT or Path.home() / ".medmnist")
@@ -46,9 +48,10 @@ def list_medmnist(name: str, task: str | None) -> Listing:
         try:
             root.mkdir(parents=True, exist_ok=True)
             getattr(medmnist, info["python_class"])(split="train", download=True, size=size, root=str(root))
-        except Exception as error:  # the package and its downloader raise whatever they like; all mean that the file is not here
+        except Exception as error:  # whatever the package and its downloader raise, the file is not here
+            source = info.get("url" if size == 28 else f"url_{size}", "the MedMNIST page")
             raise UserError(f"{name} is not in {root} and could not be downloaded ({type(error).__name__}); "
-                            f"fetch {stem}.npz from {info.get('url', 'the MedMNIST page')} by hand and put it at {file}") from None
+                            f"fetch {stem}.npz by hand from {source} and put it at {file}") from None
     names = [str(info["label"][value]) for value in sorted(info["label"], key=int)]
     listing = list_npz(file, task, names)
     return replace(listing, facts={**listing.facts, "form": "medmnist", "licence": str(info.get("license", ""))})
@@ -57,9 +60,9 @@ def list_medmnist(name: str, task: str | None) -> Listing:
 def list_phantom(counts: Sequence[int], seed: int, size_px: int, task: str | None) -> Listing:
     """List the synthetic head-CT phantom in blocks of train, val and test; nothing is drawn here."""
     if task not in (None, "multilabel"):
-        raise UserError(f"--task {task} does not fit the phantom, whose {len(FINDINGS)} findings are multi-label", USAGE)
+        raise UserError(f"--task {task} does not fit the phantom, with {len(FINDINGS)} findings an image", USAGE)
     if len(counts) != 3 or min(counts) < 1:
-        raise UserError(f"phantom images {tuple(counts)}; expected three counts above 0, for train, val and test", USAGE)
+        raise UserError(f"phantom images {tuple(counts)}; expected three counts above 0: train, val, test", USAGE)
     try:
         images = PhantomImages(sum(counts), seed, size_px)
     except ValueError as error:
@@ -68,3 +71,33 @@ def list_phantom(counts: Sequence[int], seed: int, size_px: int, task: str | Non
     keys = tuple(images.key(row) for row in range(len(images)))
     facts = {"form": "phantom", "task_from": "--task" if task else "the phantom's findings"}
     return Listing(images, keys, images.all_labels(), tuple(FINDINGS), "multilabel", split, facts=facts, synthetic=True)
+
+
+def list_data(
+    data: str, task: str | None, label: str | None, seed: int, counts: Sequence[int], size_px: int,
+) -> Listing:
+    """List the images of --data in whichever form it is; UserError where it is in none."""
+    path = Path(data).expanduser()
+    tables = [] if data == "phantom" or not path.is_dir() else sorted(
+        one for one in path.iterdir() if one.is_file() and one.suffix.lower() == ".csv" and not hidden(one.name))
+    if len(tables) > 1:
+        raise UserError(f"{data} holds {len(tables)} CSV files ({', '.join(one.name for one in tables[:5])}); "
+                        f"name one: --data {tables[0]}")
+    table = tables[0] if tables else path if path.is_file() and path.suffix.lower() == ".csv" else None
+    if table is not None and data != "phantom":
+        listing = list_csv(table, task, label)
+        if tables:
+            listing.facts.setdefault("notes", []).append(f"labels are those of {table.name} inside the folder")
+        return listing
+    if label is not None:
+        raise UserError(f"--label {label} names a column of a CSV; --data {data} is none", USAGE)
+    if data == "phantom":
+        return list_phantom(counts, seed, size_px, task)
+    if path.is_dir():
+        return list_folder(path, task)
+    if path.is_file() and path.suffix.lower() == ".npz":
+        return list_npz(path, task)
+    if path.is_file() or not data:
+        raise UserError(f"--data {data!r} is of no known kind; expected a folder, a .csv, a MedMNIST .npz or name, "
+                        "or phantom")
+    return list_medmnist(data, task)

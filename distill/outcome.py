@@ -58,7 +58,7 @@ def write_student(out: Path, outcome: Outcome, *, overwrite: bool) -> None:
         write_predictions(folder / "predictions.csv", outcome)
         write_table(folder / "split.csv", split_table(images))
         write_table(folder / "summary.csv", outcome.history)
-        write_report(folder / "report.html", title=f"{outcome.model.spec.arch} distilled on {images.facts.get('name', 'images')}",
+        write_report(folder / "report.html", title=f"{outcome.model.spec.arch} distilled on {data_name(images)}",
                      facts=facts(outcome), metrics=metrics, history=outcome.history, test=branch_view(outcome, "test"),
                      val=branch_view(outcome, "val"), worst=worst_cases(outcome), warnings=outcome.warnings)
         (folder / "README.md").write_text(model_card(outcome, metrics), encoding="utf-8")
@@ -68,6 +68,12 @@ def write_student(out: Path, outcome: Outcome, *, overwrite: bool) -> None:
             "parents": {"teacher": outcome.teacher.get("teacher_hash"), "images": images_digest(images)},
             "teacher": outcome.teacher.get("teacher"), "data": data_facts(images), "synthetic": images.synthetic,
         })
+
+
+def data_name(images: ImageSet) -> str:
+    """What to call the data: the last part of --data, and that it is synthetic when it is."""
+    name = Path(str(images.facts.get("data", "images"))).name
+    return f"{name} (synthetic head CT)" if images.synthetic else name
 
 
 def images_digest(images: ImageSet) -> str:
@@ -161,7 +167,7 @@ def facts(outcome: Outcome) -> dict[str, str]:
     """The report's table of facts."""
     spec, images = outcome.image_spec, outcome.images
     rows = {"command": outcome.command, "synthetic": "yes" if images.synthetic else "no",
-            "data": str(images.facts.get("name", "images")),
+            "data": data_name(images),
             "split": str(images.facts.get("split_from", "given")),
             "images": " / ".join(f"{len(images.rows(split)):,} {split}" for split in ("train", "val", "test")),
             "teacher": str(outcome.teacher.get("teacher", "none")), "student": outcome.model.spec.arch,

@@ -64,7 +64,7 @@ def _brain(rng: np.random.Generator, plane: Plane, bent: Grid, wide: bool, withe
 
 
 def _ventricles(rng: np.random.Generator, plane: Plane, bent: Grid, swell: float, push: float) -> Grid:
-    """Return the mask of both horns, front and back, and the third ventricle; `push` squeezes the side it comes from."""
+    """Return the mask of the horns, front and back, and the third ventricle; `push` squeezes the side it comes from."""
     size = swell * float(rng.uniform(0.85, 1.15))
     uneven = float(rng.normal(0.0, 0.10)) - 2.2 * push
     across = np.abs(bent) * (1.0 + np.clip(uneven, -0.45, 0.45) * np.clip(bent * 8.0, -1.0, 1.0))

@@ -46,7 +46,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is kept of an image after one look: SHA-256 of its bytes, size in pixels, colour, dtype, a 240-bit picture hash."""
+    """What is kept of an image after one look: SHA-256, size in pixels, colour, dtype, a 240-bit picture hash."""
 
     digest: str
     height: int
@@ -67,7 +67,7 @@ class BadImages(UserError):
 def scan(
     images: Sequence[Path | NDArray[Any]], keys: Sequence[str], *, progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Seen | None], list[Problem]]:
-    """Open every image once, on all cores; return what was seen (None where nothing could be) and what is wrong with them."""
+    """Open every image once, on all cores; what was seen of each (None where nothing could be), and what is wrong."""
     seen: list[Seen | None] = []
     problems: list[Problem] = []
     total = len(keys)
@@ -122,7 +122,7 @@ def _reason(path: Path, message: str) -> tuple[str, str]:
 
 
 def fingerprint(raw: NDArray[Any]) -> bytes:
-    """A difference hash (N. Krawetz, 2013) of 15 x 16 bits: which of two neighbours in a row is brighter at 15 x 17 pixels."""
+    """A difference hash (N. Krawetz, 2013), 240 bits: which of two neighbours is brighter at 15 x 17 pixels."""
     step = max(1, min(raw.shape[:2]) // 512)
     plane = raw[::step, ::step, raw.shape[2] // 2].astype(np.float32)
     small = resize_matrix(plane.shape[0], 15) @ plane @ resize_matrix(plane.shape[1], 17).T
@@ -132,9 +132,10 @@ def fingerprint(raw: NDArray[Any]) -> bytes:
 def find_copies(
     paths: Sequence[str], digests: Sequence[str], labels: NDArray[Any], split: NDArray[Any], classes: Sequence[str],
 ) -> list[Problem]:
-    """Find images of the same bytes: a leak between splits, a plain duplicate, or two labels for one image (all are named).
+    """Find images of the same bytes: a leak between splits, a plain duplicate, or two labels for one image.
 
-    Empty digests are left out. labels: int (N,), -1 unlabelled, or float (N, C) with nan; split: (N,), "" where not known.
+    Empty digests are left out. labels: int (N,), -1 unlabelled, or float (N, C) with nan; split: (N,), "" if not known.
+    Of copies that agree all but one are named, of copies with two labels all: nobody knows which label is right.
     """
     rows_of: dict[str, list[int]] = defaultdict(list)
     for row, digest in enumerate(digests):
@@ -150,8 +151,8 @@ def find_copies(
         if len(known) > 1 and _disagree(labels[known]):
             for row in known:
                 other = next((one for one in known if _disagree(labels[[row, one]])), known[0])
-                told = f", there {classes[int(labels[other])]!r}, here {classes[int(labels[row])]!r}" if not several else ""
-                problems.append(Problem(paths[row], "two labels", f"same bytes as {paths[other]}{told}", row))
+                told = "" if several else f", there {classes[int(labels[other])]!r}, here {classes[int(labels[row])]!r}"
+                problems.append(Problem(paths[row], "contradicting labels", f"same bytes as {paths[other]}{told}", row))
             rows = [known[0], *(row for row in rows if row not in known)]
         for row in rows[1:]:
             here, there = str(split[row]), str(split[rows[0]])
@@ -168,8 +169,9 @@ def _disagree(labels: NDArray[Any]) -> bool:
 
 
 def find_near_copies(seen: Sequence[Seen | None], split: NDArray[Any]) -> list[tuple[int, int]] | None:
-    """Pairs of rows in different splits whose pictures are nearly the same but not their bytes; None for too many to compare."""
-    rows = {name: [row for row, one in enumerate(seen) if one and one.fingerprint and split[row] == name] for name in KEPT_FIRST}
+    """Pairs of rows in two splits with nearly the same picture but other bytes; None for too many to compare."""
+    known = [row for row, one in enumerate(seen) if one and one.fingerprint]
+    rows = {name: [row for row in known if split[row] == name] for name in KEPT_FIRST}
     sides = [("train", "val"), ("train", "test"), ("val", "test")]
     if sum(len(rows[a]) * len(rows[b]) for a, b in sides) > MOST_PAIRS:
         return None
@@ -201,14 +203,15 @@ def mixed_depths(paths: Sequence[str], seen: Sequence[Seen | None]) -> str:
             examples[one.dtype].append(path)
     if len(examples) < 2:
         return ""
-    told = "; ".join(f"{len(names)} are {dtype}, such as {', '.join(names[:3])}" for dtype, names in sorted(examples.items()))
-    return f"8-bit and 16-bit images are mixed: {told}. One network reads one depth: convert one kind, or name two data sets"
+    told = "; ".join(f"{len(names)} are {dtype}, such as {', '.join(names[:3])}" for dtype, names in examples.items())
+    return f"8-bit and 16-bit images are mixed: {told}. One network reads one depth: convert one kind"
 
 
 def complaint(problems: Sequence[Problem], total: int) -> str:
     """The report of bad images: the count by reason and the first twenty."""
     counts = ", ".join(f"{count} {reason}" for reason, count in Counter(one.reason for one in problems).most_common())
-    lines = [f"{len(problems)} problems in {total:,} images: {counts}", *(f"  {one}" for one in problems[:SHOWN])]
+    many = "problem" if len(problems) == 1 else "problems"
+    lines = [f"{len(problems)} {many} in {total:,} images: {counts}", *(f"  {one}" for one in problems[:SHOWN])]
     if len(problems) > SHOWN:
         lines.append(f"  and {len(problems) - SHOWN} more")
     return "\n".join([*lines, "mend or remove them, or add --skip-bad-images to train without them"])

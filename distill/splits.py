@@ -29,11 +29,11 @@ def check_groups(split: NDArray[np.object_], groups: Mapping[str, Sequence[str]]
         if shared:
             more = f" and {len(shared) - NAMED} more" if len(shared) > NAMED else ""
             raise UserError(f"{len(shared)} of {len(where)} values of {column} are in more than one split: "
-                            f"{column} {', '.join(shared[:NAMED])}{more}; keep each on one side, or drop the split column to have it made")
+                            f"{column} {', '.join(shared[:NAMED])}{more}; keep each on one side, or give no split")
 
 
 def merge_groups(columns: Sequence[Sequence[str]], count: int) -> NDArray[np.int64]:
-    """One group number for each of `count` images, (N,): images that share a value in any column are together; "" shares nothing."""
+    """A group number for each of `count` images, (N,): one number where any column shares a value ("" is none)."""
     parent = list(range(count))
 
     def root(row: int) -> int:
@@ -51,15 +51,17 @@ def merge_groups(columns: Sequence[Sequence[str]], count: int) -> NDArray[np.int
     return np.asarray([root(row) for row in range(count)], dtype=np.int64)
 
 
-def divide(positives: NDArray[np.bool_], groups: NDArray[np.int64], fractions: Sequence[float], seed: int) -> NDArray[np.int64]:
-    """Divide N images into parts near the given fractions, whole groups, each label spread alike; the part of each image, (N,).
+def divide(
+    positives: NDArray[np.bool_], groups: NDArray[np.int64], fractions: Sequence[float], seed: int,
+) -> NDArray[np.int64]:
+    """Divide N images into parts near the given fractions, in whole groups, each label spread alike; each image's part.
 
-    positives: (N, C). Rarest label first; its groups, largest first, go where most of that label is still wanted. A part
-    that has none of a label gets one while there are groups left for it. The same seed gives the same parts.
+    positives: (N, C). Rarest label first; its groups, largest first, go where most of that label is wanted. A part that
+    has none of a label gets one while there are groups left for it. The same seed gives the same parts.
     """
     _, member = np.unique(groups, return_inverse=True)
     member = member.reshape(-1)
-    every = np.concatenate([positives, np.ones((len(positives), 1), dtype=bool)], axis=1)  # the last label: to be an image
+    every = np.pad(positives, ((0, 0), (0, 1)), constant_values=True)  # the last label: to be an image
     counts = np.zeros((int(member.max(initial=-1)) + 1, every.shape[1]), dtype=np.int64)
     np.add.at(counts, member, every.astype(np.int64))
     shuffled = np.random.default_rng(seed).permutation(len(counts))
@@ -91,14 +93,14 @@ def complete_splits(
 ) -> tuple[NDArray[np.object_], str]:
     """Fill in missing splits; return the split of each image and one sentence on how it was made.
 
-    split: (N,) of train, val, test, or all "". An unlabelled image trains, unless its group went to val or test: then it is
-    left out (""). UserError where a class has too few images or groups to be in every part.
+    split: (N,) of train, val, test, or all "". An unlabelled image trains, unless its group went to val or test: then
+    it is left out (""). UserError where a class has too few images or groups to be in every part.
     """
     given = set(split.tolist()) - {""}
     if given == {"train", "val", "test"}:
         return split, "given"
     if given and "train" not in given:
-        raise UserError(f"the given splits are {', '.join(sorted(given))}, without train; name training images, or give no split")
+        raise UserError(f"the given splits are {', '.join(sorted(given))}, without train; name training images")
     missing = ("val", "test") if given <= {"train"} else tuple({"val", "test"} - given)
     several = labels.ndim == 2
     labelled = np.isfinite(labels).any(axis=1) if several else labels >= 0
@@ -115,8 +117,8 @@ def complete_splits(
         whole[row] = "train" if home.get(int(groups[row]), "train") == "train" else ""
     empty = [part for part in wanted if not (whole == part).any()]
     if empty:
-        raise UserError(f"{len(pool)} labelled images in {len(set(groups[pool].tolist()))} groups are too few to make {', '.join(empty)}; "
-                        "give more images, or a split column")
+        raise UserError(f"{len(pool)} labelled images in {len(np.unique(groups[pool]))} groups are too few to make "
+                        f"{', '.join(empty)}; give more images, or a split column")
     shares = "/".join(f"{100 * FRACTIONS[part] / total:.0f}" for part in wanted)
     how = f"by {unit}, stratified, seed {seed}"
     if not given or missing == ("val", "test"):
@@ -125,9 +127,10 @@ def complete_splits(
 
 
 def _check_room(
-    positives: NDArray[np.bool_], groups: NDArray[np.int64], classes: Sequence[str], parts: int, several: bool, unit: str,
+    positives: NDArray[np.bool_], groups: NDArray[np.int64], classes: Sequence[str], parts: int, several: bool,
+    unit: str,
 ) -> None:
-    """Each class needs a group for each part; for multi-label a rare finding may be absent from a part, and is noted later."""
+    """Each class needs a group for each part; a rare finding of a multi-label set may be absent, and is noted later."""
     total = len(np.unique(groups))
     short = [] if several else [
         f"{name} has {len(np.unique(groups[positives[:, place]]))}" for place, name in enumerate(classes)
@@ -135,5 +138,5 @@ def _check_room(
     ]
     if short or total < parts:
         what = "; ".join(short) or f"there are {total} in all"
-        raise UserError(f"too few to split by {unit}: {what}, expected at least {parts} ({unit}s) of each class, one for each of "
-                        f"{parts} splits; give more images, merge classes, or give a split yourself")
+        raise UserError(f"too few to split by {unit}: {what}, expected at least {parts} {unit}s of each class, "
+                        f"one for each of {parts} splits; give more images, merge classes, or give a split yourself")

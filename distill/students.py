@@ -58,6 +58,7 @@ def build_student(spec: ModelSpec, weights: str | None, seed: int) -> Model:
     """A student from its spec: random weights from a seed, or the body's weights from a file or an installed package."""
     torch.manual_seed(seed)
     model = build_model(spec)
+    model.head.reset_parameters()  # timm's own start scales with 1/sqrt(classes): logits of 5 and more for three classes
     if weights is None:
         return model
     state = read_weights(spec.arch, weights)

@@ -24,10 +24,12 @@ from runtimes.scores import Task
 IMAGE_COLUMNS = ("image", "path")
 GROUP_COLUMNS = ("patient", "patient_id", "patientid", "subject", "subject_id", "group", "dup_group")
 METADATA = {
-    *IMAGE_COLUMNS, *GROUP_COLUMNS, "label", "split", "id", "index", "key", "file", "filename", "name", "image_id", "study", "study_id",
-    "series", "series_id", "visit", "follow_up", "age", "sex", "gender", "male", "female", "race", "ethnicity", "weight", "height", "width",
-    "rows", "columns", "view", "view_position", "ap_pa", "frontal_lateral", "laterality", "side", "source", "site", "centre", "center",
-    "hospital", "device", "scanner", "machine", "manufacturer", "model", "year", "date", "time", "fold", "mask", "count", "number",
+    *IMAGE_COLUMNS, *GROUP_COLUMNS,
+    "label", "split", "id", "index", "key", "file", "filename", "name", "image_id", "study", "study_id", "series",
+    "series_id", "visit", "follow_up", "age", "sex", "gender", "male", "female", "race", "ethnicity", "weight",
+    "height", "width", "rows", "columns", "view", "view_position", "ap_pa", "frontal_lateral", "laterality", "side",
+    "source", "site", "centre", "center", "hospital", "device", "scanner", "machine", "manufacturer", "model", "year",
+    "date", "time", "fold", "mask", "count", "number",
 }
 EMPTY = {"", "nan"}
 ZERO_ONE = {"0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0}
@@ -53,15 +55,18 @@ def read_rows(path: Path) -> tuple[list[str], list[Row]]:
                 records.append((line, [cell.strip() for cell in cells]))
             line = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"{path}, line {line}: {error}; expected cells parted by {delimiter!r}, quotes in pairs") from None
+        raise UserError(f"{path}, line {line}: {error}; "
+                        f"expected cells parted by {delimiter!r} and quotes in pairs") from None
     if len(records) < 2:
-        raise UserError(f"{path} has {'a header but no row' if records else 'no content'}; expected a header and one row per image")
+        what = "a header but no row" if records else "no content"
+        raise UserError(f"{path} has {what}; expected a header and one row per image")
     header, rows = records[0][1], records[1:]
     named = [name for name in header if name]
     twice = sorted({name for name in named if named.count(name) > 1})
     if twice:
         raise UserError(f"{path}: column {twice[0]!r} occurs twice in the header; rename one")
-    _stop(path, [f"line {line}: {len(cells)} cells, the header has {len(header)}" for line, cells in rows if len(cells) != len(header)])
+    _stop(path, [f"line {line}: {len(cells)} cells, the header has {len(header)}"
+                 for line, cells in rows if len(cells) != len(header)])
     return header, rows
 
 
@@ -78,8 +83,12 @@ def plain(name: str) -> str:
 
 
 def find_findings(header: Sequence[str], columns: dict[str, list[str]]) -> tuple[list[str], list[str]]:
-    """Columns that are findings, and those left aside: a finding is 0/1 throughout (-1 or a few slips are reported, not hidden)."""
-    findings, aside = [], []
+    """Columns that are findings, and those left aside; one of 0 and 1 with a few slips or -1 in it is a finding too.
+
+    The slips are reported later, cell by cell: a column that silently dropped out would be worse.
+    """
+    findings: list[str] = []
+    aside: list[str] = []
     for name in header:
         if not name or plain(name) in METADATA or plain(name).startswith("source_"):
             continue
@@ -107,7 +116,7 @@ def _located(folder: Path, cell: str) -> Path:
 
 
 def list_csv(path: Path, task: str | None, label: str | None) -> Listing:
-    """List the images of a CSV; labels from --label, `label` or the 0/1 columns; UserError with lines for what cannot be used."""
+    """List the images of a CSV; labels from --label, `label` or the 0/1 columns; UserError names lines of mistakes."""
     header, rows = read_rows(path)
     columns = {name: [cells[place] for _, cells in rows] for place, name in enumerate(header) if name}
     lines = [line for line, _ in rows]
@@ -152,13 +161,15 @@ def _number(cell: str) -> str:
     return str(int(value)) if value.is_integer() else repr(value)
 
 
-def _one_label(path: Path, cells: list[str], lines: list[int], task: str | None, facts: dict[str, Any]) -> tuple[Any, ...]:
+def _one_label(
+    path: Path, cells: list[str], lines: list[int], task: str | None, facts: dict[str, Any],
+) -> tuple[Any, ...]:
     given = [cell for cell in cells if cell.lower() not in EMPTY]
     numbers = [cell for cell in given if NUMBER.fullmatch(cell)]
     wrong: list[tuple[int, str]] = []
-    if numbers and len(numbers) >= 0.9 * len(given):  # numbers, so that 1 and 1.0 are one class and a stray word is a slip
-        wrong = [(row, f"line {lines[row]}: {cell!r} is not a number as the other labels are") for row, cell in enumerate(cells)
-                 if cell.lower() not in EMPTY and not NUMBER.fullmatch(cell)]
+    if numbers and len(numbers) >= 0.9 * len(given):  # numbers: 1 and 1.0 are one class, and a stray word is a slip
+        wrong = [(row, f"line {lines[row]}: {cell!r} is not a number as the other labels are")
+                 for row, cell in enumerate(cells) if cell.lower() not in EMPTY and not NUMBER.fullmatch(cell)]
         cells = [_number(cell) if NUMBER.fullmatch(cell) else "" for cell in cells]
     else:
         cells = ["" if cell.lower() in EMPTY else cell for cell in cells]
@@ -167,22 +178,25 @@ def _one_label(path: Path, cells: list[str], lines: list[int], task: str | None,
     for name in classes:
         if spelt.setdefault(name.lower(), name) != name:
             line = lines[cells.index(name)]
-            raise UserError(f"{path}, line {line}: label {name!r} differs from {spelt[name.lower()]!r} only by case; spell one class one way")
+            raise UserError(f"{path}, line {line}: label {name!r} differs from {spelt[name.lower()]!r} only by case; "
+                            "spell one class one way")
     kind = read_task(classes, task, numbered, facts)
     place = {name: index for index, name in enumerate(classes)}
     return np.asarray([place.get(cell, -1) for cell in cells], dtype=np.int64), classes, kind, wrong
 
 
 def _findings(
-    path: Path, header: Sequence[str], columns: dict[str, list[str]], lines: list[int], task: str | None, facts: dict[str, Any],
+    path: Path, header: Sequence[str], columns: dict[str, list[str]], lines: list[int], task: str | None,
+    facts: dict[str, Any],
 ) -> tuple[Any, ...]:
     findings, aside = find_findings(header, columns)
     if len(findings) < 2:
         one = f"; the only 0/1 column is {findings[0]}: --label {findings[0]} trains on it" if findings else ""
-        raise UserError(f"{path}, line 1: no column label and not two 0/1 columns of findings; it has {', '.join(columns)}{one}; "
-                        "--label names another column")
+        raise UserError(f"{path}, line 1: no column label and not two 0/1 columns of findings; it has "
+                        f"{', '.join(columns)}{one}; --label names another column")
     if task not in (None, "multilabel"):
-        raise UserError(f"--task {task} needs one label an image; {path} has {len(findings)} findings: name one with --label", USAGE)
+        raise UserError(f"--task {task} needs one label an image; {path} has {len(findings)} findings: "
+                        "name one with --label", USAGE)
     table = np.full((len(lines), len(findings)), np.nan, dtype=np.float32)
     wrong: list[tuple[int, str]] = []
     empty = np.ones(len(lines), dtype=bool)

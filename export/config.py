@@ -75,8 +75,8 @@ class ExportSettings:
         if match is None:
             raise UserError(f"--input-size {self.input_size} is not HEIGHTxWIDTH in pixels, such as 512x640", USAGE)
         height, width = int(match[1]), int(match[2])
-        if min(height, width) < 8 or max(height, width) > 8192:
-            raise UserError(f"--input-size {self.input_size} must be 8 to 8192 pixels a side", USAGE)
+        if min(height, width) < 8 or max(height, width) > 4096:
+            raise UserError(f"--input-size {self.input_size} must be 8 to 4096 pixels a side", USAGE)
         return height, width
 
     def folder(self) -> Path:

@@ -21,7 +21,7 @@ TORCH_DTYPES = {"uint8": torch.uint8, "uint16": torch.uint16}
 
 def reparameterised(model: Model) -> Model:
     """A copy in eval mode whose training-time branches (RepVGG, MobileOne, RepViT, FastViT) are fused into single layers."""
-    from timm.utils import reparameterize_model
+    from timm.utils.model import reparameterize_model
 
     copy = deepcopy(model).eval()
     for parameter in copy.parameters():

@@ -7,6 +7,7 @@ IR, and the share of weights in each precision. Does not own: making the graph (
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import TYPE_CHECKING
 
 from runtimes.errors import UserError
@@ -18,15 +19,19 @@ if TYPE_CHECKING:
 # Lowest IR that carries an opset (onnx/docs/Versioning.md): an older device can still open the file.
 IR_OF_OPSET = {18: 8, 19: 9, 20: 9}
 
-# Operators of image classifiers that all three runtimes take in opset 18 to 20 (TensorRT 10 operator table for the narrowest).
-OPERATORS = frozenset("""
-Abs Add ArgMax AveragePool BatchNormalization Cast CastLike Ceil Clip Concat Constant ConstantOfShape Conv ConvTranspose Cos CumSum
-DequantizeLinear Div Einsum Elu Equal Erf Exp Expand Flatten Floor Gather Gelu Gemm GlobalAveragePool GlobalMaxPool Greater
-GreaterOrEqual GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization LayerNormalization LeakyRelu Less
-LessOrEqual Log LogSoftmax LpNormalization MatMul Max MaxPool Min Mish Mul Neg Not PRelu Pad Pow QuantizeLinear Range
-Reciprocal ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape Selu Shape Sigmoid Sign Sin Slice
-Softmax Softplus Softsign Split Sqrt Squeeze Sub Sum Tanh Tile Transpose Trilu Unsqueeze Where
-""".split())
+# Operators of image classifiers that all three runtimes take in opset 18 to 20 (TensorRT 10's table is the narrowest).
+OPERATORS = frozenset([
+    "Abs", "Add", "ArgMax", "AveragePool", "BatchNormalization", "Cast", "CastLike", "Ceil", "Clip", "Concat",
+    "Constant", "ConstantOfShape", "Conv", "ConvTranspose", "Cos", "CumSum", "DequantizeLinear", "Div", "Einsum",
+    "Elu", "Equal", "Erf", "Exp", "Expand", "Flatten", "Floor", "Gather", "Gelu", "Gemm", "GlobalAveragePool",
+    "GlobalMaxPool", "Greater", "GreaterOrEqual", "GroupNormalization", "HardSigmoid", "HardSwish", "Identity",
+    "InstanceNormalization", "LayerNormalization", "LeakyRelu", "Less", "LessOrEqual", "Log", "LogSoftmax",
+    "LpNormalization", "MatMul", "Max", "MaxPool", "Min", "Mish", "Mul", "Neg", "Not", "PRelu", "Pad", "Pow",
+    "QuantizeLinear", "Range", "Reciprocal", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
+    "ReduceSum", "Relu", "Reshape", "Selu", "Shape", "Sigmoid", "Sign", "Sin", "Slice", "Softmax", "Softplus",
+    "Softsign", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "Transpose", "Trilu", "Unsqueeze",
+    "Where",
+])
 
 
 def check_hygiene(data: bytes, *, opset: int, input_name: str, output_names: Sequence[str]) -> None:
@@ -76,7 +81,6 @@ def _interface_problems(model: onnx.ModelProto, input_name: str, output_names: S
 def precision_share(data: bytes) -> dict[str, float]:
     """Share of the weights of Conv, Gemm and MatMul that the graph computes with in fp32, fp16 and int8."""
     import onnx
-    from math import prod
 
     graph = onnx.load_from_string(data).graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}

@@ -1,4 +1,4 @@
-"""Splits: groups stay together, classes are spread alike, the same seed gives the same split, a planted leak is found."""
+"""Splits: groups stay together, classes are spread alike, a seed gives one split, a planted leak is found."""
 
 from __future__ import annotations
 
@@ -33,13 +33,15 @@ def test_one_planted_patient_among_a_thousand_is_found() -> None:
     patients = [f"p{index}" for index in range(1000)]
     check_groups(split, {"patient": patients})
     patients[950] = "p3"
-    with pytest.raises(UserError, match="1 of 999 values of patient .* p3 in test and train"):
+    with pytest.raises(UserError, match=r"1 of 999 values of patient .* p3 in test and train"):
         check_groups(split, {"patient": patients})
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(30, 120), st.integers(2, 4), st.integers(1, 4))
-def test_whole_groups_are_divided_and_every_class_reaches_every_split(seed: int, count: int, classes: int, most: int) -> None:
+def test_whole_groups_are_divided_and_every_class_reaches_every_split(
+    seed: int, count: int, classes: int, most: int
+) -> None:
     rng = np.random.default_rng(seed)
     groups = np.sort(rng.integers(0, count // most, count))
     of_group = rng.integers(0, classes, count)
@@ -90,7 +92,8 @@ def test_the_same_seed_gives_the_same_split_and_another_seed_another() -> None:
 def test_given_splits_are_kept() -> None:
     split = np.asarray(["train", "val", "test", "train"], dtype=object)
     kept, how = complete_splits(split, np.asarray([0, 0, 1, 1]), ["a", "b"], np.arange(4), 0)
-    assert (kept == split).all() and how == "given"
+    assert (kept == split).all()
+    assert how == "given"
 
 
 def test_a_missing_val_is_taken_out_of_train_and_test_is_left_alone() -> None:

@@ -1,0 +1,222 @@
+"""Accuracy of every method in the same loop on real data, over seeds: BUSI, NIH ChestX-ray14 (1000), PneumoniaMNIST (rebuilt).
+
+Owns: which runs make a study, running them as `rd-distill` commands, a row per finished run, the table.
+Does not own: training. Resumable: finished rows are not run again.
+
+    python benchmarks/accuracy.py busi --seeds 3 --workers 2
+    python benchmarks/accuracy.py pneumonia --table
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+SHARED = Path(os.environ.get("RD_SHARED", HERE.parent.parent / "shared")) / "data"
+METHODS: dict[str, list[str]] = {
+    "vanilla": ["--method", "vanilla"],
+    "kd": ["--method", "kd"],
+    "fitnet": ["--method", "fitnet"],
+    "rd": ["--method", "rd"],
+    "rd without CKA": ["--method", "rd", "--cka-weight", "0"],
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: where its row belongs and the flags that make it."""
+
+    setting: str
+    method: str
+    seed: int
+    flags: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Identity of the row."""
+        return f"{self.setting} / {self.method} / seed {self.seed}"
+
+
+def busi(seeds: int, work: Path) -> Iterator[Run]:
+    """BUSI, 3 classes, its own grouped split; student mobilenetv3_small_050 from scratch at 96 px, teacher Lite2."""
+    flags = ("--data", str(SHARED / "busi_256px"), "--student", "mobilenetv3_small_050", "--size", "96", "--teacher", "efficientnet-lite2",
+             "--skip-bad-images")
+    for seed in range(seeds):
+        for method, own in METHODS.items():
+            yield Run("BUSI", method, seed, (*flags, *own))
+
+
+def nih(seeds: int, work: Path) -> Iterator[Run]:
+    """NIH ChestX-ray14, 1000 images, 14 findings, split by patient; student mobilenetv3_small_050 at 64 px, teacher Lite2."""
+    flags = ("--data", str(SHARED / "nih_cxr14_1000_64px" / "labels.csv"), "--student", "mobilenetv3_small_050", "--size", "64",
+             "--teacher", "efficientnet-lite2", "--teacher-size", "128", "--skip-bad-images")
+    for seed in range(seeds):
+        for method, own in METHODS.items():
+            yield Run("NIH 1000", method, seed, (*flags, *own))
+
+
+def pneumonia(seeds: int, work: Path) -> Iterator[Run]:
+    """PneumoniaMNIST (rebuilt) with few labels and a teacher trained on the 90 % of images that the student never sees."""
+    teacher = pneumonia_teacher(work)
+    for seed in range(seeds):
+        ten, one, hidden = pneumonia_sets(work, seed)
+        flags = ("--student", "mobilenetv3_small_050", "--size", "64", "--teacher", str(teacher))
+        for method, own in METHODS.items():
+            yield Run("1 %: 47 labels", method, seed, (*flags, "--data", str(one), *own))
+            if method != "vanilla":
+                yield Run("1 %: 47 labels + 423 unlabelled", method, seed,
+                          (*flags, "--data", str(one), "--unlabelled", str(hidden), "--min-steps", "600", *own))
+            yield Run("10 %: 470 labels", method, seed, (*flags, "--data", str(ten), *own))
+        yield Run("1 %: 47 labels", "vanilla, 600 steps", seed, (*flags, "--data", str(one), "--method", "vanilla", "--min-steps", "600"))
+
+
+def pneumonia_arrays() -> dict[str, np.ndarray[Any, Any]]:
+    """The rebuilt set's arrays."""
+    with np.load(SHARED / "pneumoniamnist_rebuilt.npz") as file:
+        return {name: file[name] for name in file.files}
+
+
+def student_rows(labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The 10 % of the training images that belong to the student: 470, stratified, one fixed draw."""
+    generator = np.random.default_rng(2024)
+    shares = [generator.permutation(np.flatnonzero(labels == value)) for value in (0, 1)]
+    count = round(470 * len(shares[0]) / len(labels))
+    return np.sort(np.concatenate([shares[0][:count], shares[1][:470 - count]]))
+
+
+def pneumonia_teacher(work: Path) -> Path:
+    """EfficientNet-Lite0 fine-tuned on the other 90 %: 3 epochs at 112 px from ImageNet weights."""
+    folder, data = work / "pneumonia-teacher", work / "pneumoniamnist-teacher.npz"
+    if not (folder / "manifest.json").is_file():
+        arrays = pneumonia_arrays()
+        mine = student_rows(arrays["train_labels"].reshape(-1))
+        others = np.setdiff1d(np.arange(len(arrays["train_labels"])), mine)
+        arrays |= {"train_images": arrays["train_images"][others], "train_labels": arrays["train_labels"][others]}
+        np.savez(data, **arrays)  # type: ignore[arg-type]
+        command(["--data", str(data), "--student", "efficientnet-lite0", "--student-weights", "pretrained", "--size", "112",
+                 "--method", "vanilla", "--epochs", "3", "--lr", "3e-4", "--out", str(folder), "--overwrite"], work)
+    return folder
+
+
+def pneumonia_sets(work: Path, seed: int) -> tuple[Path, Path, Path]:
+    """The student's 470 labelled images, 47 of them drawn by seed, and the other 423 as a folder without labels."""
+    from PIL import Image
+
+    arrays = pneumonia_arrays()
+    mine = student_rows(arrays["train_labels"].reshape(-1))
+    labels = arrays["train_labels"].reshape(-1)[mine]
+    generator = np.random.default_rng([2024, seed])
+    shown = np.sort(np.concatenate([generator.permutation(np.flatnonzero(labels == value))[:count]
+                                    for value, count in ((0, round(47 * float((labels == 0).mean()))), (1, 47 - round(47 * float((labels == 0).mean()))))]))
+    ten, one, hidden = work / "pneumoniamnist-10.npz", work / f"pneumoniamnist-1-seed{seed}.npz", work / f"pneumonia-hidden-seed{seed}"
+    for path, rows in ((ten, np.arange(470)), (one, shown)):
+        np.savez(path, **(arrays | {"train_images": arrays["train_images"][mine][rows], "train_labels": arrays["train_labels"][mine][rows]}))
+    hidden.mkdir(exist_ok=True)
+    for row in np.setdiff1d(np.arange(470), shown):
+        Image.fromarray(arrays["train_images"][mine][row]).save(hidden / f"{row:03d}.png")
+    return ten, one, hidden
+
+
+STUDIES = {"busi": busi, "nih": nih, "pneumonia": pneumonia}
+
+
+def command(flags: list[str], work: Path) -> None:
+    """Run rd-distill and stop with its own words when it fails."""
+    done = subprocess.run([sys.executable, "-m", "distill.cli", *flags], cwd=work, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"rd-distill {' '.join(flags)}\n{done.stdout[-1500:]}\n{done.stderr[-1500:]}")
+
+
+def perform(run: Run, work: Path, rows: Path, extra: list[str]) -> None:
+    """Train one student, append its row, throw the folder away."""
+    out = work / "".join(letter if letter.isalnum() else "-" for letter in run.name)
+    start = time.monotonic()
+    command([*run.flags, "--seed", str(run.seed), "--threads", "1", "--out", str(out), "--overwrite", "--audit", "0.002", *extra], work)
+    metrics = json.loads((out / "metrics.json").read_text())
+    manifest = json.loads((out / "manifest.json").read_text())
+    row = {"run": run.name, "setting": run.setting, "method": run.method, "seed": run.seed, "seconds": round(time.monotonic() - start),
+           "flags": [flag.replace(str(SHARED), "$RD_SHARED/data").replace(str(work), "$WORK") for flag in run.flags] + extra, "params": metrics["params"],
+           "macs": metrics["macs"], "versions": manifest["versions"],
+           "splits": {split: {branch: {name: found["value"] for name, found in entry.items() if isinstance(found, dict) and "value" in found}
+                              for branch, entry in content.items() if isinstance(entry, dict)} | {"cka": content.get("cka"), "n": content["n"]}
+                      for split, content in metrics["splits"].items()}}
+    with rows.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    shutil.rmtree(out)
+    print(f"{run.name}: test AUROC {row['splits']['test']['student'].get('auroc', float('nan')):.3f}, {row['seconds']} s", flush=True)  # type: ignore[index]
+
+
+def table(rows: list[dict[str, Any]], split: str = "test") -> str:
+    """Markdown: mean (sd over seeds) in points; gain over vanilla of the same setting and seed."""
+    lines = ["| setting | method | seeds | accuracy | balanced accuracy | macro AUROC | gain over vanilla, by seed | teacher branch AUROC | probe AUROC | ECE |",
+             "|---|---|---|---|---|---|---|---|---|---|"]
+    settings = list(dict.fromkeys(row["setting"] for row in rows))
+
+    def spread(found: list[float]) -> str:
+        if not found:
+            return "-"
+        sd = f" ({statistics.stdev(found) * 100:.1f})" if len(found) > 1 else ""
+        return f"{statistics.mean(found) * 100:.1f}{sd}"
+
+    for setting in settings:
+        here = [row for row in rows if row["setting"] == setting]
+        base = {row["seed"]: row["splits"][split]["student"]["auroc"] for row in rows
+                if row["setting"].split(" +")[0] == setting.split(" +")[0] and row["method"] == "vanilla"}
+        for method in dict.fromkeys(row["method"] for row in here):
+            own = sorted((row for row in here if row["method"] == method), key=lambda row: int(row["seed"]))
+            pick = lambda branch, name, own=own: [row["splits"][split][branch][name] for row in own  # noqa: E731
+                                                  if branch in row["splits"][split] and name in row["splits"][split][branch]]
+            gains = ", ".join(f"{(row['splits'][split]['student']['auroc'] - base[row['seed']]) * 100:+.1f}" for row in own if row["seed"] in base)
+            lines.append(f"| {setting} | {method} | {len(own)} | {spread(pick('student', 'accuracy'))} | "
+                         f"{spread(pick('student', 'balanced_accuracy'))} | {spread(pick('student', 'auroc'))} | {gains if method != 'vanilla' else ''} | "
+                         f"{spread(pick('teacher', 'auroc'))} | {spread(pick('probe', 'auroc'))} | {spread(pick('student', 'ece'))} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what is missing of a study and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--work", type=Path, default=HERE.parent / "runs" / "accuracy")
+    parser.add_argument("--rows", type=Path, help="file of finished rows; benchmarks/results/accuracy-<study>.jsonl by default")
+    parser.add_argument("--methods", nargs="*", help="only these methods")
+    parser.add_argument("--table", action="store_true", help="print the table of finished rows and run nothing")
+    parser.add_argument("--split", default="test", help="split of the table")
+    parser.add_argument("extra", nargs="*", help="further flags for every run, after --")
+    given = parser.parse_args()
+    rows = given.rows or HERE / "results" / f"accuracy-{given.study}.jsonl"
+    rows.parent.mkdir(parents=True, exist_ok=True)
+    if not SHARED.is_dir():
+        sys.exit(f"real data not found in {SHARED}; set RD_SHARED to the folder that holds data/")
+    if not given.table:
+        work = given.work.resolve()
+        work.mkdir(parents=True, exist_ok=True)
+        finished = {json.loads(line)["run"] for line in rows.read_text().splitlines()} if rows.is_file() else set()
+        runs = [run for run in STUDIES[given.study](given.seeds, work)
+                if run.name not in finished and (not given.methods or run.method in given.methods)]
+        print(f"{given.study}: {len(finished)} rows finished, {len(runs)} to run", flush=True)
+        with ThreadPoolExecutor(given.workers) as pool:
+            list(pool.map(lambda run: perform(run, work, rows, given.extra), runs))
+    print(table([json.loads(line) for line in rows.read_text().splitlines()], given.split))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""Proof that a finished artifact takes the decisions of the PyTorch model, from raw images to the answer.
+
+Owns: `parity` (the content of parity.json), the PyTorch reference, the bound on the flip rate. Pure: it reads images and asks a
+session, it writes nothing. Does not own: what agreement means (runtimes/agreement.py), choosing the images (commands.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from distill.models import Model
+from runtimes.agreement import Agreement, compare
+from runtimes.artifact import Artifact
+from runtimes.decode import decode
+from runtimes.errors import UserError
+from runtimes.scores import calibrated
+from runtimes.session import Session
+
+CONFIDENCE = 0.95
+CHUNK = 32  # images of one PyTorch forward
+RULE = ("every logit within tolerance x max(1, |logit|) of PyTorch at every batch size, every probability within tolerance of its "
+        "own logits, and no decision flipped but where PyTorch itself stands within 2 x tolerance of the border")
+
+
+def parity(model: Model, session: Session, artifact: Artifact, images: Sequence[Path | NDArray[Any]], labels: NDArray[Any], *,
+           max_batch: int, precision_share: dict[str, float], progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+    """Compare an artifact with the model it was made from on raw images (files or arrays); the content of parity.json.
+
+    Raises UserError when not one image can be used. `passed` follows RULE.
+    """
+    spec, task = artifact.image_spec, artifact.task
+    used, items, pixels, trained, refused, stand_ins = [], [], [], [], [], 0
+    single: list[tuple[NDArray[Any], NDArray[Any]]] = []
+    for index, image in enumerate(images):
+        item, raw, stands_in = device_image(image, artifact)
+        try:
+            scores = session.run(item)
+        except UserError as error:  # a constant image, say: the device refuses it too
+            refused.append(error)
+            continue
+        single.append((scores.logits, scores.probabilities))
+        used.append(index)
+        items.append(item)
+        stand_ins += stands_in
+        pixels.append(graph_pixels(raw, artifact))
+        trained.append(spec.normalised(spec.stored(raw)[None])[0])
+        if progress is not None:
+            progress(index + 1, len(images))
+    if not used:
+        raise refused[0] if refused else UserError("no validation images: parity cannot be shown; name the images with --data")
+
+    logits = reference_logits(model, pixels)
+    expected = calibrated(logits, task, artifact.temperatures)
+
+    def agreement(found_logits: NDArray[Any], found: NDArray[Any]) -> Agreement:
+        return compare(found_logits, found, logits, expected, task=task, temperatures=artifact.temperatures,
+                       thresholds=artifact.thresholds, tolerance=artifact.tolerance)
+
+    batches = sorted({1, min(2, len(used)), min(max_batch, len(used))})
+    found_logits, found = (np.concatenate(parts) for parts in zip(*single, strict=True))
+    results = [agreement(found_logits, found)]
+    for batch in batches[1:]:
+        answers = [session.run(items[start:start + batch]) for start in range(0, len(items), batch)]
+        results.append(agreement(np.concatenate([one.logits for one in answers]),
+                                 np.concatenate([one.probabilities for one in answers])))
+    tail = float(np.abs(found - calibrated(found_logits, task, artifact.temperatures)).max())
+    rounding = _rounding(model, pixels, trained, logits, expected, artifact)
+    flips = max(one.flips for one in results)
+    distance = np.abs(found_logits.astype(np.float64) - logits).max(axis=1)
+    worst = np.argsort(-distance, kind="stable")[:5]
+    return {
+        "format": 1, "target": artifact.target, "precision": artifact.precision, "images": len(used),
+        "flips": flips, "flip_bound": flip_bound(flips, len(used)),
+        "max_logit_difference": _finite(float(distance.max())),
+        "max_probability_difference": _finite(max(one.probability_difference for one in results)),
+        "auroc_difference": _auroc_difference(labels[used], found, expected, artifact),
+        "passed": all(one.within(artifact.tolerance) for one in results) and tail <= artifact.tolerance,
+        "precision_share": precision_share,
+        "max_relative_logit_difference": _finite(max(one.difference for one in results)),
+        "excused_flips": max(one.excused for one in results), "calibration_difference": _finite(tail),
+        "tolerance": artifact.tolerance, "rule": RULE, "batches": batches, "confidence": CONFIDENCE,
+        "refused_images": len(refused), "images_resized_to_graph": stand_ins, "rounding": rounding,
+        "worst": [{"image": used[row], "pixels_sha256": _digest(pixels[row]), "logit_difference": _finite(float(distance[row]))}
+                  for row in worst],  # no names: a file name may name a patient, and this file ships
+    }
+
+
+def device_image(image: Path | NDArray[Any], artifact: Artifact) -> tuple[Path | NDArray[Any], NDArray[Any], bool]:
+    """What the device is given (a file stays a file), the raw array (H, W, C) behind it, and whether it stands in for another size.
+
+    A graph with a baked resize takes one size: images of another are brought to it first, the same for both sides.
+    """
+    spec = artifact.image_spec
+    raw = spec.channelled(decode(image) if isinstance(image, Path) else image)
+    if artifact.baked and raw.shape[:2] != artifact.graph_size:
+        raw = replace(spec, height=artifact.graph_size[0], width=artifact.graph_size[1]).resized(raw)
+        return raw, raw, True
+    return image if isinstance(image, Path) else raw, raw, False
+
+
+def graph_pixels(raw: NDArray[Any], artifact: Artifact) -> NDArray[np.float32]:
+    """What PyTorch must see to be compared with the graph, (3, h, w): the graph's arithmetic, without rounding to 8 bits.
+
+    A resize inside the graph is compared with torch's own antialiased bilinear filter.
+    """
+    spec = artifact.image_spec
+    if artifact.input_kind == "tensor":
+        return spec.normalised(spec.stored(raw)[None])[0]
+    if not artifact.baked:
+        return spec.normalised(spec.levels(spec.resized(raw))[None])[0]
+    levels = torch.from_numpy(spec.levels(raw)).permute(2, 0, 1)[None]
+    resized = F.interpolate(levels, (spec.height, spec.width), mode="bilinear", antialias=True, align_corners=False)
+    return spec.normalised(resized.permute(0, 2, 3, 1).numpy())[0]
+
+
+def reference_logits(model: Model, pixels: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Logits (N, C) of the PyTorch model in eval mode for N inputs (3, h, w)."""
+    model.eval()
+    device = next(model.parameters()).device
+    answers = []
+    with torch.inference_mode():
+        for start in range(0, len(pixels), CHUNK):
+            batch = torch.from_numpy(np.stack(pixels[start:start + CHUNK])).to(device)
+            answers.append(model(batch).float().cpu().numpy())
+    return np.asarray(np.concatenate(answers), dtype=np.float32)
+
+
+def flip_bound(flips: int, images: int, confidence: float = CONFIDENCE) -> float:
+    """Upper limit of the flip rate after `flips` among `images`, exact binomial, one-sided (Clopper and Pearson 1934)."""
+    from scipy.stats import beta
+
+    return 1.0 if flips >= images else float(beta.ppf(confidence, flips + 1, images - flips))
+
+
+def _rounding(model: Model, pixels: Sequence[NDArray[np.float32]], trained: Sequence[NDArray[np.float32]],
+              logits: NDArray[np.float32], expected: NDArray[np.float32], artifact: Artifact) -> dict[str, Any]:
+    """What training's 8-bit levels change against the graph's unrounded ones, both in PyTorch: a property, not a fault."""
+    if all(np.array_equal(one, other) for one, other in zip(pixels, trained, strict=True)):
+        return {"flips": 0, "max_logit_difference": 0.0, "max_probability_difference": 0.0}
+    as_trained = reference_logits(model, trained)
+    found = compare(logits, expected, as_trained, calibrated(as_trained, artifact.task, artifact.temperatures), task=artifact.task,
+                    temperatures=artifact.temperatures, thresholds=artifact.thresholds, tolerance=artifact.tolerance)
+    return {"flips": found.flips, "max_logit_difference": float(np.abs(logits - as_trained).max()),
+            "max_probability_difference": found.probability_difference}
+
+
+def _auroc_difference(labels: NDArray[Any], found: NDArray[Any], expected: NDArray[Any], artifact: Artifact) -> float | None:
+    """AUROC of the artifact minus that of PyTorch on the labelled images; None where it is not defined."""
+    from distill.evaluate import auroc_difference
+
+    if not np.isfinite(found).all():
+        return None
+    difference = auroc_difference(labels, found, expected, artifact.task, n_bootstrap=0).get("value")
+    return None if difference is None else abs(float(difference))
+
+
+def _digest(pixels: NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()[:16]
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity; None says that a score was not finite, and then parity has failed."""
+    return value if np.isfinite(value) else None
+
+

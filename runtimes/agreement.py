@@ -1,0 +1,66 @@
+"""Whether two sets of scores say the same: distance of logits, decisions that flipped, and which of those stood on the border.
+
+Owns: Agreement, `compare`, `border_distance`. Used by the self-test on a device and by parity at export, so that both mean the
+same by "the same decisions". Does not own: where scores come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.scores import Task, decide
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far scores are from a reference: `difference` is the largest |logit - reference| / max(1, |reference|).
+
+    flips counts images of which any decision changed; excused are those where the reference itself stood within twice the
+    tolerance of the border at every changed decision, so that round-off alone tips it.
+    """
+
+    difference: float
+    probability_difference: float
+    flips: int
+    excused: int
+
+    def within(self, tolerance: float) -> bool:
+        """Whether logits agree within the tolerance and no decision flipped that was not on the border."""
+        return bool(self.difference <= tolerance) and self.flips == self.excused
+
+
+def compare(logits: NDArray[Any], probabilities: NDArray[Any], expected_logits: NDArray[Any], expected: NDArray[Any], *,
+            task: Task, temperatures: Sequence[float], thresholds: Sequence[float], tolerance: float) -> Agreement:
+    """Compare scores (N, C) with expected ones; anything not finite counts as infinitely far."""
+    scale = np.maximum(1.0, np.abs(expected_logits.astype(np.float64)))
+    distance = np.abs(logits.astype(np.float64) - expected_logits) / scale
+    difference = float(distance.max(initial=0.0)) if np.isfinite(distance).all() else float("inf")
+    apart = np.abs(probabilities.astype(np.float64) - expected)
+    probability_difference = float(apart.max(initial=0.0)) if np.isfinite(apart).all() else float("inf")
+    changed = decide(probabilities, task, thresholds) != decide(expected, task, thresholds)
+    margins = border_distance(expected_logits, task, temperatures, thresholds)
+    on_border = margins <= 2 * tolerance
+    if changed.ndim == 2:
+        flipped, excused = changed.any(axis=1), changed.any(axis=1) & (on_border | ~changed).all(axis=1)
+    else:
+        flipped, excused = changed, changed & on_border
+    return Agreement(difference, probability_difference, int(flipped.sum()), int(excused.sum()))
+
+
+def border_distance(logits: NDArray[Any], task: Task, temperatures: Sequence[float],
+                    thresholds: Sequence[float]) -> NDArray[np.float64]:
+    """How far each decision is from tipping, in logits over max(1, |logit|): (N,), or for multi-label (N, C)."""
+    values = logits.astype(np.float64)
+    if task == "multilabel":
+        limits = np.clip(np.asarray(thresholds if len(thresholds) else [0.5] * values.shape[1]), 1e-12, 1 - 1e-12)
+        border = np.log(limits / (1 - limits)) * np.asarray(temperatures)
+        return np.asarray(np.abs(values - border) / np.maximum(1.0, np.abs(values)))
+    if values.shape[1] < 2:
+        return np.full(len(values), np.inf)
+    ranked = np.sort(values, axis=1)
+    return np.asarray((ranked[:, -1] - ranked[:, -2]) / np.maximum(1.0, np.abs(ranked[:, -1])))

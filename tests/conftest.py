@@ -1,0 +1,118 @@
+"""Tiny students with random weights, their images, and artifacts exported once per session and shared between tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runtimes.folder import write_manifest
+from runtimes.images import ImageSet, ImageSpec
+
+CLASSES = {"binary": ("absent", "present"), "multiclass": ("a", "b", "c"), "multilabel": ("x", "y", "z"), "ordinal": ("0", "1", "2", "3")}
+# ResNet-18 cut to one narrow block a stage: every mechanism of a real student, and an export in a second.
+TINY = {"layers": [1, 1, 1, 1], "channels": [8, 16, 24, 32]}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One export to be shared: what the student is and how it leaves."""
+
+    task: str = "multiclass"
+    channels: int = 1
+    dtype: str = "uint8"
+    window: tuple[float, float] = (0.0, 255.0)
+    input: str = "image"
+    input_size: str | None = None
+    opset: int = 18
+    arch: str = "resnet18"
+
+
+def tiny_model(case: Case, seed: int = 0) -> Any:
+    """A model with random weights, its batch-norm statistics and biases random too, so that every weight matters."""
+    import torch
+
+    from distill.models import ModelSpec, build_model
+
+    arguments = TINY if case.arch == "resnet18" else {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_model(ModelSpec(case.arch, 32, 32, case.task, CLASSES[case.task], arguments))  # type: ignore[arg-type]
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
+        model.head.weight.data.normal_(0, 0.3)
+        model.head.bias.data.normal_(0, 0.3)
+    return model.eval()
+
+
+def image_spec(case: Case) -> ImageSpec:
+    """The spec of a case: model size 32x32."""
+    return ImageSpec(32, 32, case.channels, case.dtype, case.window)  # type: ignore[arg-type]
+
+
+def random_images(case: Case, count: int, sizes: tuple[tuple[int, int], ...] = ((32, 32),), seed: int = 0) -> list[np.ndarray]:
+    """Raw images (H, W, C) with structure at several scales, over the whole range of their dtype."""
+    random = np.random.default_rng(seed)
+    top = np.iinfo(case.dtype).max if case.dtype == "uint8" else 4000
+    images = []
+    for index in range(count):
+        height, width = sizes[index % len(sizes)]
+        coarse = random.uniform(0, top, (height // 8 + 1, width // 8 + 1, case.channels))
+        fine = random.uniform(0.5, 1.0, (height, width, case.channels))
+        images.append((coarse.repeat(8, 0).repeat(8, 1)[:height, :width] * fine).astype(case.dtype))
+    return images
+
+
+def image_set(case: Case, count: int = 24, sizes: tuple[tuple[int, int], ...] = ((32, 32), (40, 56))) -> ImageSet:
+    """An in-memory ImageSet, all of it validation."""
+    random = np.random.default_rng(1)
+    classes = CLASSES[case.task]
+    if case.task == "multilabel":
+        labels: np.ndarray = random.integers(0, 2, (count, len(classes))).astype(np.float32)
+    else:
+        labels = random.permutation(np.arange(count) % len(classes)).astype(np.int64)
+    return ImageSet(random_images(case, count, sizes), tuple(f"image{index}" for index in range(count)), labels, classes,
+                    case.task, np.asarray(["val"] * count, dtype=object))  # type: ignore[arg-type]
+
+
+def write_student(folder: Path, case: Case, seed: int = 0) -> None:
+    """A student folder as rd-distill leaves it, as far as export reads it."""
+    from distill.checkpoint import Calibration, save_checkpoint
+
+    multilabel = case.task == "multilabel"
+    calibration = Calibration((0.8, 1.0, 1.7), (0.3, 0.5, 0.6)) if multilabel else Calibration((1.5,))
+    folder.mkdir(parents=True)
+    save_checkpoint(folder, tiny_model(case, seed), image_spec(case), calibration, {"teacher": "none"})
+    write_manifest(folder, "student", {"settings": {"data": "memory", "teacher": "none"}, "parents": {}, "teacher": "none"})
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Path]:
+    """Artifact folder of a case, made by `export.commands.export` on first use; its student lies in `student` beside it."""
+    from export.commands import export
+    from export.config import ExportSettings
+
+    @cache
+    def make(case: Case) -> Path:
+        root = tmp_path_factory.mktemp("export")
+        write_student(root / "student", case)
+        settings = ExportSettings(student_dir=root / "student", out=root / "artifact", input=case.input, input_size=case.input_size,
+                                  opset=case.opset, samples=5)  # type: ignore[arg-type]
+        assert export(settings, "rd-export", lambda checkpoint: image_set(case)) == 0
+        return root / "artifact"
+
+    return make
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Two cores are shared by many tests; torch's own thread pool only slows tiny networks down."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
