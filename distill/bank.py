@@ -113,8 +113,7 @@ def build_bank(folder: Path, key: dict[str, Any], images: ImageSet, counts: NDAr
     """
     partial = folder.with_name(f"{folder.name}.partial")
     plan = {"key": key, "hashes": list(images.hashes), "views": counts.tolist()}
-    if partial.exists() and not (partial / "plan.json").is_file() or (
-            partial.exists() and read_json(partial / "plan.json") != plan):
+    if partial.exists() and (not (partial / "plan.json").is_file() or read_json(partial / "plan.json") != plan):
         shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
     write_json(partial / "plan.json", plan)

@@ -25,12 +25,13 @@ from distill.forward import choose_forward, torch_forward
 from distill.losses import prevalence_weights
 from distill.models import ModelSpec, count_macs, count_parameters, feature_width, weights_hash
 from distill.objective import Branches, Weights
-from distill.outcome import Outcome, data_name, write_student
+from distill.outcome import Outcome, data_name, write_student, write_table
 from distill.pixels import PixelStore, build_pixels
 from distill.predict import Predictions, calibrate, judge, predict, score
 from distill.probe import Probe, fit_probe
 from distill.progress import say, track
 from distill.reprogram import Hint, Reprogram
+from distill.scan import BadImages
 from distill.students import build_student, timm_name
 from distill.teachers import Teacher, load_teacher
 from distill.views import ViewSpec
@@ -133,11 +134,17 @@ def find_run(settings: DistillSettings) -> tuple[Path, dict[str, Any]]:
 
 
 def read_images(settings: DistillSettings) -> ImageSet:
-    """The images a set of settings names, checked file by file; bad ones are listed in bad-images.csv beside the run."""
-    with track("data") as update:
-        return load_images(settings.data, task=settings.task, label=settings.label, seed=settings.split_seed,
-                           unlabelled=settings.unlabelled, skip_bad_images=settings.skip_bad_images,
-                           phantom_images=settings.phantom_images, phantom_size=settings.phantom_size, progress=update)
+    """The images a set of settings names, checked file by file; bad ones are all listed in a CSV beside --out."""
+    try:
+        with track("data") as update:
+            return load_images(settings.data, task=settings.task, label=settings.label, seed=settings.split_seed,
+                               unlabelled=settings.unlabelled, skip_bad_images=settings.skip_bad_images,
+                               phantom_images=settings.phantom_images, phantom_size=settings.phantom_size, progress=update)
+    except BadImages as error:
+        listed = settings.out.with_name(f"{settings.out.name}.bad-images.csv")
+        listed.parent.mkdir(parents=True, exist_ok=True)
+        write_table(listed, [{"path": one.path, "reason": one.reason, "detail": one.detail} for one in error.problems])
+        raise UserError(f"{error}; all of them are listed in {listed}", error.exit_code) from None
 
 
 def images_for(manifest: dict[str, Any], data: str | None = None) -> ImageSet:
@@ -163,7 +170,7 @@ def student_image_spec(settings: DistillSettings, images: ImageSet) -> ImageSpec
     """How images reach the student: the data's own depth and channels, at --size or a size near the images' own."""
     side = settings.size
     if side is None:
-        median = int(round(max(images.facts.get("median_size", (96, 96)))))
+        median = max(images.facts.get("median_size", (96, 96)))
         side = min(max(32 * round(median / 32), 64), 128)
     window = tuple(images.facts.get("window", (0.0, 255.0)))
     mean, std = pretrained_statistics(settings)
@@ -193,8 +200,9 @@ def consult_teacher(settings: DistillSettings, images: ImageSet, views: ViewSpec
     teacher = load_teacher(settings.teacher, size=settings.teacher_size, weights=settings.teacher_weights)
     say("teacher", f"{teacher.name}, {teacher.parameters / 1e6:.2f} M parameters, {teacher.image_spec.width} px, frozen")
     base = teacher.image_spec
+    low, high = images.facts.get("window", (0.0, 255.0))
     spec = replace(base, channels=images.facts.get("channels", 3), dtype=images.facts.get("dtype", "uint8"),
-                   window=tuple(float(value) for value in images.facts.get("window", (0.0, 255.0))))
+                   window=(float(low), float(high)))
     key = bank_key(teacher.name, teacher.hash, spec, views, seed, settings.bank_grid)
     folder = settings.bank or Path("banks") / bank_name(key, images.hashes, counts)
     bank = find_bank(settings, folder, key, images, counts, teacher, spec, views, device)

@@ -54,7 +54,8 @@ def fit(branches: Branches, batches: Batches, method: Method, weights: Weights, 
     """
     steps = batches.steps_per_epoch(epochs, min_steps)
     total = steps * epochs
-    branches.to(device, memory_format=torch.channels_last)
+    branches.to(device)
+    branches.to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(parameter_groups(branches, lr, weight_decay, phi_lr, phi_weight_decay), lr=lr, fused=True)
     average = torch.optim.swa_utils.AveragedModel(
         branches, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(ema), use_buffers=True) if ema else None
@@ -92,8 +93,8 @@ def fit(branches: Branches, batches: Batches, method: Method, weights: Weights, 
                 loss.backward()
                 values = {name: value.detach() for name, value in losses.items()}
                 if not torch.isfinite(loss.detach()):
-                    raise UserError(f"the loss is not finite at step {step} ({', '.join(f'{n} {float(v):.3g}' for n, v in values.items())});"
-                                    f" lower --lr (now {lr:g}) or use --precision fp32; --resume starts from epoch {epoch}")
+                    told = ", ".join(f"{name} {float(value):.3g}" for name, value in values.items())
+                    raise UserError(f"the loss is not finite at step {step} ({told}); lower --lr (now {lr:g}) or use --precision fp32; --resume starts from epoch {epoch}")
                 optimiser.step()
                 if average is not None:
                     average.update_parameters(branches)
@@ -101,7 +102,7 @@ def fit(branches: Branches, batches: Batches, method: Method, weights: Weights, 
                     sums[name] = sums.get(name, 0.0) + float(value)
                 if progress:
                     progress(step + 1, total, f"epoch {epoch + 1}/{epochs}  loss {float(loss.detach()):.3f}")
-            judged = average.module if average is not None else branches
+            judged: Any = average.module if average is not None else branches
             judged.eval()
             row = {"epoch": epoch + 1, "lr": optimiser.param_groups[0]["lr"], "train_loss": sum(sums.values()) / steps,
                    **{f"train_loss_{name}": value / steps for name, value in sums.items()}, **evaluate(judged)}

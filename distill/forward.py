@@ -40,7 +40,7 @@ def torch_forward(teacher: Teacher, device: str = "cpu", grid: int = 0) -> Forwa
     """Pooled features, and with a grid also every stage's map pooled to grid x grid, through PyTorch."""
     net = teacher.net.to(device)
     if grid:
-        body = getattr(net, "net", None) or getattr(getattr(net, "model", None), "net", None)
+        body: Any = getattr(net, "net", None) or getattr(getattr(net, "model", None), "net", None)
         if body is None or not hasattr(body, "forward_intermediates"):
             raise UserError(f"teacher {teacher.name} shows no stages; leave --bank-grid out", 2)
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from runtimes.errors import UserError
 from runtimes.scores import Task
@@ -56,7 +55,9 @@ def class_scores(scores: Tensor, task: Task) -> Tensor:
     if task != "ordinal":
         return scores
     count = scores.shape[1]
-    above, below = -F.softplus(-scores), -F.softplus(scores)
+    # log sigmoid(z), log sigmoid(-z) as a softmax over (z, 0): unlike softplus, every runtime computes it row by row, so that an
+    # image alone and the same image in a batch give the same bits.
+    above, below = torch.log_softmax(torch.stack((scores, torch.zeros_like(scores)), dim=2), dim=2).unbind(dim=2)
     passed = torch.triu(scores.new_ones(count, count + 1), diagonal=1)  # class k has passed thresholds 0..k-1
     stopped = torch.eye(count, count + 1, dtype=scores.dtype, device=scores.device)
     return above @ passed + below @ stopped
@@ -98,7 +99,7 @@ def build_net(arch: str, height: int, width: int, outputs: int, **arguments: Any
     """Create a timm network with random weights for an input size, or say why it cannot be made."""
     import timm
 
-    sized = {"img_size": (height, width)} if takes_image_size(arch) else {}
+    sized: dict[str, Any] = {"img_size": (height, width)} if takes_image_size(arch) else {}
     try:
         net: nn.Module = timm.create_model(arch, pretrained=False, num_classes=outputs, in_chans=3, **sized, **arguments)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:

@@ -67,12 +67,15 @@ def parts(method: Method, branches: Branches, batch: Batch, weights: Weights,
         assert batch.probe_logits is not None
         losses["kd"] = weights.kd * distillation_loss(logits, batch.probe_logits, task, weights.temperature)
     elif method == "fitnet":
-        assert branches.hint is not None and batch.clean is not None
+        assert branches.hint is not None
+        assert batch.clean is not None
         losses["hint"] = weights.hint * hint_loss(*branches.hint(features, batch.clean))
     elif method == "rd":
         # RD: co-training of both branches through one classifier; the taught target is phi on the clean image.
         phi = branches.phi
-        assert phi is not None and batch.clean is not None and batch.viewed is not None
+        assert phi is not None
+        assert batch.clean is not None
+        assert batch.viewed is not None
         losses["teacher_task"] = weights.teacher * on_labels(student.logits(phi(batch.viewed)))
         target = phi.target(batch.clean)
         losses["kd"] = weights.kd * distillation_loss(logits, student.logits(target), task, weights.temperature)

@@ -5,7 +5,6 @@ Owns: Predictions, running both branches, calibration on validation, the metrics
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from distill.checkpoint import load_checkpoint
 from distill.models import Model, build_net, count_parameters, weights_hash
-from distill.students import SHORT_NAMES, hub_weights, pip_weights, PIP_WEIGHTS, read_state, timm_name
+from distill.students import PIP_WEIGHTS, SHORT_NAMES, hub_weights, pip_weights, read_state, timm_name
 from runtimes.errors import USAGE, UserError
 from runtimes.folder import sha256_file
 from runtimes.images import ImageSpec
@@ -91,7 +91,7 @@ def _from_timm(name: str, size: int | None, weights: str | None) -> Teacher:
         except UserError as error:
             raise UserError(f"--teacher {name} is no folder, no .pt2 file and no network: {error}", USAGE) from None
     arch = timm_name(name)
-    config = timm.get_pretrained_cfg(arch)
+    config: Any = timm.get_pretrained_cfg(arch)
     height, width = (size, size) if size else (config.input_size[1], config.input_size[2])
     torch.manual_seed(0)  # what `--teacher-weights random` means, the same in every run
     net = build_net(arch, height, width, config.num_classes or 1000)

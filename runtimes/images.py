@@ -64,7 +64,8 @@ class ImageSpec:
         names = {one.name for one in fields(cls)}
         if set(content) != names:
             raise UserError(f"image spec has keys {sorted(content)}, expected {sorted(names)}")
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})
+        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+        return cls(**values)
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form."""
