@@ -94,10 +94,19 @@ def bank_key(teacher_name: str, teacher_hash: str, spec: ImageSpec, views: ViewS
             "views": views.as_dict(), "seed": seed, "grid": grid}
 
 
+def distinct(hashes: Sequence[str], counts: NDArray[np.int64]) -> dict[str, tuple[int, int]]:
+    """Each picture once: hash to (its first index, the most views that any of its copies needs)."""
+    found: dict[str, tuple[int, int]] = {}
+    for index, (one, count) in enumerate(zip(hashes, counts.tolist(), strict=True)):
+        first, most = found.get(one, (index, count))
+        found[one] = (first, max(most, count))
+    return found
+
+
 def bank_name(key: dict[str, Any], hashes: Sequence[str], counts: NDArray[np.int64]) -> str:
     """Folder name of the bank for a key and a set of images with their view counts."""
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode())
-    for one, count in sorted(zip(hashes, counts.tolist(), strict=True)):
+    for one, (_, count) in sorted(distinct(hashes, counts).items()):
         digest.update(f"{one} {count}".encode())
     name = "".join(letter if letter.isalnum() else "-" for letter in key["teacher"]).strip("-")[-40:]
     return f"{name}-{digest.hexdigest()[:12]}"
@@ -112,16 +121,19 @@ def build_bank(folder: Path, key: dict[str, Any], images: ImageSet, counts: NDAr
     partial folder of another plan is started anew.
     """
     partial = folder.with_name(f"{folder.name}.partial")
-    plan = {"key": key, "hashes": list(images.hashes), "views": counts.tolist()}
+    chosen = distinct(images.hashes, counts)
+    order = [first for first, _ in chosen.values()]
+    counts = np.asarray([count for _, count in chosen.values()], dtype=np.int64)
+    plan = {"key": key, "hashes": list(chosen), "views": counts.tolist()}
     if partial.exists() and (not (partial / "plan.json").is_file() or read_json(partial / "plan.json") != plan):
         shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
     write_json(partial / "plan.json", plan)
-    blocks = [range(first, min(first + IMAGES_PER_SHARD, len(images))) for first in range(0, len(images), IMAGES_PER_SHARD)]
+    blocks = [range(first, min(first + IMAGES_PER_SHARD, len(order))) for first in range(0, len(order), IMAGES_PER_SHARD)]
     total, done = int((counts + 1).sum()), 0
 
     def read(block: range) -> list[NDArray[np.uint8]]:
-        return [spec.stored(images.raw(index)) for index in block]
+        return [spec.stored(images.raw(order[place])) for place in block]
 
     with ThreadPoolExecutor(1) as reader:
         waiting = [number for number, _ in enumerate(blocks) if not (partial / shard_file(number)).is_file()]
@@ -132,13 +144,13 @@ def build_bank(folder: Path, key: dict[str, Any], images: ImageSet, counts: NDAr
                 levels = ahead.result()
                 later = [other for other in waiting if other > number]
                 ahead = reader.submit(read, blocks[later[0]]) if later else None
-                matrices = [bank_views(views, seed, images.hashes[index], int(counts[index])) for index in block]
+                matrices = [bank_views(views, seed, images.hashes[order[place]], int(counts[place])) for place in block]
                 found = _run(levels, matrices, spec, forward, batch, lambda step: progress(step, total) if progress else None, done)
                 write_atomic(partial / shard_file(number), _pack(found))
             done += int((counts[list(block)] + 1).sum())
             if progress:
                 progress(done, total)
-    write_manifest(partial, "bank", {"key": key, "images": len(images), "rows": total})
+    write_manifest(partial, "bank", {"key": key, "images": len(order), "rows": total})
     partial.rename(folder)
     return open_bank(folder)
 

@@ -94,7 +94,8 @@ def fit(branches: Branches, batches: Batches, method: Method, weights: Weights, 
                 values = {name: value.detach() for name, value in losses.items()}
                 if not torch.isfinite(loss.detach()):
                     told = ", ".join(f"{name} {float(value):.3g}" for name, value in values.items())
-                    raise UserError(f"the loss is not finite at step {step} ({told}); lower --lr (now {lr:g}) or use --precision fp32; --resume starts from epoch {epoch}")
+                    raise UserError(f"the loss is not finite at step {step} ({told}); lower --lr (now {lr:g}) or "
+                                    f"use --precision fp32; --resume starts from epoch {epoch}")
                 optimiser.step()
                 if average is not None:
                     average.update_parameters(branches)

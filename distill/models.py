@@ -55,8 +55,8 @@ def class_scores(scores: Tensor, task: Task) -> Tensor:
     if task != "ordinal":
         return scores
     count = scores.shape[1]
-    # log sigmoid(z), log sigmoid(-z) as a softmax over (z, 0): unlike softplus, every runtime computes it row by row, so that an
-    # image alone and the same image in a batch give the same bits.
+    # log sigmoid(z) and log sigmoid(-z) as a softmax over (z, 0): unlike softplus, runtimes compute it row by row, so that
+    # an image alone and the same image in a batch give the same bits.
     above, below = torch.log_softmax(torch.stack((scores, torch.zeros_like(scores)), dim=2), dim=2).unbind(dim=2)
     passed = torch.triu(scores.new_ones(count, count + 1), diagonal=1)  # class k has passed thresholds 0..k-1
     stopped = torch.eye(count, count + 1, dtype=scores.dtype, device=scores.device)

@@ -23,7 +23,7 @@ from runtimes.artifact import Artifact
 from runtimes.decode import decode
 from runtimes.errors import UserError
 from runtimes.scores import calibrated
-from runtimes.session import Session
+from runtimes.session import Session, as_batch
 
 CONFIDENCE = 0.95
 CHUNK = 32  # images of one PyTorch forward
@@ -43,10 +43,11 @@ def parity(model: Model, session: Session, artifact: Artifact, images: Sequence[
     for index, image in enumerate(images):
         item, raw, stands_in = device_image(image, artifact)
         try:
-            scores = session.run(item)
+            batch_of_one = as_batch(item, artifact)
         except UserError as error:  # a constant image, say: the device refuses it too
             refused.append(error)
             continue
+        scores = session.run(batch_of_one)
         single.append((scores.logits, scores.probabilities))
         used.append(index)
         items.append(item)

@@ -47,6 +47,8 @@ class CheckedSession:
         """Scores of a path, a list of paths, a raw array (H, W, C) or (H, W), or a batch (N, H, W, C)."""
         artifact = self.artifact
         logits, probabilities = self.runtime.run(as_batch(images, artifact))
+        if not np.isfinite(logits).all():  # an overflow in fp16, say: no answer is better than a confident one
+            raise UserError(f"{artifact.model} answered NaN or Inf for a valid image; do not use it on this runtime")
         if probabilities is None:
             probabilities = calibrated(logits, artifact.task, artifact.temperatures)
         decisions = decide(probabilities, artifact.task, artifact.thresholds)

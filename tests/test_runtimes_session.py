@@ -252,6 +252,15 @@ def test_without_onnxruntime_the_message_says_what_to_install() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_an_answer_that_is_not_finite_is_an_error(exported: Exported) -> None:
+    class Overflown:
+        def run(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return np.asarray([[np.inf, 0, 0]], np.float32), np.asarray([[1, 0, 0]], np.float32)
+
+    with pytest.raises(UserError, match="NaN or Inf"):
+        CheckedSession(read_artifact(exported(Case())), Overflown()).run(GOOD)  # type: ignore[arg-type]
+
+
 def test_the_session_is_the_composition_of_its_parts(exported: Exported) -> None:
     class Echo:
         """A five-line fake runtime."""

@@ -148,7 +148,10 @@ def test_a_flip_on_the_border_is_excused_and_another_is_not() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_scores_that_are_not_finite_never_agree(value: float) -> None:
-    assert not agree(scores((value, 1.0)), scores((0.0, 1.0))).within(1e9)
+    expected = scores((0.0, 1.0))
+    for found, probabilities in ((scores((value, 1.0)), expected), (scores((value, 1.0)), scores((value, 1.0)))):
+        assert not compare(found, probabilities, expected, softmax(expected), task="multiclass", temperatures=(1.0,), thresholds=(),
+                           tolerance=1e9).within(1e9)
 
 
 @given(st.lists(st.floats(-50, 50), min_size=3, max_size=3), st.floats(0.3, 3), st.floats(0.05, 0.95))

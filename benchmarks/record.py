@@ -1,0 +1,66 @@
+"""What every benchmark writes beside its figures: machine, versions, load, date; and how two timings become a ratio.
+
+Owns: `facts`, `store`, `spread`, `interleave`. Does not own: what is measured.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from runtimes.latency import machine_facts
+
+RESULTS = Path(__file__).resolve().parent / "results"
+PACKAGES = ("rd-distill", "torch", "timm", "numpy", "onnxruntime", "scikit-learn")
+
+
+def facts(**more: Any) -> dict[str, Any]:
+    """The machine and the moment a figure was taken on."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), **machine_facts(), "versions": versions,
+            "load_average": list(os.getloadavg()), **more}
+
+
+def store(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a result as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"\n{path}")
+
+
+def spread(seconds: list[float]) -> dict[str, float]:
+    """Minimum and median in milliseconds, and how many samples."""
+    return {"min_ms": min(seconds) * 1e3, "median_ms": statistics.median(seconds) * 1e3, "samples": len(seconds)}
+
+
+def ratio(above: Mapping[str, float], below: Mapping[str, float]) -> dict[str, float]:
+    """One spread over another, by minimum and by median."""
+    return {"min": above["min_ms"] / below["min_ms"], "median": above["median_ms"] / below["median_ms"]}
+
+
+def interleave(calls: Mapping[str, Callable[[], list[float]]], rounds: int) -> dict[str, dict[str, float]]:
+    """Take turns, A B A B, so that a noisy minute hits all; each call returns its own samples in seconds."""
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            samples[name] += call()
+    return {name: spread(values) for name, values in samples.items()}
+
+
+def timed(call: Callable[[], object]) -> list[float]:
+    """One sample: how long a call took, in seconds."""
+    start = time.perf_counter()
+    call()
+    return [time.perf_counter() - start]

@@ -1,0 +1,142 @@
+"""Speed as ratios taken in one run, interleaved A B A B: a step, a bank, a whole distillation, a session, a start.
+
+Owns: flags, the sub-commands session and start, printing and storing. Does not own: what the workshop does (speed_training.py).
+The process is held to --cores cores (1 unless said) with as many threads, so that nothing hides on another core.
+
+    python benchmarks/speed.py step
+    python benchmarks/speed.py bank --cores 2
+    python benchmarks/speed.py whole --images 96 --epochs 40
+    python benchmarks/speed.py session --artifact artifact-onnx-fp32
+    python benchmarks/speed.py start
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from record import RESULTS, facts, ratio, spread, store
+
+BIN = Path(sys.executable).parent
+COMMANDS = ("rd-distill", "rd-export", "rd-verify")
+TINY = ("--student", "mobilenetv3_small_050", "--size", "96", "--method", "vanilla", "--phantom-images", "64", "32", "32",
+        "--epochs", "1", "--min-steps", "1", "--bootstrap", "20")
+
+
+def session(artifact: Path | None, samples: int, threads: int) -> dict[str, Any]:
+    """`Session.run` against the raw call of ONNX Runtime on the same array, call by call in turn, batches 1 and 8."""
+    from runtimes.session import CheckedSession, open_session
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = artifact or make_artifact(Path(name))
+        opened = open_session(folder, threads=threads)
+        assert isinstance(opened, CheckedSession)
+        raw, outputs = opened.runtime._session, opened.runtime._outputs
+        height, width = opened.artifact.graph_size
+        rows: dict[str, Any] = {}
+        for batch in (1, 8):
+            shape = (batch, height, width, opened.artifact.image_spec.channels)
+            image = np.random.default_rng(batch).integers(0, 255, shape, dtype=np.uint8)
+            feed = {opened.runtime._input: image}
+            times: dict[str, list[float]] = {"raw": [], "session": []}
+            for turn in range(samples + 50):
+                start = time.perf_counter()
+                raw.run(outputs, feed)
+                middle = time.perf_counter()
+                opened.run(image)
+                end = time.perf_counter()
+                if turn >= 50:
+                    times["raw"].append(middle - start)
+                    times["session"].append(end - middle)
+            found = {key: spread(values) for key, values in times.items()}
+            rows[f"batch {batch}"] = {
+                **found, "session / raw (goal 1.03, or 30 us)": ratio(found["session"], found["raw"]),
+                "extra us": {way: (found["session"][f"{way}_ms"] - found["raw"][f"{way}_ms"]) * 1e3 for way in ("min", "median")}}
+        opened.close()
+    return rows
+
+
+def make_artifact(folder: Path) -> Path:
+    """A small student at 96 px, trained for a moment and exported."""
+    command("rd-distill", *TINY, "--out", str(folder / "student"))
+    command("rd-export", "--student-dir", str(folder / "student"), "--out", str(folder / "artifact"))
+    return folder / "artifact"
+
+
+def command(name: str, *flags: str) -> None:
+    """Run one of our commands in silence; its error ends the benchmark."""
+    done = subprocess.run([str(BIN / name), *flags], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{name} {' '.join(flags)}\n{done.stderr}")
+
+
+def start(samples: int) -> dict[str, Any]:
+    """Fresh processes: `--help` of every command (goal 0.4 s), and the import of runtimes beyond numpy (goal 0.15 s)."""
+    code = "import time, numpy; t = time.perf_counter(); import runtimes; print(time.perf_counter() - t)"
+    rows: dict[str, Any] = {}
+    for name in COMMANDS:
+        seconds = []
+        for _ in range(samples):
+            begin = time.perf_counter()
+            subprocess.run([str(BIN / name), "--help"], check=True, stdout=subprocess.DEVNULL)
+            seconds.append(time.perf_counter() - begin)
+        rows[f"{name} --help (goal 400 ms)"] = spread(seconds)
+    answers = [subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout for _ in range(samples)]
+    rows["import runtimes beyond numpy (goal 150 ms)"] = spread([float(answer) for answer in answers])
+    return rows
+
+
+def show(rows: Mapping[str, Any], indent: str = "") -> None:
+    """Print nested results, one figure a line."""
+    for name, value in rows.items():
+        if isinstance(value, Mapping) and all(isinstance(one, int | float) for one in value.values()) and "min" in str(value):
+            print(f"{indent}{name}: " + ", ".join(f"{key} {one:.4g}" for key, one in value.items()), flush=True)
+        elif isinstance(value, Mapping):
+            print(f"{indent}{name}", flush=True)
+            show(value, indent + "  ")
+        else:
+            print(f"{indent}{name}: {value:.4g}" if isinstance(value, float) else f"{indent}{name}: {value}", flush=True)
+
+
+def main() -> None:
+    """Measure, print, store."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("step", "bank", "whole", "session", "start"))
+    parser.add_argument("--cores", type=int, default=1, help="cores this process is held to, and threads")
+    parser.add_argument("--samples", type=int, help="samples a round: steps, rows of a bank, calls or processes")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--teachers", nargs="*", default=["efficientnet-lite0", "efficientnet-lite2"])
+    parser.add_argument("--images", type=int, default=32, help="training images of `whole`; 548 is the real thing and takes an hour")
+    parser.add_argument("--epochs", type=int, default=40, help="turns through the images in `whole`")
+    parser.add_argument("--artifact", type=Path, help="artifact of `session`; made on the fly when not given")
+    parser.add_argument("--out", type=Path, help="JSON file; benchmarks/results/speed-<what>.json by default")
+    given = parser.parse_args()
+    before = os.getloadavg()
+    os.environ["OMP_NUM_THREADS"] = str(given.cores)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-given.cores:])
+    if given.what in ("step", "bank", "whole"):
+        import speed_training
+        import torch
+
+        torch.set_num_threads(given.cores)
+        rows = {"step": lambda: speed_training.step(given.samples or 8, given.rounds),
+                "bank": lambda: speed_training.bank(given.samples or 64, given.rounds, tuple(given.teachers)),
+                "whole": lambda: speed_training.whole(given.images, given.epochs, (548, 232, 40))}[given.what]()
+    else:
+        rows = session(given.artifact, given.samples or 1000, given.cores) if given.what == "session" else start(given.samples or 7)
+    show(rows)
+    store(given.out or RESULTS / f"speed-{given.what}.json",
+          {"format": 1, "what": given.what, "facts": facts(cores_used=given.cores, load_average_before=list(before)), "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

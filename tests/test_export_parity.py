@@ -1,0 +1,194 @@
+"""Parity must pass for a faithful artifact and fail for every way in which one can be unfaithful."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from conftest import Case, image_set, random_images, tiny_model
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import numpy_helper
+from PIL import Image
+from scipy.stats import binomtest
+
+from export.parity import flip_bound, graph_pixels, parity, reference_logits
+from runtimes.artifact import Artifact, read_artifact
+from runtimes.errors import UserError
+from runtimes.folder import read_json, write_manifest
+from runtimes.images import ImageSet
+from runtimes.scores import calibrated, decide
+from runtimes.session import CheckedSession, open_session
+
+Exported = Callable[[Case], Path]
+COLOUR = Case("multiclass", 3)
+SHARE = {"fp32": 1.0, "fp16": 0.0, "int8": 0.0}
+
+
+def prove(folder: Path, case: Case, images: ImageSet | None = None, **changes: object) -> dict:
+    images = images if images is not None else image_set(case)
+    session = open_session(folder, threads=1)
+    return parity(tiny_model(case), session, read_artifact(folder), **{  # type: ignore[arg-type]
+        "images": images.images, "labels": images.labels, "max_batch": 8, "precision_share": SHARE, **changes})
+
+
+def mutated(folder: Path, to: Path, edit: Callable[[onnx.ModelProto], None]) -> Path:
+    """A copy of an artifact with another model, sealed again: only parity can tell."""
+    shutil.copytree(folder, to)
+    model = onnx.load(to / "model.onnx")
+    edit(model)
+    onnx.save(model, to / "model.onnx")
+    manifest = read_json(to / "manifest.json")
+    write_manifest(to, "artifact", {key: value for key, value in manifest.items() if key not in ("kind", "format", "files")})
+    return to
+
+
+def replace_tensors(model: onnx.ModelProto, chosen: Callable[[str], bool], change: Callable[[np.ndarray], np.ndarray]) -> None:
+    found = 0
+    for tensor in model.graph.initializer:
+        if chosen(tensor.name):
+            values = numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(change(values).astype(values.dtype), tensor.name))
+            found += 1
+    assert found
+
+
+@pytest.mark.parametrize("case", [COLOUR, Case("binary"), Case("multilabel", 3, input_size="40x56"), Case("ordinal", 1, "uint16", (100.0, 3000.0)),
+                                  Case(input="tensor")], ids=str)
+def test_a_faithful_artifact_passes(exported: Exported, case: Case) -> None:
+    found = prove(exported(case), case)
+    assert found["passed"] is True
+    assert (found["images"], found["flips"]) == (24, 0)
+    assert found["batches"] == [1, 2, 8]
+    assert found["max_relative_logit_difference"] <= 1e-5
+    assert found["auroc_difference"] == pytest.approx(0, abs=1e-9)
+    assert found["images_resized_to_graph"] == (12 if case.input_size else 0)
+    written = read_json(exported(case) / "parity.json")
+    assert {key: written[key] for key in ("format", "target", "precision", "images", "flips", "flip_bound", "passed", "precision_share")} == {
+        key: found[key] for key in ("format", "target", "precision", "images", "flips", "flip_bound", "passed", "precision_share")}
+
+
+def swap_channels(model: onnx.ModelProto) -> None:
+    replace_tensors(model, lambda name: name.endswith("conv1.weight") and "layer" not in name, lambda values: values[:, ::-1].copy())
+
+
+def nudge_bias(model: onnx.ModelProto) -> None:
+    replace_tensors(model, lambda name: name.endswith("fc.bias"), lambda values: values + np.eye(1, len(values))[0] * 1e-3)
+
+
+def add_noise(model: onnx.ModelProto) -> None:
+    random = np.random.default_rng(0)
+    replace_tensors(model, lambda name: name.endswith("weight"), lambda values: values * (1 + 0.1 * random.normal(size=values.shape)))
+
+
+def change_temperature(model: onnx.ModelProto) -> None:
+    replace_tensors(model, lambda name: name == "temperature", lambda values: values * 1.1)
+
+
+def change_mean(model: onnx.ModelProto) -> None:
+    replace_tensors(model, lambda name: name == "mean", lambda values: values + 0.5)
+
+
+def shuffle_classes(model: onnx.ModelProto) -> None:
+    replace_tensors(model, lambda name: "fc." in name, lambda values: values[::-1].copy())
+
+
+@pytest.mark.parametrize("edit", [swap_channels, nudge_bias, add_noise, change_temperature, change_mean, shuffle_classes])
+def test_an_unfaithful_artifact_fails(exported: Exported, tmp_path: Path, edit: Callable[[onnx.ModelProto], None]) -> None:
+    found = prove(mutated(exported(COLOUR), tmp_path / "a", edit), COLOUR)
+    assert found["passed"] is False
+
+
+def test_a_transposed_resize_fails(exported: Exported, tmp_path: Path) -> None:
+    case = Case("multilabel", 3, input_size="40x56")
+
+    def mirror(model: onnx.ModelProto) -> None:
+        replace_tensors(model, lambda name: name == "rows", lambda values: values[::-1].copy())
+
+    assert prove(mutated(exported(case), tmp_path / "a", mirror), case)["passed"] is False
+
+
+def test_a_batch_that_is_answered_in_another_order_fails(exported: Exported) -> None:
+    artifact = read_artifact(exported(COLOUR))
+    honest = open_session(exported(COLOUR), threads=1).runtime  # type: ignore[attr-defined]
+
+    class Shuffled:
+        def run(self, batch: np.ndarray):
+            return tuple(part[::-1].copy() for part in honest.run(batch))
+
+    images = image_set(COLOUR)
+    found = parity(tiny_model(COLOUR), CheckedSession(artifact, Shuffled()), artifact, images.images, images.labels,  # type: ignore[arg-type]
+                   max_batch=8, precision_share=SHARE)
+    assert found["passed"] is False
+    assert found["flips"] > 0
+
+
+def test_scores_that_are_not_finite_fail(exported: Exported, tmp_path: Path) -> None:
+    def poison(model: onnx.ModelProto) -> None:
+        replace_tensors(model, lambda name: name.endswith("fc.bias"), lambda values: values * np.nan)
+
+    with pytest.raises(UserError, match="NaN or Inf"):
+        prove(mutated(exported(COLOUR), tmp_path / "a", poison), COLOUR)
+
+
+def test_files_and_arrays_prove_the_same(exported: Exported, tmp_path: Path) -> None:
+    images = image_set(COLOUR)
+    paths = []
+    for index, image in enumerate(images.images):
+        Image.fromarray(image).save(tmp_path / f"{index}.png")  # type: ignore[arg-type]
+        paths.append(tmp_path / f"{index}.png")
+    by_file, by_array = prove(exported(COLOUR), COLOUR, **{"images": paths}), prove(exported(COLOUR), COLOUR)
+    assert by_file == by_array
+    assert "0.png" not in str(by_file), "a file name may name a patient"
+
+
+def test_images_the_device_refuses_are_counted_not_hidden(exported: Exported) -> None:
+    images = image_set(COLOUR)
+    flat = [np.zeros((32, 32, 3), np.uint8), *images.images]
+    found = prove(exported(COLOUR), COLOUR, images=flat, labels=np.concatenate([[0], images.labels]))
+    assert (found["refused_images"], found["images"], found["passed"]) == (1, 24, True)
+    with pytest.raises(UserError, match="single value"):
+        prove(exported(COLOUR), COLOUR, images=flat[:1], labels=images.labels[:1])
+    with pytest.raises(UserError, match="no validation images"):
+        prove(exported(COLOUR), COLOUR, images=[], labels=images.labels[:0])
+
+
+def test_grey_images_of_a_colour_set_take_part(exported: Exported) -> None:
+    grey = [image[..., :1] for image in image_set(COLOUR).images]  # type: ignore[call-overload]
+    assert prove(exported(COLOUR), COLOUR, images=grey)["passed"] is True
+
+
+def test_the_rounding_of_training_is_reported_beside_the_graph_s_own_difference(exported: Exported) -> None:
+    plain = prove(exported(COLOUR), COLOUR)["rounding"]
+    assert plain == {"flips": 0, "max_logit_difference": 0.0, "max_probability_difference": 0.0}
+    case = Case("multilabel", 3, input_size="40x56")
+    baked = prove(exported(case), case)["rounding"]
+    assert 0 < baked["max_logit_difference"] < 0.5
+
+
+@given(st.integers(0, 60), st.integers(1, 300))
+def test_the_flip_bound_is_clopper_and_pearson_s(flips: int, images: int) -> None:
+    flips = min(flips, images)
+    # the upper end of a two-sided 90 % interval is the one-sided 95 % limit
+    wanted = binomtest(flips, images).proportion_ci(0.9, "exact").high
+    assert flip_bound(flips, images) == pytest.approx(wanted, abs=1e-9)
+
+
+def test_the_reference_is_the_model_on_the_spec_s_pixels(exported: Exported) -> None:
+    import torch
+
+    case = Case("ordinal", 1, "uint16", (100.0, 3000.0))
+    artifact: Artifact = read_artifact(exported(case))
+    raw = random_images(case, 3, ((32, 32), (50, 40)))
+    logits = reference_logits(tiny_model(case), [graph_pixels(image, artifact) for image in raw])
+    spec = artifact.image_spec
+    with torch.no_grad():
+        wanted = tiny_model(case)(torch.from_numpy(spec.normalised(np.stack([spec.levels(spec.resized(image)) for image in raw]))))
+        assert np.abs(logits - wanted.numpy()).max() < 1e-5
+        by_torch = torch.softmax(wanted / 1.5, dim=1).numpy()
+    assert np.abs(calibrated(logits, "ordinal", (1.5,)) - by_torch).max() < 1e-6
+    assert np.array_equal(decide(by_torch, "ordinal"), logits.argmax(axis=1))
