@@ -1,9 +1,11 @@
 """Speed as ratios taken in one run, interleaved A B A B: a step, a bank, a whole distillation, a session, a start.
 
 Owns: flags, the sub-commands session and start, printing and storing. Does not own: what the workshop does (speed_training.py).
-The process is held to --cores cores (1 unless said) with as many threads, so that nothing hides on another core.
+The process is held to --cores cores (1 unless said), with as many threads unless --threads says otherwise, so that nothing
+hides on another core: with `--cores 2 --threads 1` the next batch is made beside the step, as on any machine with two cores.
 
     python benchmarks/speed.py step
+    python benchmarks/speed.py step --cores 2 --threads 1
     python benchmarks/speed.py bank --cores 2
     python benchmarks/speed.py whole --images 96 --epochs 40
     python benchmarks/speed.py session --artifact artifact-onnx-fp32
@@ -110,7 +112,8 @@ def main() -> None:
     """Measure, print, store."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("step", "bank", "whole", "session", "start"))
-    parser.add_argument("--cores", type=int, default=1, help="cores this process is held to, and threads")
+    parser.add_argument("--cores", type=int, default=1, help="cores this process is held to")
+    parser.add_argument("--threads", type=int, help="threads of PyTorch and ONNX Runtime; as many as cores when not given")
     parser.add_argument("--samples", type=int, help="samples a round: steps, rows of a bank, calls or processes")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--teachers", nargs="*", default=["efficientnet-lite0", "efficientnet-lite2"])
@@ -119,23 +122,23 @@ def main() -> None:
     parser.add_argument("--artifact", type=Path, help="artifact of `session`; made on the fly when not given")
     parser.add_argument("--out", type=Path, help="JSON file; benchmarks/results/speed-<what>.json by default")
     given = parser.parse_args()
-    before = os.getloadavg()
-    os.environ["OMP_NUM_THREADS"] = str(given.cores)
+    before, threads = os.getloadavg(), given.threads or given.cores
+    os.environ["OMP_NUM_THREADS"] = str(threads)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-given.cores:])
     if given.what in ("step", "bank", "whole"):
         import speed_training
         import torch
 
-        torch.set_num_threads(given.cores)
+        torch.set_num_threads(threads)
         rows = {"step": lambda: speed_training.step(given.samples or 8, given.rounds),
                 "bank": lambda: speed_training.bank(given.samples or 64, given.rounds, tuple(given.teachers)),
                 "whole": lambda: speed_training.whole(given.images, given.epochs, (548, 232, 40))}[given.what]()
     else:
-        rows = session(given.artifact, given.samples or 1000, given.cores) if given.what == "session" else start(given.samples or 7)
+        rows = session(given.artifact, given.samples or 1000, threads) if given.what == "session" else start(given.samples or 7)
     show(rows)
     store(given.out or RESULTS / f"speed-{given.what}.json",
-          {"format": 1, "what": given.what, "facts": facts(cores_used=given.cores, load_average_before=list(before)), "rows": rows})
+          {"format": 1, "command": " ".join(["speed.py", *sys.argv[1:]]), "facts": facts(cores_used=given.cores, threads=threads, load_average_before=list(before)), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from distill.pixels import PixelStore, build_pixels
 from distill.predict import Predictions, calibrate, judge, predict, score
 from distill.probe import Probe, fit_probe
 from distill.progress import say, track
-from distill.reprogram import Hint, Reprogram
+from distill.reprogram import Hint, Reprogram, standardiser
 from distill.scan import BadImages
 from distill.students import build_student, timm_name
 from distill.teachers import Teacher, load_teacher
@@ -254,9 +254,10 @@ def probe_teacher(settings: DistillSettings, images: ImageSet, bank: FeatureBank
     reached = judge(images, Predictions(val, logits, None, None, None))
     say("probe", f"linear probe of the teacher on validation: AUROC {reached.get('val_auroc_student', float('nan')):.3f}")
     sample = train if len(train) <= PROBE_ROWS else generator.choice(train, PROBE_ROWS, replace=False)
-    clean = torch.from_numpy(bank.features(rows[sample]))
+    views = generator.integers(0, bank.views(rows[sample]) + 1)
+    mean, sd = standardiser(torch.from_numpy(bank.features(rows[sample], views)))
     bank.release()
-    return Taught(bank, rows, probe, clean.mean(0), clean.std(0), facts)
+    return Taught(bank, rows, probe, mean, sd, facts)
 
 
 def build_branches(settings: DistillSettings, student: Any, taught: Taught | None) -> Branches:

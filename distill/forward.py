@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill.bank import Forward
+from distill.students import first_line
 from distill.teachers import Teacher, pooled
 from runtimes.errors import UserError
 
@@ -31,7 +32,7 @@ def choose_forward(teacher: Teacher, runtime: Literal["auto", "torch", "onnx"], 
         return onnx_forward(teacher, threads), "ONNX Runtime"
     except Exception as error:  # the exporter raises many types for what it cannot trace
         if runtime == "onnx":
-            raise UserError(f"teacher {teacher.name} cannot be exported ({type(error).__name__}: {str(error).splitlines()[0][:120]});"
+            raise UserError(f"teacher {teacher.name} cannot be exported ({type(error).__name__}: {first_line(error)[:120]});"
                             " use --bank-runtime torch") from None
         return torch_forward(teacher, device, grid), "PyTorch (the teacher does not export to ONNX)"
 

@@ -49,7 +49,7 @@ def prevalence_weights(labels: Tensor) -> Tensor:
 def distillation_loss(student: Tensor, teacher: Tensor, task: Task, temperature: float) -> Tensor:
     """T^2 KL(teacher || student) at a temperature: over classes, or per label (Bernoulli) for multi-label.
 
-    Hinton et al. 2015. The teacher is taken as given (no gradient). Multi-label sums the labels, as one loss an image.
+    Hinton et al. 2015. The teacher is taken as given (no gradient). Multi-label is a mean over the labels, as its task loss is.
     """
     student, teacher = student.float() / temperature, teacher.detach().float() / temperature
     if task == "multilabel":

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from distill.losses import task_loss
 from distill.models import class_scores
+from distill.reprogram import standardiser
 from runtimes.scores import Task
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # scikit-learn's C
@@ -39,7 +40,7 @@ def fit_probe(features: Tensor, labels: Tensor, val_features: Tensor, val_labels
 
     features (n, D), labels as task_loss takes them; every row must be labelled. Warm-started from strong to weak penalty.
     """
-    mean, sd = features.mean(0), features.std(0).clamp_min(1e-6)
+    mean, sd = standardiser(features)
     inputs, held_out = (features - mean) / sd, (val_features - mean) / sd
     weight, bias = torch.zeros(features.shape[1], outputs), torch.zeros(outputs)
     best: tuple[float, Tensor, Tensor, float] | None = None

@@ -10,6 +10,15 @@ import torch
 from torch import Tensor, nn
 
 
+SMALLEST_SD = 0.1  # of the mean deviation: a feature that is dead on most images must not be blown up on the next one
+
+
+def standardiser(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (D,) that standardise features (n, D); deviations of nearly dead features are raised to a floor."""
+    mean, sd = features.mean(0), features.std(0)
+    return mean, sd.clamp_min(max(SMALLEST_SD * float(sd.mean()), 1e-6))
+
+
 class Reprogram(nn.Module):
     """phi(f) = h + W2 drop(GELU(W1 LN(h))), h = P drop((f - mean) / sd): a residual block, (B, D) to (B, d).
 
@@ -22,7 +31,7 @@ class Reprogram(nn.Module):
     def __init__(self, mean: Tensor, sd: Tensor, width: int, *, dropout: float = 0.5) -> None:
         super().__init__()
         self.register_buffer("mean", mean.float())
-        self.register_buffer("sd", sd.float().clamp_min(1e-6))
+        self.register_buffer("sd", sd.float())
         hidden = max(width // 2, 8)
         self.drop = nn.Dropout(dropout)
         self.project = nn.Linear(mean.numel(), width)
@@ -58,7 +67,7 @@ class Hint(nn.Module):
     def __init__(self, mean: Tensor, sd: Tensor, width: int) -> None:
         super().__init__()
         self.register_buffer("mean", mean.float())
-        self.register_buffer("sd", sd.float().clamp_min(1e-6))
+        self.register_buffer("sd", sd.float())
         self.project = nn.Linear(width, mean.numel())
 
     def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

@@ -48,6 +48,12 @@ def timm_name(name: str) -> str:
             return found
         raise UserError(f"--student {name} stands for timm's {found}, which the installed timm {timm.__version__} lacks", USAGE)
     if timm.is_model(name):
+        try:
+            timm.get_pretrained_cfg(name)
+        except RuntimeError:
+            arch, _, tag = name.partition(".")
+            tags = ", ".join(one.partition(".")[2] for one in timm.list_pretrained(f"{arch}.*")) or "none"
+            raise UserError(f"timm's {arch} has no weights called {tag!r}; it has: {tags}", USAGE) from None
         return name
     near = difflib.get_close_matches(name, [*SHORT_NAMES, *timm.list_models()], n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"short names: {', '.join(SHORT_NAMES)}"
@@ -88,13 +94,17 @@ def read_state(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling refuses in many types; each means the same here
-        raise UserError(f"{path} cannot be read as plain weights ({str(error).splitlines()[0]}); "
-                        "save it with safetensors") from None
+        raise UserError(f"{path} cannot be read as plain weights ({first_line(error)}); save it with safetensors") from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} holds no state dict of tensors; save `model.state_dict()` with safetensors")
     return state
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a foreign error's message, or its type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def pip_weights(arch: str) -> dict[str, Tensor]:

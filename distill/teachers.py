@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from distill.checkpoint import load_checkpoint
 from distill.models import Model, build_net, count_parameters, weights_hash
-from distill.students import PIP_WEIGHTS, SHORT_NAMES, hub_weights, pip_weights, read_state, timm_name
+from distill.students import PIP_WEIGHTS, SHORT_NAMES, first_line, hub_weights, pip_weights, read_state, timm_name
 from runtimes.errors import USAGE, UserError
 from runtimes.folder import sha256_file
 from runtimes.images import ImageSpec
@@ -49,6 +49,8 @@ def load_teacher(name: str, *, size: int | None = None, weights: str | None = No
     name: a timm or short name, `hf:ID`, a folder of rd-distill or rd-adapt, or a `.pt2` file. Raises UserError naming what
     to install or where to put a missing file.
     """
+    if weights and (name.startswith("hf:") or name.endswith(".pt2") or Path(name).is_dir()):
+        raise UserError(f"--teacher-weights {weights}: teacher {name} brings its own weights; leave it out", USAGE)
     if name.startswith("hf:"):
         teacher = _from_transformers(name, size)
     elif name.endswith(".pt2"):
@@ -162,7 +164,7 @@ def _from_transformers(name: str, size: int | None) -> Teacher:
         model: Any = transformers.AutoModel.from_pretrained(source, use_safetensors=True)
         processor: Any = transformers.AutoImageProcessor.from_pretrained(source)
     except Exception as error:  # hub, network, JSON and weight errors; the way out is the same
-        raise UserError(f"{source} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0][:120]}); "
+        raise UserError(f"{source} cannot be loaded ({type(error).__name__}: {first_line(error)[:120]}); "
                         "put the model's folder on this machine and name it: --teacher hf:FOLDER") from None
     encoder = getattr(model, "vision_model", model)
     edge = size or getattr(encoder.config, "image_size", None) or next(iter(dict(processor.size).values()))

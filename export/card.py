@@ -79,10 +79,11 @@ def _preprocessing(artifact: Artifact) -> str:
     spec = artifact.image_spec
     if artifact.input_kind == "tensor":
         return (f"Before the graph: window {spec.window[0]:g} to {spec.window[1]:g}, antialiased bilinear resize to "
-                f"{spec.height}x{spec.width}, levels / 255, minus mean {_numbers(spec.mean)}, over std {_numbers(spec.std)}, channels first.")
+                f"{spec.height}x{spec.width}, levels / 255, minus mean {_numbers(spec.mean)}, over std {_numbers(spec.std)}, "
+                "channels first.")
     if artifact.baked:
-        return (f"Windowing, antialiased resize to {spec.height}x{spec.width} and normalisation are inside the graph: do none of them outside. "
-                "Images of any other size are refused.")
+        return (f"Windowing, antialiased resize to {spec.height}x{spec.width} and normalisation are inside the graph: do none of them "
+                "outside. Images of any other size are refused.")
     return (f"Windowing and normalisation are inside the graph: do neither outside. Images of another size: resize to "
             f"{spec.height}x{spec.width} first (antialiased bilinear; `open_session` does it).")
 
@@ -105,8 +106,8 @@ def _plain_code(artifact: Artifact) -> str:
 
 def _metrics(metrics: dict[str, Any]) -> str:
     found = metrics.get("splits", {}).get("test", {}).get("student", {})
-    rows = [f"| {name} | {found[name]['value']:.3f} | {found[name].get('low', float('nan')):.3f} to {found[name].get('high', float('nan')):.3f} |"
-            for name in METRICS if isinstance(found.get(name), dict) and "value" in found[name]]
+    rows = [f"| {name} | {found[name]['value']:.3f} | {found[name]['low']:.3f} to {found[name]['high']:.3f} |"
+            for name in METRICS if isinstance(found.get(name), dict) and {"value", "low", "high"} <= set(found[name])]
     if not rows:
         return ""
     return "## Test split, PyTorch student\n\n| metric | value | 95 % interval |\n|---|---|---|\n" + "\n".join(rows) + "\n\n"

@@ -125,7 +125,8 @@ def _facts(checkpoint: Checkpoint, settings: ExportSettings) -> dict[str, Any]:
         "temperatures": list(checkpoint.calibration.temperatures), "thresholds": list(checkpoint.calibration.thresholds),
         "student": spec.arch, "parameters": count_parameters(checkpoint.model),
         "weights_sha256": manifest.get("files", {}).get("model.safetensors", ""),
-        "teacher": _name(manifest.get("teacher") or "no teacher"), "licences": dict(licences), "synthetic": bool(manifest.get("synthetic", False)),
+        "teacher": _name(manifest.get("teacher") or "no teacher"), "licences": dict(licences),
+        "synthetic": bool(manifest.get("synthetic", False)),
     }
 
 
@@ -162,7 +163,8 @@ def _prove(folder: Path, checkpoint: Checkpoint, artifact: Artifact, session: Se
            settings: ExportSettings) -> dict[str, Any]:
     with track("parity") as update:
         proof = parity(checkpoint.model, session, artifact, [images.images[row] for row in rows], images.labels[rows],
-                       max_batch=settings.max_batch, precision_share=precision_share(artifact.model_path.read_bytes()), progress=update)
+                       max_batch=settings.max_batch, precision_share=precision_share(artifact.model_path.read_bytes()),
+                       progress=update)
     rounding = proof["rounding"]
     text = (f"{proof['images']} images, {proof['flips']} flips (rate below {100 * proof['flip_bound']:.1f} %), "
             f"logits within {_number(proof['max_logit_difference'])}, batches {', '.join(map(str, proof['batches']))}")
@@ -173,7 +175,8 @@ def _prove(folder: Path, checkpoint: Checkpoint, artifact: Artifact, session: Se
     if rounding["max_logit_difference"] > 0:
         say("", f"8-bit rounding of training: {rounding['flips']} flips, logits within {rounding['max_logit_difference']:.1e}")
     if proof["refused_images"] or proof["images_resized_to_graph"]:
-        say("", f"{proof['refused_images']} images refused by the input check, {proof['images_resized_to_graph']} resized to the graph's size")
+        say("", f"{proof['refused_images']} images refused by the input check, "
+                f"{proof['images_resized_to_graph']} resized to the graph's size")
     write_json(folder / "parity.json", proof)
     return proof
 

@@ -124,9 +124,12 @@ def _from_raw(raw: NDArray[Any], artifact: Artifact) -> NDArray[Any]:
     spec = artifact.image_spec
     if artifact.input_kind == "tensor":
         return spec.normalised(spec.stored(raw)[None])[0]
-    if artifact.baked and (height, width) != artifact.graph_size:
-        raise UserError(f"image of {height}x{width} pixels, this graph takes {artifact.graph_size[0]}x{artifact.graph_size[1]} "
-                        "and resizes by itself; bring images of that size or export without --input-size")
+    if artifact.baked:
+        if (height, width) != artifact.graph_size:
+            wanted = f"{artifact.graph_size[0]}x{artifact.graph_size[1]}"
+            raise UserError(f"image of {height}x{width} pixels, this graph takes {wanted} and resizes by itself; "
+                            "bring images of that size, or export without --input-size")
+        return raw
     return spec.resized(raw)
 
 

@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch comes in: its threads only slow tiny networks down
+
 import numpy as np
 import pytest
 
@@ -110,9 +112,3 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Path]
         return root / "artifact"
 
     return make
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> None:
-    """Two cores are shared by many tests; torch's own thread pool only slows tiny networks down."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")

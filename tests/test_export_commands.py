@@ -25,7 +25,8 @@ from runtimes.folder import changed_files, read_json, read_manifest, sha256_file
 from runtimes.session import open_session
 
 Exported = Callable[[Case], Path]
-FILES = {"README.md", "config.json", "latency.json", "manifest.json", "model.onnx", "parity.json", "preprocessor_config.json", "test_data_set_0"}
+FILES = {"README.md", "config.json", "latency.json", "manifest.json", "model.onnx", "parity.json", "preprocessor_config.json",
+         "test_data_set_0"}
 
 
 def test_the_folder_holds_what_the_contract_names(exported: Exported) -> None:
@@ -52,7 +53,8 @@ def test_golden_vectors_replay_in_onnx_s_own_test_layout(exported: Exported) -> 
     tensors = {name: onnx.numpy_helper.to_array(onnx.TensorProto.FromString((folder / "test_data_set_0" / f"{name}.pb").read_bytes()))
                for name in ("input_0", "output_0", "output_1")}
     assert tensors["input_0"].shape == (16, 32, 32, 1)
-    logits, probabilities = ReferenceEvaluator(str(folder / "model.onnx")).run(None, {"image": tensors["input_0"]})  # a third implementation
+    third = ReferenceEvaluator(str(folder / "model.onnx"))  # neither torch nor the runtime that ships
+    logits, probabilities = third.run(None, {"image": tensors["input_0"]})
     assert np.abs(logits - tensors["output_0"]).max() < 1e-4
     assert np.abs(probabilities - tensors["output_1"]).max() < 1e-5
 
@@ -73,7 +75,8 @@ def test_the_card_s_own_code_runs(exported: Exported, tmp_path: Path, case: Case
     scores = open_session(folder).run(raw)
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "ORT_DISABLE_TELEMETRY": "1"}
     code = (blocks[0].replace('"."', repr(str(folder))) + "\n" + blocks[1].replace("'model.onnx'", repr(str(folder / "model.onnx"))))
-    run = subprocess.run([sys.executable, "-c", code], cwd=work, capture_output=True, text=True, check=True, env=environment)
+    run = subprocess.run([sys.executable, "-c", code], cwd=work, capture_output=True, text=True, check=False, env=environment)
+    assert run.returncode == 0, run.stderr
     labels, rest = run.stdout.split("\n", 1)
     assert labels == str(scores.labels)
     found = np.asarray([float(number) for number in re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", rest)])
@@ -111,8 +114,8 @@ def test_a_failed_parity_is_exit_code_three_and_leaves_no_folder(tmp_path: Path,
     assert [path.name for path in tmp_path.iterdir()] == ["student"]
 
 
-@pytest.mark.parametrize(("change", "code"), [({"target": "trt"}, MISSING), ({"target": "openvino"}, MISSING), ({"precision": "int8"}, MISSING),
-                                              ({"student_dir": Path("nowhere")}, 1)])
+@pytest.mark.parametrize(("change", "code"), [({"target": "trt"}, MISSING), ({"target": "openvino"}, MISSING),
+                                              ({"precision": "int8"}, MISSING), ({"student_dir": Path("nowhere")}, 1)])
 def test_what_cannot_be_done_is_refused_before_any_work(tmp_path: Path, change: dict[str, object], code: int) -> None:
     write_student(tmp_path / "student", Case())
     settings = replace(ExportSettings(student_dir=tmp_path / "student", out=tmp_path / "out"), **change)  # type: ignore[arg-type]

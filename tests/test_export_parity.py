@@ -20,7 +20,6 @@ from export.parity import flip_bound, graph_pixels, parity, reference_logits
 from runtimes.artifact import Artifact, read_artifact
 from runtimes.errors import UserError
 from runtimes.folder import read_json, write_manifest
-from runtimes.images import ImageSet
 from runtimes.scores import calibrated, decide
 from runtimes.session import CheckedSession, open_session
 
@@ -29,8 +28,8 @@ COLOUR = Case("multiclass", 3)
 SHARE = {"fp32": 1.0, "fp16": 0.0, "int8": 0.0}
 
 
-def prove(folder: Path, case: Case, images: ImageSet | None = None, **changes: object) -> dict:
-    images = images if images is not None else image_set(case)
+def prove(folder: Path, case: Case, **changes: object) -> dict:
+    images = image_set(case)
     session = open_session(folder, threads=1)
     return parity(tiny_model(case), session, read_artifact(folder), **{  # type: ignore[arg-type]
         "images": images.images, "labels": images.labels, "max_batch": 8, "precision_share": SHARE, **changes})
@@ -57,8 +56,8 @@ def replace_tensors(model: onnx.ModelProto, chosen: Callable[[str], bool], chang
     assert found
 
 
-@pytest.mark.parametrize("case", [COLOUR, Case("binary"), Case("multilabel", 3, input_size="40x56"), Case("ordinal", 1, "uint16", (100.0, 3000.0)),
-                                  Case(input="tensor")], ids=str)
+@pytest.mark.parametrize("case", [COLOUR, Case("binary"), Case("multilabel", 3, input_size="40x56"),
+                                  Case("ordinal", 1, "uint16", (100.0, 3000.0)), Case(input="tensor")], ids=str)
 def test_a_faithful_artifact_passes(exported: Exported, case: Case) -> None:
     found = prove(exported(case), case)
     assert found["passed"] is True
@@ -68,8 +67,8 @@ def test_a_faithful_artifact_passes(exported: Exported, case: Case) -> None:
     assert found["auroc_difference"] == pytest.approx(0, abs=1e-9)
     assert found["images_resized_to_graph"] == (12 if case.input_size else 0)
     written = read_json(exported(case) / "parity.json")
-    assert {key: written[key] for key in ("format", "target", "precision", "images", "flips", "flip_bound", "passed", "precision_share")} == {
-        key: found[key] for key in ("format", "target", "precision", "images", "flips", "flip_bound", "passed", "precision_share")}
+    for key in ("format", "target", "precision", "images", "flips", "flip_bound", "passed", "precision_share"):
+        assert written[key] == found[key]
 
 
 def swap_channels(model: onnx.ModelProto) -> None:
@@ -141,7 +140,7 @@ def test_files_and_arrays_prove_the_same(exported: Exported, tmp_path: Path) -> 
     for index, image in enumerate(images.images):
         Image.fromarray(image).save(tmp_path / f"{index}.png")  # type: ignore[arg-type]
         paths.append(tmp_path / f"{index}.png")
-    by_file, by_array = prove(exported(COLOUR), COLOUR, **{"images": paths}), prove(exported(COLOUR), COLOUR)
+    by_file, by_array = prove(exported(COLOUR), COLOUR, images=paths), prove(exported(COLOUR), COLOUR)
     assert by_file == by_array
     assert "0.png" not in str(by_file), "a file name may name a patient"
 

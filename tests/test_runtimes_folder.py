@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 
 from runtimes.errors import USAGE, UserError
 from runtimes.folder import (
-    changed_files, check_files, check_out, new_folder, read_json, read_manifest, sha256_file, write_atomic, write_json, write_manifest,
+    changed_files,
+    check_files,
+    check_out,
+    new_folder,
+    read_json,
+    read_manifest,
+    sha256_file,
+    write_atomic,
+    write_json,
+    write_manifest,
 )
 
 
@@ -40,9 +49,14 @@ def test_a_folder_appears_only_when_its_block_ends_well(tmp_path: Path) -> None:
 def test_a_failing_block_leaves_nothing_and_keeps_the_old_folder(tmp_path: Path) -> None:
     out = tmp_path / "out"
     finished(out, {"old": b"1"})
-    with pytest.raises(RuntimeError), new_folder(out, overwrite=True) as folder:
-        (folder / "new").write_text("2")
-        raise RuntimeError
+
+    def half() -> None:
+        with new_folder(out, overwrite=True) as folder:
+            (folder / "new").write_text("2")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        half()
     assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "old"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

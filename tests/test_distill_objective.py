@@ -1,0 +1,130 @@
+"""What each method adds up, and where gradients go: one classifier for both branches, none into the taught target."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import CLASSES, tiny_branches
+from torch import Tensor
+
+from distill.losses import cka_loss, distillation_loss, hint_loss, task_loss
+from distill.objective import Batch, Branches, Weights, parts
+
+
+def batch(task: str = "multiclass", count: int = 8) -> Batch:
+    torch.manual_seed(5)
+    classes = len(CLASSES[task])
+    labels = torch.rand(count, classes).round() if task == "multilabel" else torch.arange(count) % classes
+    return Batch(torch.randn(count, 3, 32, 32), labels, torch.randn(count, 256), torch.randn(count, 256), torch.randn(count, classes))
+
+
+def gradients(branches: Branches, loss: Tensor) -> dict[str, Tensor]:
+    names, parameters = zip(*branches.named_parameters(), strict=True)
+    found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    return {name: one for name, one in zip(names, found, strict=True) if one is not None and one.any()}
+
+
+@pytest.mark.parametrize(("method", "names"), [("vanilla", {"task"}), ("kd", {"task", "kd"}), ("fitnet", {"task", "hint"}),
+                                               ("rd", {"task", "teacher_task", "kd", "cka"})])
+@pytest.mark.parametrize("task", sorted(CLASSES))
+def test_a_method_has_its_parts_and_each_is_finite(method: str, names: set[str], task: str) -> None:
+    losses = parts(method, tiny_branches(method, task), batch(task), Weights())  # type: ignore[arg-type]
+    assert set(losses) == names
+    assert all(torch.isfinite(value) and value.ndim == 0 for value in losses.values())
+
+
+def test_rd_is_the_sum_of_its_formulas() -> None:
+    branches, given = tiny_branches("rd", dropout=0.0).eval(), batch()
+    assert branches.phi is not None
+    student, phi = branches.student, branches.phi
+    weights = Weights(teacher=0.3, kd=0.7, cka=2.0, temperature=3.0)
+    found = parts("rd", branches, given, weights)
+    features = student.features(given.pixels)
+    assert given.clean is not None
+    assert given.viewed is not None
+    target = phi(given.clean)
+    expected = {
+        "task": task_loss(student.logits(features), given.labels, "multiclass"),
+        "teacher_task": 0.3 * task_loss(student.logits(phi(given.viewed)), given.labels, "multiclass"),
+        "kd": 0.7 * distillation_loss(student.logits(features), student.logits(target), "multiclass", 3.0),
+        "cka": 2.0 * cka_loss(target, features),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, msg=name)
+
+
+def test_kd_and_fitnet_are_their_formulas() -> None:
+    given = batch()
+    assert given.probe_logits is not None
+    assert given.clean is not None
+    branches = tiny_branches("kd").eval()
+    logits = branches.student(given.pixels)
+    torch.testing.assert_close(parts("kd", branches, given, Weights(kd=0.5))["kd"],
+                               0.5 * distillation_loss(logits, given.probe_logits, "multiclass", 4.0))
+    branches = tiny_branches("fitnet").eval()
+    assert branches.hint is not None
+    features = branches.student.features(given.pixels)
+    torch.testing.assert_close(parts("fitnet", branches, given, Weights(hint=2.0))["hint"],
+                               2.0 * hint_loss(*branches.hint(features, given.clean)))
+
+
+def test_one_classifier_serves_both_branches() -> None:
+    branches = tiny_branches("rd")
+    head = branches.student.head
+    assert branches.student.head.weight.data_ptr() == branches.student.net.get_classifier().weight.data_ptr()  # type: ignore[operator]
+    assert sum(one is head.weight for one in branches.parameters()) == 1
+    assert not any(isinstance(one, torch.nn.Linear) and one.out_features == head.out_features
+                   for one in branches.phi.modules())  # type: ignore[union-attr]
+    losses = parts("rd", branches, batch(), Weights())
+    teacher = gradients(branches, losses["teacher_task"])
+    assert "student.net.classifier.weight" in teacher
+    assert any(name.startswith("phi.") for name in teacher)
+    assert all(name.startswith(("phi.", "student.net.classifier")) for name in teacher)  # never the student's body
+    both = gradients(branches, losses["task"] + losses["teacher_task"])["student.net.classifier.weight"]
+    alone = gradients(branches, losses["task"])["student.net.classifier.weight"]
+    torch.testing.assert_close(both, alone + teacher["student.net.classifier.weight"])
+
+
+@pytest.mark.parametrize("part", ["kd", "cka"])
+def test_what_is_taught_sends_no_gradient_into_the_module_that_teaches(part: str) -> None:
+    branches = tiny_branches("rd")
+    found = gradients(branches, parts("rd", branches, batch(), Weights())[part])
+    assert found
+    assert not any(name.startswith("phi.") for name in found)
+
+
+def test_teacher_features_need_and_get_no_gradient() -> None:
+    given = batch()
+    assert given.clean is not None
+    assert given.viewed is not None
+    assert not given.clean.requires_grad
+    branches = tiny_branches("rd")
+    torch.stack(list(parts("rd", branches, given, Weights()).values())).sum().backward()
+    assert given.clean.grad is None
+    assert given.viewed.grad is None
+
+
+def test_the_same_classifier_ends_in_the_student_that_is_kept() -> None:
+    branches = tiny_branches("rd")
+    before = branches.student.head.weight.detach().clone()
+    optimiser = torch.optim.SGD(branches.parameters(), lr=0.5)
+    parts("rd", branches, batch(), Weights())["teacher_task"].backward()
+    optimiser.step()
+    assert not torch.equal(before, branches.student.net.get_classifier().weight)  # type: ignore[operator]
+
+
+def test_hidden_labels_touch_only_the_task_losses() -> None:
+    branches, given = tiny_branches("rd", dropout=0.0).eval(), batch()
+    hidden = replace(given, labels=torch.full_like(given.labels, -1))
+    open_, shut = (parts("rd", branches, one, Weights()) for one in (given, hidden))
+    assert shut["task"] == shut["teacher_task"] == 0
+    assert torch.equal(open_["kd"], shut["kd"])
+    assert torch.equal(open_["cka"], shut["cka"])
+
+
+def test_weights_of_zero_switch_a_part_off() -> None:
+    losses = parts("rd", tiny_branches("rd"), batch(), Weights(teacher=0, kd=0, cka=0))
+    assert losses["teacher_task"] == losses["kd"] == losses["cka"] == 0
+    assert losses["task"] > 0
