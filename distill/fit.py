@@ -140,8 +140,11 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, slot = name.split(".", 1)
-        state.setdefault(int(index), {})[slot] = value
+        own = parameters[int(index)]
+        # A file has one layout; the fused kernel walks memory, so moments must lie as their parameter does (channels last).
+        state.setdefault(int(index), {})[slot] = torch.empty_like(own).copy_(value) if value.shape == own.shape else value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

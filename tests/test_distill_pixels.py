@@ -46,7 +46,7 @@ def test_a_second_opening_decodes_nothing(tmp_path: Path) -> None:
     assert not told
 
 
-@pytest.mark.parametrize("change", ["spec", "images", "order", "size", "cut", "note"])
+@pytest.mark.parametrize("change", ["spec", "images", "order", "size", "cut", "note", "torn note"])
 def test_it_is_made_again_when_anything_differs(tmp_path: Path, change: str) -> None:
     images, spec = tiny_images(), tiny_spec()
     build_pixels(tmp_path / "run", images, spec)
@@ -62,6 +62,8 @@ def test_it_is_made_again_when_anything_differs(tmp_path: Path, change: str) -> 
         spec = replace(spec, height=24, width=24)
     elif change == "cut":
         file.write_bytes(file.read_bytes()[:-1])
+    elif change == "torn note":
+        (tmp_path / "run" / "pixels.json").write_text('{"images": "')
     else:
         (tmp_path / "run" / "pixels.json").unlink()
     told: list[tuple[int, int]] = []
