@@ -17,7 +17,8 @@ def task_loss(logits: Tensor, labels: Tensor, task: Task, *, class_weights: Tens
     """Loss on the labelled rows: cross-entropy, or for multi-label focal loss with class weights; 0 when none is labelled.
 
     logits (B, C); labels int64 (B,) with -1 = unlabelled, or float (B, C) with nan = missing. Ordinal logits are
-    log-probabilities, so cross-entropy is the CORN likelihood. Focal: Lin et al. 2017, gamma 2 as in MoLRE.
+    log-probabilities, so cross-entropy is the CORN likelihood. Focal: Lin et al. 2017, gamma 2 as in MoLRE. Multi-label
+    sums over labels (a missing one counts as the mean of the known), so that it weighs beside CKA as cross-entropy does.
     """
     logits = logits.float()
     if task == "multilabel":
@@ -28,7 +29,7 @@ def task_loss(logits: Tensor, labels: Tensor, task: Task, *, class_weights: Tens
             likelihood = torch.exp(-entropy)
             entropy = (1 - likelihood).clamp_min(0.0) ** focal_gamma * entropy
         weights = known.float() if class_weights is None else known * class_weights
-        return (entropy * weights).sum() / known.sum().clamp_min(1)
+        return labels.shape[1] * (entropy * weights).sum() / known.sum().clamp_min(1)
     known = labels >= 0
     losses = F.cross_entropy(logits, labels.clamp_min(0), weight=class_weights, reduction="none")
     return (losses * known).sum() / known.sum().clamp_min(1)
@@ -49,14 +50,14 @@ def prevalence_weights(labels: Tensor) -> Tensor:
 def distillation_loss(student: Tensor, teacher: Tensor, task: Task, temperature: float) -> Tensor:
     """T^2 KL(teacher || student) at a temperature: over classes, or per label (Bernoulli) for multi-label.
 
-    Hinton et al. 2015. The teacher is taken as given (no gradient). Multi-label is a mean over the labels, as its task loss is.
+    Hinton et al. 2015. The teacher is taken as given (no gradient). Multi-label sums over labels, as its task loss does.
     """
     student, teacher = student.float() / temperature, teacher.detach().float() / temperature
     if task == "multilabel":
         target = torch.sigmoid(teacher)
         cross = F.binary_cross_entropy_with_logits(student, target, reduction="none")
         own = F.binary_cross_entropy_with_logits(teacher, target, reduction="none")
-        return temperature**2 * (cross - own).mean()
+        return temperature**2 * (cross - own).sum(1).mean()
     divergence = F.kl_div(F.log_softmax(student, 1), F.log_softmax(teacher, 1), log_target=True, reduction="batchmean")
     return temperature**2 * divergence
 
