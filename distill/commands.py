@@ -5,6 +5,7 @@ Owns: the order of the steps, what is printed, the interrupted run's folder. Doe
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -104,7 +105,7 @@ def choose_device(name: str) -> str:
     """The torch device asked for; a missing one is exit code 5, `auto` is a GPU when there is one."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.split(":")[0] not in ("cpu", "cuda"):
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise UserError(f"--device {name} is unknown; expected cpu, cuda, cuda:N or auto", USAGE)
     if name.startswith("cuda"):
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -133,6 +134,9 @@ class DistillSettings:
     """Go on with an interrupted run of the same settings."""
 
     def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"--{name.replace('_', '-')} {value} must be a finite number", USAGE)
         positive = ("epochs", "batch", "labelled_batch", "lr", "temperature")
         for name in positive:
             if getattr(self, name) <= 0:
@@ -141,6 +145,13 @@ class DistillSettings:
                      "hint_weight", "bootstrap", "seed", "bank_seed", "split_seed"):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} must not be negative", USAGE)
+        for name in ("seed", "bank_seed", "split_seed"):
+            if getattr(self, name) >= 2**32:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} must be below 2**32", USAGE)
+        if self.batch < 2:
+            raise UserError(f"--batch {self.batch} must be 2 or more: batch normalisation compares the images of a step", USAGE)
+        if self.threads is not None and self.threads < 1:
+            raise UserError(f"--threads {self.threads} must be 1 or more", USAGE)
         for name in ("audit", "warmup", "phi_dropout", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least 0 and below 1", USAGE)

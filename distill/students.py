@@ -6,6 +6,7 @@ Owns: short names, suggestions for misspelt ones, `--student-weights`. Does not 
 from __future__ import annotations
 
 import difflib
+import warnings
 from pathlib import Path
 
 import torch
@@ -92,7 +93,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch remarks about a file it then refuses
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling refuses in many types; each means the same here
         raise UserError(f"{path} cannot be read as plain weights ({first_line(error)}); save it with safetensors") from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):

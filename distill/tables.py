@@ -74,7 +74,8 @@ def _stop(path: Path, faults: Sequence[str]) -> None:
     if faults:
         more = f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         listed = "\n  ".join(faults[:SHOWN])
-        raise UserError(f"{path}: {len(faults)} mistakes in the table; mend them and repeat:\n  {listed}{more}")
+        count = "1 mistake" if len(faults) == 1 else f"{len(faults)} mistakes"
+        raise UserError(f"{path}: {count} in the table; mend them and repeat:\n  {listed}{more}")
 
 
 def plain(name: str) -> str:

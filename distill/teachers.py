@@ -5,6 +5,7 @@ Owns: Teacher and how each kind is loaded and pooled. Does not own: caching its 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,10 +135,15 @@ def _from_folder(folder: Path, size: int | None) -> Teacher:
 def _from_program(path: Path, size: int | None) -> Teacher:
     if not path.is_file():
         raise UserError(f"teacher {path} not found; expected a file written by torch.export.save")
+    log = logging.getLogger("torch.export")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # torch prints a traceback of its own before it raises
     try:
         program = torch.export.load(path)
     except Exception as error:  # the reader raises zip, JSON and unpickling errors alike
         raise UserError(f"{path} is not a torch.export program ({type(error).__name__}); save it with torch.export.save") from None
+    finally:
+        log.setLevel(level)
     inputs = [node.meta["val"].shape for node in program.graph.nodes
               if node.op == "placeholder" and node.name in program.graph_signature.user_inputs]
     if len(inputs) != 1 or len(inputs[0]) != 4 or int(inputs[0][1]) != 3:

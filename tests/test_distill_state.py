@@ -20,17 +20,17 @@ from distill import state as module
 from distill.state import INDEX, load_state, save_state
 
 SAVER = """
-import sys, torch
+import os, sys, torch
 from pathlib import Path
 from distill.state import load_state, save_state
 folder = Path(sys.argv[1])
 found = load_state(folder)
 epoch = found[0] if found else 0
-print("ready", flush=True)
+os.write(1, b"ready\\n")  # one write a line: two processes share the pipe
 while True:
     epoch += 1
     save_state(folder, epoch, {"a": torch.full((200_000,), float(epoch)), "b": torch.tensor(epoch)}, {"epoch": epoch})
-    print(epoch, flush=True)
+    os.write(1, f"{epoch}\\n".encode())
 """
 
 
@@ -67,16 +67,17 @@ for line in sys.stdin:
     child = os.fork()
     if child == 0:
         exec(compile({SAVER!r}, "saver", "exec"))
-    print("child", child, flush=True)
+    os.write(1, f"child {{child}}\\n".encode())
     os.waitpid(child, 0)
-    print("end", flush=True)
+    os.write(1, b"end\\n")
 """
 
 
 def test_thirty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
     draw, last = random.Random(0), 0
     # Importing torch takes seconds and a save milliseconds: one process forks a saver for every kill.
-    process = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                               start_new_session=True)
     assert process.stdin is not None
     assert process.stdout is not None
     try:
@@ -98,8 +99,9 @@ def test_thirty_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
             elif last:
                 assert check(tmp_path) >= last
     finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
         process.stdin.close()
-        process.wait(timeout=20)
         process.stdout.close()
     assert last > 3
     assert not list(tmp_path.glob(".*.tmp"))  # orphans of kills are swept up by loading

@@ -1,0 +1,209 @@
+"""The wrong inputs themselves: what lies in the folder, the command typed there, the exit code and the word that must appear.
+
+Owns: CASES, the files they need. Does not own: running them, judging the answers (bad_inputs.py).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+Make = Callable[[Path, Path], None]  # (folder of the case, folder of finished things: student, bank, artifact)
+VANILLA = "rd-distill --data data --student mobilenetv3_small_050 --method vanilla --epochs 1 --min-steps 1"
+TINY = ("rd-distill --student mobilenetv3_small_050 --size 64 --phantom-images 48 16 16 --phantom-size 64 --epochs 1 --min-steps 1 "
+        "--bootstrap 10 --threads 1")
+TAUGHT = TINY + " --teacher mobilenetv3_small_050 --teacher-weights random --teacher-size 64 --bank-views 1 --bank-runtime torch"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One wrong input: a name, how its files are made, what is typed, what must come."""
+
+    name: str
+    typed: str
+    code: int
+    word: str
+    make: Make = lambda folder, finished: None
+
+
+def picture(path: Path, seed: int = 0, depth: str = "uint8", size: int = 40) -> None:
+    """Save one noisy grey picture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    levels = np.random.default_rng(seed).integers(0, 255 if depth == "uint8" else 4000, (size, size)).astype(depth)
+    Image.fromarray(levels).save(path)
+
+
+def good(folder: Path, classes: tuple[str, ...] = ("a", "b"), count: int = 12) -> None:
+    """A folder of class folders that could be trained on."""
+    for place, name in enumerate(classes):
+        for index in range(count):
+            picture(folder / "data" / name / f"{index:02d}.png", 1000 * place + index)
+
+
+def spoilt(change: Callable[[Path], None], name: str = "a/03.png") -> Make:
+    """A good folder with one file changed."""
+
+    def make(folder: Path, finished: Path) -> None:
+        good(folder)
+        (folder / "data" / name).unlink(missing_ok=True)
+        change(folder / "data" / name)
+
+    return make
+
+
+def truncated(path: Path) -> None:
+    """A PNG cut in the middle."""
+    picture(path)
+    path.write_bytes(path.read_bytes()[:600])
+
+
+def bomb(path: Path) -> None:
+    """A PNG of 12 kB that would be 10240 x 10240 pixels."""
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 10240, 10240, 1, 0, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1281 * 10240), 9)) + chunk(b"IEND", b""))
+
+
+def grey(path: Path) -> None:
+    """A picture of one grey level."""
+    Image.new("L", (40, 40), 9).save(path)
+
+
+def frames(path: Path) -> None:
+    """Two frames in one file."""
+    pages = [Image.fromarray(np.random.default_rng(seed).integers(0, 255, (40, 40)).astype(np.uint8)) for seed in (1, 2)]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+
+
+def named(path: Path, kind: str) -> None:
+    """A picture of another format under a wrong name."""
+    Image.fromarray(np.random.default_rng(5).integers(0, 255, (40, 40)).astype(np.uint8)).save(path, format=kind)
+
+
+def table(header: str, *rows: str, change: Callable[[list[str]], list[str]] = list, encoding: str = "utf-8") -> Make:
+    """A CSV of 24 pictures, labels a and b; `rows` replace the last ones, `change` edits all lines."""
+
+    def make(folder: Path, finished: Path) -> None:
+        columns = header.split(",")
+        lines = []
+        for index in range(24):
+            picture(folder / "data" / f"{index:02d}.png", index)
+            known = {"image": f"{index:02d}.png", "label": "ab"[index % 2], "patient": f"p{index}", "split": ("train", "train", "val", "test")[index // 2 % 4],
+                     "cyst": str(index % 2), "mass": str(index // 2 % 2), "grade": str(index % 3)}
+            lines.append(",".join(known.get(name, known["image"]) for name in columns))
+        lines[len(lines) - len(rows):] = rows
+        (folder / "data" / "labels.csv").write_bytes("\n".join(change([header, *lines])).encode(encoding))
+
+    return make
+
+
+def npz(name: str = "data", **changes: object) -> Make:
+    """A MedMNIST file with some arrays changed."""
+
+    def make(folder: Path, finished: Path) -> None:
+        generator = np.random.default_rng(0)
+        arrays: dict[str, object] = {}
+        for part, count in (("train", 16), ("val", 8), ("test", 8)):
+            arrays[f"{part}_images"] = generator.integers(0, 255, (count, 28, 28)).astype(np.uint8)
+            arrays[f"{part}_labels"] = np.arange(count)[:, None] % 2
+        arrays |= changes
+        np.savez(folder / f"{name}.npz", **{key: value for key, value in arrays.items() if value is not None})  # type: ignore[arg-type]
+
+    return make
+
+
+def text(name: str, content: str | bytes) -> Make:
+    """One file with this content."""
+
+    def make(folder: Path, finished: Path) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    return make
+
+
+class Evil:
+    """An object whose unpickling would leave a file behind."""
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return (open, ("executed", "w"))
+
+
+def copied(name: str, change: Callable[[Path], None] = lambda path: None) -> Make:
+    """A copy of a finished folder, then changed."""
+
+    def make(folder: Path, finished: Path) -> None:
+        shutil.copytree(finished / name, folder / name)
+        change(folder / name)
+
+    return make
+
+
+def flip_byte(name: str) -> Callable[[Path], None]:
+    """Change one byte in the middle of a file."""
+
+    def change(folder: Path) -> None:
+        data = bytearray((folder / name).read_bytes())
+        data[len(data) // 2] ^= 0xFF
+        (folder / name).write_bytes(bytes(data))
+
+    return change
+
+
+def agreed(folder: Path, name: str, data: bytes) -> None:
+    """Replace a file and its hash in the manifest, as somebody would who wants to deceive."""
+    from runtimes.folder import read_json, sha256_file, write_json
+
+    (folder / name).write_bytes(data)
+    manifest = read_json(folder / "manifest.json")
+    manifest["files"] = {key: sha256_file(folder / key) for key in manifest["files"]}
+    write_json(folder / "manifest.json", manifest)
+
+
+def other_scores(folder: Path) -> None:
+    """Golden logits that no machine would give, with a manifest that agrees."""
+    name = "test_data_set_0/output_0.pb"
+    agreed(folder, name, (folder / name).read_bytes()[:-32] + np.full(8, 7.5, "<f4").tobytes())
+
+
+def no_model(folder: Path) -> None:
+    """Random bytes as the model, with a manifest that agrees."""
+    agreed(folder, "model.onnx", np.random.default_rng(0).bytes(4096))
+
+
+def external_data(folder: Path) -> None:
+    """A model that keeps its weights in another file, with a manifest that agrees."""
+    import onnx
+
+    model = onnx.load(folder / "model.onnx")
+    onnx.save(model, folder / "big.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    data = (folder / "big.onnx").read_bytes()
+    (folder / "big.onnx").unlink()
+    (folder / "weights.bin").unlink()
+    agreed(folder, "model.onnx", data)
+
+
+def interrupted(folder: Path, finished: Path) -> None:
+    """A run of other settings that was interrupted."""
+    held = json.loads((finished / "student" / "manifest.json").read_text())["settings"]
+    (folder / "student.partial").mkdir()
+    (folder / "student.partial" / "settings.json").write_text(json.dumps({**held, "lr": 0.5}))
+
+
+def bad_weights(folder: Path, finished: Path) -> None:
+    """A teacher's weights with NaN in them."""
+    import timm
+    import torch
+
+    state = timm.create_model("mobilenetv3_small_050").state_dict()
+    torch.save({name: value * float("nan") if value.is_floating_point() else value for name, value in state.items()}, folder / "nan.pth")
