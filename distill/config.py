@@ -142,7 +142,7 @@ class DistillSettings:
             if getattr(self, name) <= 0:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} must be above 0", USAGE)
         for name in ("bank_views", "bank_grid", "min_steps", "weight_decay", "phi_lr", "kd_weight", "cka_weight", "teacher_weight",
-                     "hint_weight", "bootstrap", "seed", "bank_seed", "split_seed"):
+                     "hint_weight", "focal_gamma", "bootstrap", "seed", "bank_seed", "split_seed"):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} must not be negative", USAGE)
         for name in ("seed", "bank_seed", "split_seed"):
@@ -161,6 +161,8 @@ class DistillSettings:
             side = getattr(self, name)
             if side is not None and not 16 <= side <= 1024:
                 raise UserError(f"--{name.replace('_', '-')} {side} must be between 16 and 1024 pixels", USAGE)
+        if self.views == "tied" and self.method == "vanilla":
+            raise UserError("--views tied needs a bank; --method vanilla has none", USAGE)
         if self.overwrite and self.resume:
             raise UserError("--overwrite and --resume contradict each other; give one", USAGE)
 
@@ -204,6 +206,8 @@ def yaml_flags(kind: type[Any], path: Path) -> list[str]:
             near = difflib.get_close_matches(name, names, n=1)
             raise UserError(f"--config {path}: unknown setting {key!r}" + (f"; did you mean {near[0]}?" if near else ""), USAGE)
         flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, dict):
+            raise UserError(f"--config {path}: {key} holds a mapping, expected one value or a list", USAGE)
         if isinstance(value, bool):
             flags.append(flag if value else f"--no-{name.replace('_', '-')}")
         elif isinstance(value, list):

@@ -125,3 +125,26 @@ def probabilities(images: ImageSet, logits: NDArray[np.float32] | None, calibrat
     return apply_temperatures(logits, calibration.temperatures, images.task)
 
 
+def judge_gain(splits: dict[str, Any]) -> list[str]:
+    """Warn when the teacher has nothing to teach: its probe is not above the student on validation."""
+    probe, student = (splits["val"].get(branch, {}).get("auroc", {}).get("value") for branch in ("probe", "student"))
+    if probe is not None and student is not None and probe <= student:
+        return [f"the teacher's probe (validation AUROC {probe:.3f}) is not above the student ({student:.3f}): "
+                "this teacher may have nothing to teach here; compare with --method vanilla, or try another teacher"]
+    return []
+
+
+def summary(splits: dict[str, Any]) -> list[str]:
+    """Probe, teacher branch and student side by side, a line a split."""
+    lines = []
+    for split in ("val", "test"):
+        words = []
+        for name, branch in (("student", "student"), ("teacher branch", "teacher"), ("probe", "probe")):
+            found = splits[split].get(branch, {}).get("auroc")
+            if found:
+                words.append(f"{name} AUROC {found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})")
+        ece = splits[split]["student"].get("ece")
+        if ece:
+            words.append(f"ECE {ece['value']:.3f} ({splits[split]['student']['ece_uncalibrated']['value']:.3f} before calibration)")
+        lines.append(f"{split} " + ", ".join(words))
+    return lines

@@ -9,7 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-
 SMALLEST_SD = 0.1  # of the mean deviation: a feature that is dead on most images must not be blown up on the next one
 
 

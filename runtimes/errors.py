@@ -32,6 +32,9 @@ def finish(command: Callable[[], int]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:  # the base install runs on devices; the workshop is an extra
+        print(f"error: {error.name} is not installed; pip install 'rd-distill[train]'", file=sys.stderr)
+        return MISSING
     except KeyboardInterrupt:
         print("interrupted: what was finished is kept; the same command with --resume goes on", file=sys.stderr)
         return INTERRUPTED

@@ -1,0 +1,47 @@
+"""The folder of a run beside its result: which run it holds, and whether --resume may go on with it.
+
+Owns: `<out>.partial`, the settings that decide a run. Does not own: the training state inside (state.py).
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from distill.config import DistillSettings, record
+from runtimes.errors import USAGE, UserError
+from runtimes.folder import MANIFEST, read_json
+
+NOTE = "settings.json"  # in the run's folder: what it was started with
+
+
+def find_run(settings: DistillSettings) -> tuple[Path, dict[str, Any]]:
+    """The folder of the run beside --out and the settings that make it: none there, or --resume and the same settings."""
+    run = settings.out.with_name(f"{settings.out.name}.partial")
+    wanted = what_decides(record(settings))
+    if run.exists() and settings.overwrite:
+        shutil.rmtree(run)
+    if (run / NOTE).is_file() and not settings.resume:
+        raise UserError(f"{run} holds an interrupted run; --resume goes on with it, --overwrite starts anew", USAGE)
+    if (run / NOTE).is_file():
+        held = read_json(run / NOTE)["settings"]
+        changed = [f"--{key.replace('_', '-')} was {held.get(key)!r}, now {value!r}" for key, value in wanted.items()
+                   if held.get(key) != value]
+        if changed:
+            raise UserError(f"--resume: {run} was started with other settings ({'; '.join(changed)}); "
+                            "repeat them, or start anew with --overwrite", USAGE)
+    return run, wanted
+
+
+def what_decides(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that decide a run's weights."""
+    return {key: value for key, value in settings.items() if key not in ("resume", "overwrite", "config", "bootstrap", "audit")}
+
+
+def finished(out: Path, wanted: dict[str, Any]) -> bool:
+    """Whether a folder is the finished result of these settings."""
+    if not (out / MANIFEST).is_file():
+        return False
+    manifest = read_json(out / MANIFEST)
+    return manifest.get("kind") == "student" and what_decides(manifest.get("settings", {})) == wanted

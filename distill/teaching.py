@@ -1,0 +1,113 @@
+"""What the teacher leaves behind for a run: its bank, opened or built and audited, and a probe of what it has to teach.
+
+Owns: Taught and the order bank, audit, probe. Does not own: loading a teacher, the bank's files, fitting a probe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from distill.bank import FeatureBank, audit, bank_key, bank_name, build_bank, check_key, locked, open_bank
+from distill.config import DistillSettings
+from distill.forward import choose_forward, torch_forward
+from distill.models import weights_hash
+from distill.predict import Predictions, judge
+from distill.probe import Probe, fit_probe
+from distill.progress import say, track
+from distill.reprogram import standardiser
+from distill.teachers import Teacher, load_teacher
+from distill.views import ViewSpec
+from runtimes.errors import UserError
+from runtimes.images import ImageSet, ImageSpec
+
+PROBE_ROWS = 6000  # banked rows a probe is fitted on: more makes it slower, not better
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What the teacher left behind: its bank, the row of each image in it, the probe, facts."""
+
+    bank: FeatureBank
+    rows: NDArray[np.int64]
+    probe: Probe
+    mean: torch.Tensor
+    sd: torch.Tensor
+    facts: dict[str, Any]
+
+
+def consult_teacher(settings: DistillSettings, images: ImageSet, views: ViewSpec, device: str) -> Taught:
+    """Load the teacher, build or open its bank, audit it, and fit the probe."""
+    counts = np.where(images.split == "train", settings.bank_views, 0).astype(np.int64)
+    seed = settings.bank_seed
+    if settings.teacher.startswith("bank:"):
+        bank = open_bank(Path(settings.teacher.removeprefix("bank:")))
+        say("bank", f"{bank.folder}: teacher {bank.key['teacher']}, {bank.rows:,} rows; no teacher at hand, so no audit")
+        facts = {"teacher": bank.key["teacher"], "teacher_hash": bank.key["teacher_hash"], "licence": "unknown"}
+        return probe_teacher(settings, images, bank, facts)
+    teacher = load_teacher(settings.teacher, size=settings.teacher_size, weights=settings.teacher_weights)
+    say("teacher", f"{teacher.name}, {teacher.parameters / 1e6:.2f} M parameters, {teacher.image_spec.width} px, frozen")
+    base = teacher.image_spec
+    low, high = images.facts.get("window", (0.0, 255.0))
+    spec = replace(base, channels=images.facts.get("channels", 3), dtype=images.facts.get("dtype", "uint8"),
+                   window=(float(low), float(high)))
+    key = bank_key(teacher.name, teacher.hash, spec, views, seed, settings.bank_grid)
+    folder = settings.bank or Path("banks") / bank_name(key, images.hashes, counts)
+    bank = find_bank(settings, folder, key, images, counts, teacher, spec, views, device)
+    if settings.audit:
+        worst = audit(bank, images, spec, torch_forward(teacher, device), views=views, seed=seed, share=settings.audit)
+        say("audit", f"smallest cosine to a live teacher {worst:.6f}")
+    if weights_hash(teacher.net.to("cpu")) != teacher.hash:
+        raise UserError(f"the weights of teacher {teacher.name} changed while it ran; it must stay frozen, report this")
+    facts = {"teacher": teacher.name, "teacher_hash": teacher.hash, "licence": teacher.licence, "bank": str(folder)}
+    return probe_teacher(settings, images, bank, facts)
+
+
+def find_bank(settings: DistillSettings, folder: Path, key: dict[str, Any], images: ImageSet, counts: NDArray[np.int64],
+              teacher: Teacher, spec: ImageSpec, views: ViewSpec, device: str) -> FeatureBank:
+    """Open the bank when it is there and matches, else build it."""
+    rows = f"{int((counts > 0).sum()):,} images x {settings.bank_views + 1} views + {int((counts == 0).sum()):,}"
+    with locked(folder):
+        if folder.is_dir() and any(folder.iterdir()):
+            bank = open_bank(folder)
+            check_key(bank, key)
+            short = bank.views(bank.indices(images.hashes)) < counts
+            if short.any():
+                raise UserError(f"bank {folder} holds fewer views than {settings.bank_views} for {int(short.sum())} training "
+                                "images; lower --bank-views or name another --bank folder")
+            say("bank", f"{folder}, found: {rows}")
+            return bank
+        forward, runtime = choose_forward(teacher, settings.bank_runtime, device=device, grid=settings.bank_grid,
+                                          threads=settings.threads)
+        say("bank", f"{rows}, through {runtime}")
+        with track("bank") as update:
+            return build_bank(folder, key, images, counts, spec, forward, views=views, seed=settings.bank_seed, progress=update)
+
+
+def probe_teacher(settings: DistillSettings, images: ImageSet, bank: FeatureBank, facts: dict[str, Any]) -> Taught:
+    """Fit the linear probe on banked views of the labelled training images and say what it reaches on validation."""
+    rows = bank.indices(images.hashes)
+    train = images.rows("train")
+    known = train[images.labelled[train]]
+    generator = np.random.default_rng([settings.split_seed, 11])
+    pairs = np.asarray([(row, view) for row in known for view in range(int(bank.views(rows[[row]])[0]) + 1)])
+    if len(pairs) > PROBE_ROWS:
+        pairs = pairs[generator.choice(len(pairs), PROBE_ROWS, replace=False)]
+    features = torch.from_numpy(bank.features(rows[pairs[:, 0]], pairs[:, 1]))
+    val = images.rows("val")
+    outputs = len(images.classes) - (images.task == "ordinal")
+    probe = fit_probe(features, torch.from_numpy(images.labels[pairs[:, 0]]), torch.from_numpy(bank.features(rows[val])),
+                      torch.from_numpy(images.labels[val]), images.task, outputs)
+    logits = probe.logits(torch.from_numpy(bank.features(rows[val]))).numpy()
+    reached = judge(images, Predictions(val, logits, None, None, None))
+    say("probe", f"linear probe of the teacher on validation: AUROC {reached.get('val_auroc_student', float('nan')):.3f}")
+    sample = train if len(train) <= PROBE_ROWS else generator.choice(train, PROBE_ROWS, replace=False)
+    views = generator.integers(0, bank.views(rows[sample]) + 1)
+    mean, sd = standardiser(torch.from_numpy(bank.features(rows[sample], views)))
+    bank.release()
+    return Taught(bank, rows, probe, mean, sd, facts)
