@@ -70,8 +70,8 @@ def bomb(path: Path) -> None:
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = struct.pack(">IIBBBBB", 10240, 10240, 1, 0, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1281 * 10240), 9)) + chunk(b"IEND", b""))
+    header, body = struct.pack(">IIBBBBB", 10240, 10240, 1, 0, 0, 0, 0), zlib.compress(bytes(1281 * 10240), 9)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b""))
 
 
 def grey(path: Path) -> None:
@@ -98,8 +98,8 @@ def table(header: str, *rows: str, change: Callable[[list[str]], list[str]] = li
         lines = []
         for index in range(24):
             picture(folder / "data" / f"{index:02d}.png", index)
-            known = {"image": f"{index:02d}.png", "label": "ab"[index % 2], "patient": f"p{index}", "split": ("train", "train", "val", "test")[index // 2 % 4],
-                     "cyst": str(index % 2), "mass": str(index // 2 % 2), "grade": str(index % 3)}
+            known = {"image": f"{index:02d}.png", "label": "ab"[index % 2], "patient": f"p{index}", "cyst": str(index % 2),
+                     "mass": str(index // 2 % 2), "grade": str(index % 3), "split": ("train", "train", "val", "test")[index // 2 % 4]}
             lines.append(",".join(known.get(name, known["image"]) for name in columns))
         lines[len(lines) - len(rows):] = rows
         (folder / "data" / "labels.csv").write_bytes("\n".join(change([header, *lines])).encode(encoding))
@@ -137,6 +137,26 @@ class Evil:
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
         return (open, ("executed", "w"))
+
+
+def graded(lines: list[str]) -> list[str]:
+    """Lines of a table whose grades are its labels."""
+    return [lines[0].replace("grade", "label"), *lines[1:]]
+
+
+def without_labels(lines: list[str]) -> list[str]:
+    """Lines of a table with no label left."""
+    return [lines[0], *(f"{index:02d}.png,nan" for index in range(len(lines) - 1))]
+
+
+def both(*makes: Make) -> Make:
+    """One after the other."""
+
+    def make(folder: Path, finished: Path) -> None:
+        for one in makes:
+            one(folder, finished)
+
+    return make
 
 
 def copied(name: str, change: Callable[[Path], None] = lambda path: None) -> Make:

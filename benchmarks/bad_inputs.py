@@ -116,8 +116,9 @@ def main() -> None:
     if not given.only:
         about = facts()
         given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(f"# Wrong inputs and what the commands answer\n\n{len(answers)} inputs, {len(wrong)} answered badly. Made by "
-                             f"`python benchmarks/bad_inputs.py` on {about['date']}, Python {about['python']}.\n\n{found}\n", encoding="utf-8")
+        head = (f"# Wrong inputs and what the commands answer\n\n{len(answers)} inputs, {len(wrong)} answered badly. "
+                f"Made by `python benchmarks/bad_inputs.py` on {about['date']}, Python {about['python']}.")
+        given.out.write_text(f"{head}\n\n{found}\n", encoding="utf-8")
         print(given.out)
     sys.exit(1 if wrong else 0)
 

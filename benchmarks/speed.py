@@ -137,8 +137,9 @@ def main() -> None:
     else:
         rows = session(given.artifact, given.samples or 1000, threads) if given.what == "session" else start(given.samples or 7)
     show(rows)
+    about = facts(cores_used=given.cores, threads=threads, load_average_before=list(before))
     store(given.out or RESULTS / f"speed-{given.what}.json",
-          {"format": 1, "command": " ".join(["speed.py", *sys.argv[1:]]), "facts": facts(cores_used=given.cores, threads=threads, load_average_before=list(before)), "rows": rows})
+          {"format": 1, "command": " ".join(["speed.py", *sys.argv[1:]]), "facts": about, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ from distill.fit import fit
 from distill.losses import prevalence_weights
 from distill.models import ModelSpec, count_macs, count_parameters, feature_width
 from distill.objective import Branches, Weights
-from distill.outcome import Outcome, data_name, write_student, write_table
+from distill.outcome import Outcome, data_name, images_digest, write_student, write_table
 from distill.pixels import PixelStore, build_pixels
 from distill.predict import Predictions, calibrate, judge, judge_gain, predict, score, summary
 from distill.progress import say, track
 from distill.reprogram import Hint, Reprogram
-from distill.run import NOTE, find_run, finished
+from distill.run import NOTE, check_parents, find_run, finished
 from distill.scan import BadImages
 from distill.students import build_student, timm_name
 from distill.teaching import Taught, consult_teacher
@@ -64,7 +64,9 @@ def distill(settings: DistillSettings, command: str) -> int:
     say("student", f"{arch}, {count_parameters(student) / 1e6:.2f} M parameters, {macs / 1e6:.1f} M MACs at {spec.width} px, "
                    f"{'random weights' if settings.student_weights is None else 'from ' + settings.student_weights}, on {device}")
     run.mkdir(parents=True, exist_ok=True)
-    write_json(run / NOTE, {"settings": wanted, "replaces": replaces})
+    parents = {"images": images_digest(images), "teacher": taught.facts["teacher_hash"] if taught else None}
+    check_parents(run, parents)
+    write_json(run / NOTE, {"settings": wanted, "replaces": replaces, "parents": parents})
     with track("pixels") as update:
         pixels = build_pixels(run, images, spec, update)
     branches = build_branches(settings, student, taught)

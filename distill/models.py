@@ -137,8 +137,11 @@ def count_macs(model: nn.Module, height: int, width: int) -> int:
     device = next(model.parameters()).device
     training = model.training
     model.eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, 3, height, width, device=device))
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, 3, height, width, device=device))
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"the network cannot take {height}x{width} pixels ({str(error).splitlines()[0]}); choose another --size") from None
     model.train(training)
     return int(counter.get_total_flops()) // 2
 

@@ -34,6 +34,15 @@ def find_run(settings: DistillSettings) -> tuple[Path, dict[str, Any]]:
     return run, wanted
 
 
+def check_parents(run: Path, parents: dict[str, Any]) -> None:
+    """Refuse to go on with a run whose images or teacher are no longer those it was started with."""
+    held = read_json(run / NOTE).get("parents", {}) if (run / NOTE).is_file() else {}
+    changed = [name for name, value in held.items() if parents.get(name) != value]
+    if changed:
+        raise UserError(f"--resume: the {' and the '.join(changed)} of {run} are no longer those it was started with; "
+                        "bring them back, or start anew with --overwrite", USAGE)
+
+
 def what_decides(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that decide a run's weights."""
     return {key: value for key, value in settings.items() if key not in ("resume", "overwrite", "config", "bootstrap", "audit")}

@@ -6,6 +6,7 @@ Owns: short names, suggestions for misspelt ones, `--student-weights`. Does not 
 from __future__ import annotations
 
 import difflib
+import pickle
 import warnings
 from pathlib import Path
 
@@ -97,7 +98,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")  # what torch remarks about a file it then refuses
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling refuses in many types; each means the same here
-        raise UserError(f"{path} cannot be read as plain weights ({first_line(error)}); save it with safetensors") from None
+        # torch's own words for it advise to load the file without this protection
+        reason = "it holds more than tensors" if isinstance(error, pickle.UnpicklingError) else first_line(error)
+        raise UserError(f"{path} cannot be read as plain weights ({reason}); save it with safetensors") from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

@@ -62,6 +62,11 @@ def load_teacher(name: str, *, size: int | None = None, weights: str | None = No
         teacher = _from_timm(name, size, weights)
     for parameter in teacher.net.parameters():
         parameter.requires_grad_(False)
+    height, width = teacher.image_spec.height, teacher.image_spec.width
+    try:
+        teacher.features(torch.zeros(1, 3, height, width))
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"teacher {name} cannot take {height}x{width} pixels ({first_line(error)}); try another --teacher-size") from None
     return teacher
 
 

@@ -23,7 +23,7 @@ from distill.progress import say, track
 from distill.reprogram import standardiser
 from distill.teachers import Teacher, load_teacher
 from distill.views import ViewSpec
-from runtimes.errors import UserError
+from runtimes.errors import USAGE, UserError
 from runtimes.images import ImageSet, ImageSpec
 
 PROBE_ROWS = 6000  # banked rows a probe is fitted on: more makes it slower, not better
@@ -47,10 +47,12 @@ def consult_teacher(settings: DistillSettings, images: ImageSet, views: ViewSpec
     seed = settings.bank_seed
     if settings.teacher.startswith("bank:"):
         bank = open_bank(Path(settings.teacher.removeprefix("bank:")))
+        check_key(bank, {"views": views.as_dict(), "seed": seed})  # --flip and --views tied speak of what was banked
         say("bank", f"{bank.folder}: teacher {bank.key['teacher']}, {bank.rows:,} rows; no teacher at hand, so no audit")
         facts = {"teacher": bank.key["teacher"], "teacher_hash": bank.key["teacher_hash"], "licence": "unknown"}
         return probe_teacher(settings, images, bank, facts)
     teacher = load_teacher(settings.teacher, size=settings.teacher_size, weights=settings.teacher_weights)
+    before = weights_hash(teacher.net)  # not teacher.hash, which for a .pt2 is that of the whole file
     say("teacher", f"{teacher.name}, {teacher.parameters / 1e6:.2f} M parameters, {teacher.image_spec.width} px, frozen")
     base = teacher.image_spec
     low, high = images.facts.get("window", (0.0, 255.0))
@@ -62,7 +64,7 @@ def consult_teacher(settings: DistillSettings, images: ImageSet, views: ViewSpec
     if settings.audit:
         worst = audit(bank, images, spec, torch_forward(teacher, device), views=views, seed=seed, share=settings.audit)
         say("audit", f"smallest cosine to a live teacher {worst:.6f}")
-    if weights_hash(teacher.net.to("cpu")) != teacher.hash:
+    if weights_hash(teacher.net.to("cpu")) != before:
         raise UserError(f"the weights of teacher {teacher.name} changed while it ran; it must stay frozen, report this")
     facts = {"teacher": teacher.name, "teacher_hash": teacher.hash, "licence": teacher.licence, "bank": str(folder)}
     return probe_teacher(settings, images, bank, facts)
@@ -72,6 +74,8 @@ def find_bank(settings: DistillSettings, folder: Path, key: dict[str, Any], imag
               teacher: Teacher, spec: ImageSpec, views: ViewSpec, device: str) -> FeatureBank:
     """Open the bank when it is there and matches, else build it."""
     rows = f"{int((counts > 0).sum()):,} images x {settings.bank_views + 1} views + {int((counts == 0).sum()):,}"
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--bank {folder} is a file; name a folder", USAGE)
     with locked(folder):
         if folder.is_dir() and any(folder.iterdir()):
             bank = open_bank(folder)
@@ -105,7 +109,9 @@ def probe_teacher(settings: DistillSettings, images: ImageSet, bank: FeatureBank
                       torch.from_numpy(images.labels[val]), images.task, outputs)
     logits = probe.logits(torch.from_numpy(bank.features(rows[val]))).numpy()
     reached = judge(images, Predictions(val, logits, None, None, None))
-    say("probe", f"linear probe of the teacher on validation: AUROC {reached.get('val_auroc_student', float('nan')):.3f}")
+    auroc = reached.get("val_auroc_student")
+    say("probe", "linear probe of the teacher on validation: AUROC " + (
+        "undefined, no class there has both outcomes" if auroc is None else f"{auroc:.3f}"))
     sample = train if len(train) <= PROBE_ROWS else generator.choice(train, PROBE_ROWS, replace=False)
     views = generator.integers(0, bank.views(rows[sample]) + 1)
     mean, sd = standardiser(torch.from_numpy(bank.features(rows[sample], views)))

@@ -6,6 +6,7 @@ Owns: the order of the work, what is written and printed. Does not own: the grap
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -152,7 +153,8 @@ def _manifest_facts(checkpoint: Checkpoint, settings: ExportSettings, command: s
     kept = {key: Path(value).name if value and key in ("student_dir", "out", "config", "data") else value
             for key, value in record(settings).items()}
     return {
-        "command": command, "settings": kept, "versions": {name: version(name) for name in packages},
+        "command": shlex.join(_name(part) for part in shlex.split(command)),  # it ships: no path of this machine
+        "settings": kept, "versions": {name: version(name) for name in packages},
         "parents": {"student": sha256_file(settings.student_dir / MANIFEST), **checkpoint.manifest.get("parents", {})},
         "artifact": {**_facts(checkpoint, settings), "target": settings.target, "precision": settings.precision, "model": MODEL,
                      "opset": settings.opset, "tolerance": TOLERANCE},

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch.nn import functional as F
 
-from distill.reprogram import Hint, Reprogram
+from distill.reprogram import SMALLEST_SD, Hint, Reprogram, standardiser
 
 
 def module(dropout: float = 0.5) -> Reprogram:
@@ -56,8 +56,20 @@ def test_the_target_restores_the_mode_when_it_fails() -> None:
     assert phi.training
 
 
-def test_statistics_are_buffers_and_a_constant_feature_does_not_divide_by_zero() -> None:
-    phi = Reprogram(torch.zeros(4), torch.tensor([0.0, 1.0, 1.0, 1.0]), 8)
+def test_statistics_standardise_and_dead_features_are_not_blown_up() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(50, 6) * torch.tensor([1.0, 2.0, 0.5, 1.0, 0.0, 1e-4]) + 7
+    mean, sd = standardiser(features)
+    torch.testing.assert_close(mean, features.mean(0))
+    torch.testing.assert_close(sd[:4], features.std(0)[:4])
+    assert (sd[4:] == SMALLEST_SD * features.std(0).mean()).all()
+    assert (((features - mean) / sd).abs().max() < 5).all()
+    mean, sd = standardiser(torch.ones(3, 4))
+    assert (sd > 0).all()
+
+
+def test_statistics_are_buffers_of_the_module() -> None:
+    phi = Reprogram(*standardiser(torch.zeros(5, 4)), 8)
     assert {"mean", "sd"} <= set(phi.state_dict())
     assert {"mean", "sd"}.isdisjoint(name for name, _ in phi.named_parameters())
     assert torch.isfinite(phi(torch.zeros(2, 4))).all()

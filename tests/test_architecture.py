@@ -1,0 +1,265 @@
+"""The laws of the house: imports point down, nothing heavy on the ground floor, no code from files, small files that say what they own."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FLOORS = ("runtimes", "distill", "export")
+BELOW = {"runtimes": {"runtimes"}, "distill": {"runtimes", "distill"}, "export": {"runtimes", "distill", "export"},
+         "benchmarks": {"runtimes", "distill", "export", "benchmarks"}}
+GROUND = {"numpy", "PIL"}  # what every file of the ground floor may import beside the standard library
+GROUND_BY_FILE = {"runtimes/cli.py": {"tyro", "rich"}, "runtimes/ort.py": {"onnxruntime"}}
+# What the door takes from the workshop: a finished student, the images it was made from, and how settings are read and told.
+THROUGH_THE_DOOR = {"checkpoint", "commands", "config", "evaluate", "models", "progress"}
+FROM_COMMANDS = {"images_for"}
+BASES = {"nn.Module", "torch.nn.Module", "Module", "Dataset", "Exception", "UserError", "Protocol"}
+SEQUENCES = {"distill/phantom.py"}  # a lazy list of images is a collections.abc.Sequence, which types know by name only
+MOST_LINES = 230
+SHAPELESS = {"utils", "util", "common", "helpers", "helper", "misc", "base", "core", "tools"}
+
+
+def files(*floors: str) -> list[str]:
+    """Source files by their path below the root."""
+    return sorted(path.relative_to(ROOT).as_posix() for floor in floors for path in (ROOT / floor).rglob("*.py"))
+
+
+@cache
+def tree_of(file: str) -> ast.Module:
+    return ast.parse((ROOT / file).read_text(encoding="utf-8"), file)
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Every import in a tree, at any depth: (module, names taken from it); also by name through importlib and __import__."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for one in node.names:
+                yield one.name, ()
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                yield "." * node.level + (node.module or ""), ()
+            else:
+                yield node.module or "", tuple(one.name for one in node.names)
+        elif isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            if called in ("importlib.import_module", "import_module", "__import__") and node.args:
+                word = node.args[0]
+                yield (str(word.value) if isinstance(word, ast.Constant) else "?"), ()
+
+
+def foreign(file: str, tree: ast.AST) -> list[str]:
+    """What a file imports against the laws."""
+    floor = file.split("/")[0]
+    wrong = []
+    for module, names in imports(tree):
+        top = module.split(".")[0]
+        if module.startswith("."):
+            wrong.append(f"{file}: relative import {module}")
+        elif top in BELOW:
+            if top not in BELOW[floor]:
+                wrong.append(f"{file}: imports {module}, which stands above it")
+        elif floor == "runtimes" and top not in sys.stdlib_module_names | GROUND | GROUND_BY_FILE.get(file, set()):
+            wrong.append(f"{file}: imports {module}")
+        if floor == "export" and top == "distill":
+            part = module.split(".")[1] if "." in module else "the whole package"
+            if part not in THROUGH_THE_DOOR:
+                wrong.append(f"{file}: imports {module}, which is not the door's business")
+            elif part == "commands" and not set(names) <= FROM_COMMANDS:
+                wrong.append(f"{file}: imports {', '.join(names)} from {module}")
+    return wrong
+
+
+def cycles(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import themselves through others."""
+    def reaches(start: str) -> set[str]:
+        seen: set[str] = set()
+        waiting = list(graph.get(start, ()))
+        while waiting:
+            one = waiting.pop()
+            if one not in seen:
+                seen.add(one)
+                waiting += graph.get(one, ())
+        return seen
+
+    return sorted(one for one in graph if one in reaches(one))
+
+
+def module_of(file: str) -> str:
+    return file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def test_imports_point_down() -> None:
+    assert [line for file in files(*FLOORS, "benchmarks") for line in foreign(file, tree_of(file))] == []
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    known = {module_of(file) for file in files(*FLOORS)}
+    graph: dict[str, set[str]] = {}
+    for file in files(*FLOORS):
+        if not file.endswith("__init__.py"):
+            found = {f"{module}.{name}" if f"{module}.{name}" in known else module for module, names in imports(tree_of(file))
+                     for name in (names or ("",))}
+            graph[module_of(file)] = found & known
+    assert cycles(graph) == []
+
+
+@pytest.mark.parametrize(("file", "code", "told"), [
+    ("runtimes/new.py", "import torch", "imports torch"),
+    ("runtimes/new.py", "def f():\n    from onnxruntime import InferenceSession", "imports onnxruntime"),
+    ("runtimes/new.py", "import importlib\nimportlib.import_module('torch.nn')", "imports torch.nn"),
+    ("runtimes/new.py", "__import__(name)", "imports ?"),
+    ("runtimes/new.py", "import tyro", "imports tyro"),
+    ("runtimes/new.py", "from distill.models import Model", "stands above"),
+    ("runtimes/new.py", "from .errors import UserError", "relative"),
+    ("distill/new.py", "from export.parity import parity", "stands above"),
+    ("distill/new.py", "if TYPE_CHECKING:\n    import benchmarks.speed", "stands above"),
+    ("export/new.py", "from distill.fit import fit", "not the door's business"),
+    ("export/new.py", "from distill.commands import distill", "imports distill from"),
+    ("export/new.py", "import distill", "not the door's business"),
+])
+def test_the_check_of_imports_can_fail(file: str, code: str, told: str) -> None:
+    assert any(told in line for line in foreign(file, ast.parse(code)))
+
+
+def test_the_check_of_cycles_can_fail() -> None:
+    assert cycles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == ["a", "b", "c"]
+    assert cycles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def loaded(code: str) -> set[str]:
+    """Heavy packages in a fresh process after some code."""
+    tail = ("\nimport sys\nprint(sorted({'torch', 'torchvision', 'timm', 'onnx', 'onnxruntime', 'openvino', 'tensorrt', 'tensorrt_rtx', 'scipy',"
+            " 'sklearn', 'matplotlib', 'transformers', 'tyro', 'rich', 'yaml'} & set(sys.modules)))")
+    done = subprocess.run([sys.executable, "-c", code + tail], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(ast.literal_eval(done.stdout.splitlines()[-1]))
+
+
+def test_importing_the_ground_floor_loads_no_framework_and_no_runtime() -> None:
+    everything = "\n".join(f"import {module_of(file)}" for file in files("runtimes") if file != "runtimes/cli.py")
+    assert loaded(everything) == set()
+    assert loaded("import runtimes.cli") <= {"tyro", "rich", "yaml"}  # yaml: tyro's own, where it is installed
+
+
+def test_the_check_of_a_fresh_process_can_fail() -> None:
+    assert loaded("import runtimes, scipy") == {"scipy"}
+
+
+def test_settings_are_read_without_the_workshop() -> None:
+    assert loaded("import distill.config, distill.cli, export.config, export.cli") == set()
+
+
+def unsafe(tree: ast.AST) -> list[str]:
+    """Ways to run code from a file: pickle and its kin, torch.load and np.load that may unpickle, eval and exec, yaml.load."""
+    found = []
+    for module, _ in imports(tree):
+        if module.split(".")[0] in ("pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"):
+            found.append(f"import {module}")
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        keywords = {one.arg: ast.unparse(one.value) for one in node.keywords}
+        if called == "torch.load" and keywords.get("weights_only") != "True":
+            found.append(called)
+        if called.split(".")[-1] in ("eval", "exec") and called in ("eval", "exec", "builtins.eval", "builtins.exec"):
+            found.append(called)
+        if called in ("yaml.load", "yaml.unsafe_load", "yaml.full_load", "os.system"):
+            found.append(called)
+        if called in ("np.load", "numpy.load") and keywords.get("allow_pickle") != "False":
+            found.append(called)
+        if keywords.get("weights_only") == "False" or keywords.get("trust_remote_code") == "True" or keywords.get("shell") == "True":
+            found.append(f"{called}({keywords})")
+    return found
+
+
+def test_nothing_runs_code_from_a_file() -> None:
+    assert {file: found for file in files(*FLOORS) if (found := unsafe(tree_of(file)))} == {}
+    for file in files(*FLOORS):
+        text = (ROOT / file).read_text(encoding="utf-8").replace(" ", "")
+        assert "weights_only=False" not in text, file
+        assert "trust_remote_code=True" not in text, file
+
+
+@pytest.mark.parametrize("code", ["import pickle", "from pickle import load", "torch.load(path)", "torch.load(path, weights_only=False)",
+                                  "torch.load(path, weights_only=flag)", "np.load(path)", "np.load(path, allow_pickle=True)", "eval('1')",
+                                  "yaml.load(text)", "subprocess.run(line, shell=True)", "f(weights_only=False)"])
+def test_the_check_of_unsafe_reading_can_fail(code: str) -> None:
+    assert unsafe(ast.parse(code))
+
+
+@pytest.mark.parametrize("file", files(*FLOORS))
+def test_a_file_opens_with_what_it_owns_and_stays_small(file: str) -> None:
+    lines = (ast.get_docstring(tree_of(file)) or "").splitlines()
+    least = 1 if file.endswith("__init__.py") else 2
+    assert least <= len(lines) <= 8, f"{file} opens with {len(lines)} lines"
+    if not file.endswith("__init__.py"):
+        assert any("Owns" in line for line in lines), f"{file} does not say what it owns"
+    count = len((ROOT / file).read_text(encoding="utf-8").splitlines())
+    assert count <= MOST_LINES, f"{file} has {count} lines"
+
+
+@pytest.mark.parametrize("file", files(*FLOORS))
+def test_public_names_say_what_they_are(file: str) -> None:
+    def bare(nodes: Iterable[ast.stmt], prefix: str = "") -> Iterator[str]:
+        for node in nodes:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                overload = any(ast.unparse(one) == "overload" for one in node.decorator_list)
+                if ast.get_docstring(node) is None and not overload:
+                    yield prefix + node.name
+                if isinstance(node, ast.ClassDef):
+                    yield from (name for name in bare(node.body, f"{node.name}.") if not name.endswith((".forward", "__call__")))
+
+    assert list(bare(tree_of(file).body)) == []
+
+
+def inherited(file: str, tree: ast.AST) -> list[str]:
+    """Classes with a base that is not allowed."""
+    wrong = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            for base in node.bases:
+                name = ast.unparse(base).split("[")[0]
+                if name not in BASES and not (name == "Sequence" and file in SEQUENCES):
+                    wrong.append(f"{file}: class {node.name}({name})")
+    return wrong
+
+
+def test_no_class_inherits_from_one_of_ours() -> None:
+    assert [line for file in files(*FLOORS) for line in inherited(file, tree_of(file))] == []
+    assert inherited("distill/x.py", ast.parse("class A(B): pass\nclass C(nn.Module): pass")) == ["distill/x.py: class A(B)"]
+
+
+def test_no_module_has_a_shapeless_name() -> None:
+    assert [file for file in files(*FLOORS, "benchmarks") if Path(file).stem in SHAPELESS] == []
+
+
+def test_tests_are_flat_and_named_after_what_they_test() -> None:
+    assert [path for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "__pycache__"] == []
+    modules = {file.removesuffix(".py").replace("/", "_") for file in files(*FLOORS)}
+    for path in (ROOT / "tests").glob("test_*.py"):
+        name = path.stem.removeprefix("test_")
+        assert name in {"architecture", "pipeline"} or any(name == one or name.startswith(f"{one.split('_')[0]}_") for one in modules), path.name
+
+
+def test_the_readme_maps_every_module() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    missing = [file for file in files(*FLOORS) if not file.endswith("__init__.py") and Path(file).stem not in text]
+    assert missing == []
+
+
+def test_no_path_of_a_machine_and_no_telemetry_left_on() -> None:
+    for file in files(*FLOORS):
+        text = (ROOT / file).read_text(encoding="utf-8")
+        assert "/work/" not in text, file
+        assert "/home/" not in text, file
+        for node in ast.walk(tree_of(file)):  # every import of onnxruntime comes after the switch
+            if isinstance(node, ast.FunctionDef) and any(module == "onnxruntime" for module, _ in imports(node)):
+                source = ast.unparse(node)
+                assert "TELEMETRY" in source.split("import onnxruntime")[0], f"{file}: {node.name}"

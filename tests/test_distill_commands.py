@@ -1,0 +1,328 @@
+"""rd-distill's own decisions: what it refuses and when, what it resumes, what it says; training itself is kept to a few steps."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_distill_teachers import Body, write_program
+from tiny import tiny_images
+
+from distill import commands, teaching
+from distill.commands import choose_device, describe, distill, images_for, student_image_spec
+from distill.config import DistillSettings
+from distill.predict import judge_gain, summary
+from distill.run import NOTE
+from runtimes.errors import MISSING, USAGE, UserError, finish
+from runtimes.folder import read_json, read_manifest
+from runtimes.images import ImageSet
+
+TINY: dict[str, Any] = {
+    "student": "test_efficientnet", "teacher": "test_resnet", "teacher_size": 32, "teacher_weights": "random", "size": 32, "bank_runtime": "torch",
+    "bank_views": 1, "epochs": 2, "min_steps": 0, "batch": 8, "bootstrap": 5, "device": "cpu", "phantom_images": (16, 12, 12), "phantom_size": 32}
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def settings(**changes: Any) -> DistillSettings:
+    return DistillSettings(**(TINY | changes))
+
+
+def run(**changes: Any) -> int:
+    return distill(settings(**changes), "rd-distill --test")
+
+
+def refused(exit_code: int, **changes: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        run(**changes)
+    assert caught.value.exit_code == exit_code
+    return str(caught.value)
+
+
+class Killed(BaseException):
+    """Stands for a kill."""
+
+
+def kill_in_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
+    """Let the next run die when it judges its epoch number `epoch`."""
+    real, calls = commands.judge, 0
+
+    def judge(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == epoch:
+            raise Killed
+        return real(*arguments)
+
+    monkeypatch.setattr(commands, "judge", judge)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def class_folders(root: Path, images: ImageSet) -> Path:
+    for row, image in enumerate(images.images):
+        folder = root / images.classes[images.labels[row]]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0]).save(folder / images.keys[row])
+    return root
+
+
+def test_a_non_empty_out_is_refused_before_any_work(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("student").mkdir()
+    Path("student/notes.txt").write_text("mine")
+    assert "student is not empty; add --overwrite" in refused(USAGE)
+    assert capsys.readouterr().out == ""
+    assert Path("student/notes.txt").read_text() == "mine"
+    Path("file").write_text("x")
+    assert "is a file" in refused(USAGE, out=Path("file"))
+
+
+def test_a_missing_device_is_exit_code_five_and_an_unknown_one_two() -> None:
+    assert "--device cuda:99" in refused(MISSING, device="cuda:99")
+    for name in ("tpu", "cuda:x", "cuda:-1", "cpu:0x", ""):
+        assert f"--device {name} is unknown" in refused(USAGE, device=name)
+    assert choose_device("cpu") == "cpu"
+    assert choose_device("auto") in ("cpu", "cuda")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_never_replaced_by_the_cpu() -> None:
+    assert "use --device cpu" in refused(MISSING, device="cuda")
+
+
+def test_unknown_names_are_refused_with_the_nearest_before_any_work() -> None:
+    assert "did you mean" in refused(USAGE, student="mobilenet3")
+    assert "did you mean" in refused(USAGE, teacher="resnet-18", teacher_weights=None)
+    assert not Path("banks").exists()
+
+
+def test_an_interrupted_run_is_kept_named_and_resumed_to_the_same_student(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(out=Path("whole"), epochs=3) == 0
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_in_epoch(patch, 3)
+        run(out=Path("other"), epochs=3)
+    assert not Path("other").exists()
+    assert {NOTE, "pixels.u8", "state.json"} <= {path.name for path in Path("other.partial").iterdir()}
+    assert "holds an interrupted run; --resume" in refused(USAGE, out=Path("other"), epochs=3)
+    message = refused(USAGE, out=Path("other"), epochs=3, lr=0.5, resume=True, seed=4)
+    assert "--lr was 0.002, now 0.5" in message
+    assert "--seed was 0, now 4" in message
+    capsys.readouterr()
+    assert run(out=Path("other"), epochs=3, resume=True) == 0
+    assert "found: " in capsys.readouterr().out  # the bank is not built again
+    assert not Path("other.partial").exists()
+    whole, other = tree(Path("whole")), tree(Path("other"))
+    for name in ("model.safetensors", "metrics.json", "predictions.csv", "summary.csv", "split.csv"):
+        assert whole[name] == other[name], name
+    assert run(out=Path("other"), epochs=3, resume=True) == 0  # finished: nothing to do
+    assert tree(Path("other")) == other
+    assert "not empty" in refused(USAGE, out=Path("other"), epochs=3)
+    assert "not empty" in refused(USAGE, out=Path("other"), epochs=2, resume=True)
+
+
+def test_an_interrupted_replacement_leaves_the_old_student_and_can_be_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(method="vanilla") == 0
+    old = tree(Path("student"))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_in_epoch(patch, 2)
+        run(method="vanilla", seed=1, overwrite=True)
+    assert tree(Path("student")) == old
+    assert run(method="vanilla", seed=1, resume=True) == 0
+    assert tree(Path("student"))["model.safetensors"] != old["model.safetensors"]
+
+
+def test_overwrite_drops_an_interrupted_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_in_epoch(patch, 2)
+        run(method="vanilla")
+    assert run(method="vanilla", overwrite=True, lr=1e-3) == 0
+    assert read_manifest(Path("student"), "student")["settings"]["lr"] == 1e-3
+
+
+def test_a_run_is_not_resumed_on_other_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = class_folders(tmp_path / "data", tiny_images("binary", (20, 10, 10)))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_in_epoch(patch, 2)
+        run(method="vanilla", data="data")
+    Image.fromarray(np.random.default_rng(5).integers(0, 255, (32, 32), dtype=np.uint8)).save(data / "no" / "more.png")
+    assert "the images of student.partial are no longer those" in refused(USAGE, method="vanilla", data="data", resume=True)
+    (data / "no" / "more.png").unlink()
+    assert run(method="vanilla", data="data", resume=True) == 0
+
+
+def test_an_interrupt_is_exit_code_130_and_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "fit", interrupted)
+    assert finish(lambda: run(method="vanilla")) == 130
+    assert "--resume goes on" in capsys.readouterr().err
+
+
+def test_a_full_disk_while_the_folder_is_written_leaves_no_half_folder(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from distill import outcome
+
+    def full(path: Path, *_: Any, **__: Any) -> None:
+        raise OSError(28, os.strerror(28), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outcome, "write_report", full)
+        assert finish(lambda: run(method="vanilla")) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert sorted(path.name for path in Path().iterdir()) == ["student.partial"]
+    assert run(method="vanilla", resume=True) == 0
+    assert sorted(path.name for path in Path().iterdir()) == ["student"]
+
+
+def test_a_second_run_reuses_the_bank_and_another_setting_of_it_builds_another(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(out=Path("one"), epochs=1) == 0
+    assert ", through PyTorch" in capsys.readouterr().out
+    banks = sorted(path.name for path in Path("banks").iterdir() if not path.name.startswith("."))
+    assert len(banks) == 1
+    before = tree(Path("banks") / banks[0])
+    assert run(out=Path("two"), epochs=1, method="kd", seed=5) == 0
+    said = capsys.readouterr().out
+    assert "found: 16 images x 2 views + 24" in said
+    assert "smallest cosine to a live teacher 1.0000" in said or "smallest cosine to a live teacher 0.9999" in said
+    assert tree(Path("banks") / banks[0]) == before
+    assert run(out=Path("three"), epochs=1, method="kd", bank_seed=1) == 0
+    assert len([path for path in Path("banks").iterdir() if not path.name.startswith(".")]) == 2
+
+
+def test_a_named_bank_that_does_not_fit_is_refused_and_says_how(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(bank=Path("held"), epochs=1, method="kd") == 0
+    capsys.readouterr()
+    other: dict[str, Any] = {"out": Path("other"), "bank": Path("held"), "method": "kd"}
+    assert "is stale: seed is 0, this run needs 1" in refused(1, **other, bank_seed=1)
+    assert "is stale: teacher_hash is" in refused(1, **other, teacher="test_efficientnet")
+    assert "is stale: preprocessing is" in refused(1, **other, teacher_size=48)
+    assert "is stale: views is" in refused(1, **other, flip=False)
+    assert "holds fewer views than 3 for 16 training images" in refused(1, **other, bank_views=3)
+    assert "lacks" in refused(1, **other, phantom_images=(17, 12, 12))
+    shard = next(Path("held").glob("features-*"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\x77")
+    assert "other bytes than the manifest says" in refused(1, **other)
+
+
+def test_a_bank_alone_teaches_without_its_teacher(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(bank=Path("held"), epochs=1, out=Path("one")) == 0
+    capsys.readouterr()
+    alone: dict[str, Any] = {"teacher": "bank:held", "teacher_weights": None, "teacher_size": None, "epochs": 1}
+    assert run(**alone, out=Path("two")) == 0
+    assert "no teacher at hand, so no audit" in capsys.readouterr().out
+    assert tree(Path("one"))["model.safetensors"] == tree(Path("two"))["model.safetensors"]
+    assert read_manifest(Path("two"), "student")["parents"]["teacher"] == read_manifest(Path("one"), "student")["parents"]["teacher"]
+    assert "views is" in refused(1, **alone, flip=False, out=Path("three"))  # the bank shows mirror images
+    assert "seed is" in refused(1, **alone, views="tied", bank_seed=3, out=Path("three"))
+    assert "is not a folder" in refused(1, **(alone | {"teacher": "bank:gone"}), out=Path("three"))
+
+
+def test_a_bank_of_another_teacher_is_caught_by_the_audit(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = teaching.choose_forward
+
+    def wrong(*arguments: Any, **named: Any) -> Any:
+        forward, name = real(*arguments, **named)
+        return lambda pixels: {"pooled": forward(pixels)["pooled"].flip(1)}, name
+
+    monkeypatch.setattr(teaching, "choose_forward", wrong)
+    assert "does not match its teacher" in refused(1, audit=0.1)
+
+
+def test_an_exported_program_teaches(tmp_path: Path) -> None:
+    write_program(tmp_path / "body.pt2", Body())
+    assert run(teacher="body.pt2", teacher_size=None, teacher_weights=None, epochs=1, method="kd") == 0
+    assert read_manifest(Path("student"), "student")["teacher"] == "body.pt2"
+
+
+def test_a_student_folder_teaches_the_next_student() -> None:
+    assert run(method="vanilla", epochs=1, out=Path("first")) == 0
+    assert run(teacher="first", teacher_size=None, teacher_weights=None, epochs=1) == 0
+    manifest = read_manifest(Path("student"), "student")
+    assert manifest["teacher"] == "first"
+    assert len(manifest["parents"]["teacher"]) == 64
+
+
+def test_bad_images_are_listed_beside_out_and_nothing_else_is_left(tmp_path: Path) -> None:
+    data = class_folders(tmp_path / "data", tiny_images("binary", (20, 10, 10)))
+    (data / "no" / "broken.png").write_bytes(b"\x89PNG")
+    message = refused(1, method="vanilla", data="data")
+    assert "broken.png" in message
+    assert "student.bad-images.csv" in message
+    assert "broken.png" in Path("student.bad-images.csv").read_text()
+    assert not Path("student.partial").exists()
+    assert run(method="vanilla", data="data", skip_bad_images=True) == 0
+    assert "skipped images" in Path("student/report.html").read_text()
+
+
+def test_the_images_of_a_student_are_read_again_with_the_same_split(tmp_path: Path) -> None:
+    class_folders(tmp_path / "data", tiny_images("multiclass", (24, 12, 12)))
+    assert run(method="vanilla", data="data", split_seed=3) == 0
+    manifest = read_manifest(Path("student"), "student")
+    images = images_for(manifest)
+    first = (Path("student") / "split.csv").read_text().splitlines()[1:]
+    assert [f"{key},{split}" for key, split in zip(images.keys, images.split, strict=True)] == [line.rsplit(",", 1)[0] for line in first]
+    shutil.move("data", "moved")
+    with pytest.raises(UserError):
+        images_for(manifest)
+    assert images_for(manifest, "moved").hashes == images.hashes
+
+
+@pytest.mark.parametrize(("median", "side"), [((28, 28), 64), ((96, 96), 96), ((100, 80), 96), ((512, 400), 128), ((70, 110), 96)])
+def test_the_input_size_follows_the_images_within_limits(median: tuple[int, int], side: int) -> None:
+    images = tiny_images()
+    images = replace(images, facts={**images.facts, "median_size": median})
+    spec = student_image_spec(settings(size=None), images)
+    assert (spec.height, spec.width) == (side, side)
+    assert student_image_spec(settings(size=48), images).height == 48
+
+
+def test_sixteen_bit_data_keep_their_depth_and_window() -> None:
+    images = replace(tiny_images(), facts={"channels": 1, "dtype": "uint16", "window": [100, 3000], "median_size": [32, 32]})
+    spec = student_image_spec(settings(), images)
+    assert (spec.dtype, spec.window, spec.channels) == ("uint16", (100.0, 3000.0), 1)
+
+
+def test_the_line_on_the_data_counts_what_is_hidden_and_skipped() -> None:
+    images = tiny_images("multilabel", unlabelled=3)
+    said = describe(replace(images, facts={**images.facts, "skipped": {"duplicate": 2}, "task_from": "--task"}))
+    assert said == "memory, multilabel (--task), 3 findings: 16 / 8 / 8 images, 3 of them unlabelled, 2 skipped"
+
+
+def figures(student: float, probe: float | None) -> dict[str, Any]:
+    def of(value: float) -> dict[str, Any]:
+        return {"auroc": {"value": value, "low": value - 0.1, "high": value + 0.1}, "ece": {"value": 0.1, "low": 0, "high": 1},
+                "ece_uncalibrated": {"value": 0.3}}
+
+    entry = {"n": 5, "student": of(student), **({} if probe is None else {"probe": of(probe)})}
+    return {"val": entry, "test": entry}
+
+
+def test_a_teacher_with_nothing_to_teach_is_said() -> None:
+    assert judge_gain(figures(0.8, 0.9)) == []
+    assert judge_gain(figures(0.8, None)) == []
+    assert "may have nothing to teach" in judge_gain(figures(0.9, 0.8))[0]
+
+
+def test_the_summary_has_all_branches_with_intervals() -> None:
+    lines = summary(figures(0.8, 0.9))
+    assert len(lines) == 2
+    assert "student AUROC 0.800 (0.700 to 0.900), probe AUROC 0.900" in lines[1]
+    assert "ECE 0.100 (0.300 before calibration)" in lines[1]
+
+
+def test_a_loss_that_explodes_is_one_sentence_and_keeps_the_run() -> None:
+    assert "the loss is not finite at step" in refused(1, method="vanilla", lr=1e30, epochs=4)
+    assert read_json(Path("student.partial") / NOTE)["settings"]["lr"] == 1e30
