@@ -1,10 +1,11 @@
 """What every benchmark writes beside its figures: machine, versions, load, date; and how two timings become a ratio.
 
-Owns: `facts`, `store`, `spread`, `interleave`. Does not own: what is measured.
+Owns: `facts`, `store`, `keep_memory`, `spread`, `interleave`. Does not own: what is measured.
 """
 
 from __future__ import annotations
 
+import ctypes
 import datetime
 import json
 import os
@@ -31,6 +32,13 @@ def facts(**more: Any) -> dict[str, Any]:
             versions[package] = "not installed"
     return {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), **machine_facts(), "versions": versions,
             "load_average": list(os.getloadavg()), **more}
+
+
+def keep_memory() -> None:
+    """Have glibc keep freed memory instead of giving it back: without this PyTorch's large tensors fault in anew at every use."""
+    library = ctypes.CDLL(None)
+    for parameter, value in ((-3, 1 << 30), (-1, 2**31 - 1), (-2, 64 << 20)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD
+        library.mallopt(parameter, value)
 
 
 def store(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Speed as ratios taken in one run, interleaved A B A B: a step, a bank, a whole distillation, a session, a start.
 
-Owns: flags, the sub-commands session and start, printing and storing. Does not own: what the workshop does (speed_training.py).
+Owns: flags, the sub-commands session and start, printing and storing. Does not own: the workshop's (speed_training.py, speed_whole.py).
 The process is held to --cores cores (1 unless said), with as many threads unless --threads says otherwise, so that nothing
 hides on another core: with `--cores 2 --threads 1` the next batch is made beside the step, as on any machine with two cores.
 
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import RESULTS, facts, ratio, spread, store
+from record import RESULTS, facts, keep_memory, ratio, spread, store
 
 BIN = Path(sys.executable).parent
 COMMANDS = ("rd-distill", "rd-export", "rd-verify")
@@ -114,6 +114,7 @@ def main() -> None:
     parser.add_argument("what", choices=("step", "bank", "whole", "session", "start"))
     parser.add_argument("--cores", type=int, default=1, help="cores this process is held to")
     parser.add_argument("--threads", type=int, help="threads of PyTorch and ONNX Runtime; as many as cores when not given")
+    parser.add_argument("--keep-memory", action="store_true", help="have the C library keep freed memory (glibc), for everything timed")
     parser.add_argument("--samples", type=int, help="samples a round: steps, rows of a bank, calls or processes")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--teachers", nargs="*", default=["efficientnet-lite0", "efficientnet-lite2"])
@@ -122,22 +123,25 @@ def main() -> None:
     parser.add_argument("--artifact", type=Path, help="artifact of `session`; made on the fly when not given")
     parser.add_argument("--out", type=Path, help="JSON file; benchmarks/results/speed-<what>.json by default")
     given = parser.parse_args()
+    if given.keep_memory:
+        keep_memory()
     before, threads = os.getloadavg(), given.threads or given.cores
     os.environ["OMP_NUM_THREADS"] = str(threads)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-given.cores:])
     if given.what in ("step", "bank", "whole"):
         import speed_training
+        import speed_whole
         import torch
 
         torch.set_num_threads(threads)
         rows = {"step": lambda: speed_training.step(given.samples or 8, given.rounds),
                 "bank": lambda: speed_training.bank(given.samples or 64, given.rounds, tuple(given.teachers)),
-                "whole": lambda: speed_training.whole(given.images, given.epochs, (548, 232, 40))}[given.what]()
+                "whole": lambda: speed_whole.whole(given.images, given.epochs, (548, 232, 40))}[given.what]()
     else:
         rows = session(given.artifact, given.samples or 1000, threads) if given.what == "session" else start(given.samples or 7)
     show(rows)
-    about = facts(cores_used=given.cores, threads=threads, load_average_before=list(before))
+    about = facts(cores_used=given.cores, keep_memory=given.keep_memory, threads=threads, load_average_before=list(before))
     store(given.out or RESULTS / f"speed-{given.what}.json",
           {"format": 1, "command": " ".join(["speed.py", *sys.argv[1:]]), "facts": about, "rows": rows})
 

@@ -1,7 +1,8 @@
-"""How fast the workshop is, as ratios: a training step, building a bank, a whole distillation with and without a bank.
+"""How fast the workshop is, as ratios: a training step, building a bank.
 
-Owns: the sub-commands step, bank and whole of speed.py. Does not own: flags and files (speed.py). Everything timed is the
-code that rd-distill runs: `fit` with its batches, `build_bank` with its forwards; only the data is drawn in memory.
+Owns: the sub-commands step and bank of speed.py. Does not own: flags and files (speed.py), a whole run (speed_whole.py).
+Everything timed is the code that rd-distill runs: `fit` with its batches, `build_bank` with its forwards; only the data is
+drawn in memory. `python benchmarks/speed.py step`
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ import torch
 from record import interleave, ratio, timed
 from torch import Tensor
 
-from distill.bank import FeatureBank, bank_key, build_bank, view_pixels
+from distill.bank import FeatureBank, bank_key, build_bank
 from distill.batches import Batches
 from distill.data import load_images
 from distill.fit import fit
 from distill.forward import onnx_forward, torch_forward
 from distill.losses import task_loss
-from distill.models import ModelSpec, build_model, feature_width
-from distill.objective import Batch, Branches, Weights
+from distill.models import ModelSpec, feature_width
+from distill.objective import Branches, Weights
 from distill.pixels import build_pixels
 from distill.reprogram import Reprogram
 from distill.students import build_student
 from distill.teachers import Teacher, load_teacher
-from distill.views import ViewSpec, draw_views
+from distill.views import ViewSpec
 from runtimes.images import ImageSet, ImageSpec
 
 STUDENTS = (("mobilenetv3_small_050", 96), ("mobilenetv3_small_100", 128))
@@ -107,7 +108,7 @@ def step(samples: int, rounds: int) -> dict[str, Any]:
 
 def bare(here: Setting, samples: int) -> list[float]:
     """Forward and backward of the student alone on tensors in memory, channels last."""
-    model = here.branches("vanilla").student.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    model = here.branches("vanilla").student.to(memory_format=torch.channels_last).train()
     batch = here.batches(0)
 
     def once() -> None:
@@ -158,84 +159,3 @@ def built(images: ImageSet, spec: ImageSpec, forward: Any) -> list[float]:
         made = build_bank(Path(folder) / "bank", bank_key("teacher", "", spec, VIEWS, 0), images, counts, spec, forward,
                           views=VIEWS, seed=0)
         return [(time.perf_counter() - start) / made.rows]
-
-
-@dataclass(frozen=True)
-class Live:
-    """Batches whose features come from the teacher, run on a fresh view of the step's images: one forward an image."""
-
-    batches: Batches
-    images: ImageSet
-    spec: ImageSpec
-    forward: Any
-
-    def steps_per_epoch(self, epochs: int, min_steps: int) -> int:
-        """As the batches with a bank."""
-        return self.batches.steps_per_epoch(epochs, min_steps)
-
-    def __call__(self, number: int) -> Batch:
-        """The batch of a step, the teacher's features made on the spot."""
-        batch, indices = self.batches(number), self.batches.pick(number)[0]
-        levels = [self.spec.stored(self.images.raw(int(index))) for index in indices]
-        matrices = draw_views(VIEWS, len(indices), np.random.default_rng([5, number]))
-        features = self.forward(view_pixels(levels, matrices, np.zeros(len(indices), dtype=bool), self.spec))["pooled"]
-        return replace(batch, clean=features, viewed=features)
-
-
-def whole(count: int, epochs: int, full: tuple[int, int, int]) -> dict[str, Any]:
-    """A whole first distillation, a further student, and the same training with a live teacher, each run to its end.
-
-    count training images (and a seventh and two sevenths to validate and test, as 548 / 78 / 154), `epochs` turns through them.
-    `full` (training images, others, epochs) is computed from the measured costs of a row and a step.
-    """
-    arch, side = STUDENTS[1]
-    start = time.perf_counter()
-    teacher = load_teacher("efficientnet-lite2")
-    spec = replace(teacher.image_spec, channels=1)
-    loaded = time.perf_counter() - start
-    drawn = load_images("phantom", phantom_images=(count, max(count // 7, 1), max(2 * count // 7, 1)), phantom_size=256)
-    images = replace(drawn, images=[drawn.raw(index) for index in range(len(drawn))])
-    counts = np.where(images.split == "train", 8, 0).astype(np.int64)
-    model = ModelSpec(arch, side, side, images.task, images.classes)
-    width = feature_width(build_model(model))
-    steps = -(-count // BATCH) * epochs
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        start = time.perf_counter()
-        forward = onnx_forward(teacher, torch.get_num_threads())
-        export = time.perf_counter() - start
-        start = time.perf_counter()
-        made = build_bank(folder / "bank", bank_key("lite2", "", spec, VIEWS, 0), images, counts, spec, forward, views=VIEWS, seed=0)
-        banking = time.perf_counter() - start
-        start = time.perf_counter()
-        student = ImageSpec(side, side, 1)
-        batches = batches_of(images, student, folder, made)
-        here = Setting(images, student, arch, batches, folder)
-        storing = time.perf_counter() - start
-        live = Live(batches, images, spec, torch_forward(teacher))
-        seconds = {"with bank": 0.0, "live": 0.0}
-        pieces = 4  # taking turns, so that a noisy minute hits both
-        for _ in range(pieces):
-            for way, source in (("with bank", batches), ("live", live)):
-                branches = Branches(build_student(model, None, 0), phi=Reprogram(torch.zeros(1280), torch.ones(1280), width))
-                start = time.perf_counter()
-                here.train("rd", max(steps // pieces, 3), replace(batches, batch=BATCH) if way == "with bank" else source, branches)
-                seconds[way] += time.perf_counter() - start
-    trained = pieces * max(steps // pieces, 3, -(-count // BATCH))
-    row, one, slow = banking / made.rows, seconds["with bank"] / trained, seconds["live"] / trained
-    images_full, others, epochs_full = full
-    steps_full, rows_full = -(-images_full // BATCH) * epochs_full, images_full * 9 + others
-    bank_full = export + row * rows_full
-    return {
-        "measured": {"training images": count, "steps": trained, "bank rows": made.rows, "teacher load s": loaded, "export s": export,
-                     "bank s": banking, "pixel store s": storing, "training with bank s": seconds["with bank"],
-                     "training live s": seconds["live"],
-                     "first: live / (export + bank + training)": (storing + seconds["live"]) / (
-                         storing + export + banking + seconds["with bank"]),
-                     "further: live / training": (storing + seconds["live"]) / (storing + seconds["with bank"])},
-        "a row of the bank ms": row * 1e3, "a step with bank ms": one * 1e3, "a step with live teacher ms": slow * 1e3,
-        f"computed for {images_full} + {others} images, {epochs_full} epochs": {
-            "steps": steps_full, "bank rows": rows_full, "bank s": bank_full, "training with bank s": steps_full * one,
-            "training live s": steps_full * slow,
-            "first: live / (bank + training) (goal 4)": steps_full * slow / (bank_full + steps_full * one),
-            "further: live / training (goal 7)": slow / one}}

@@ -1,8 +1,8 @@
 """The feature bank: what the teacher says of every image and view, computed once, read from disk by memory map.
 
-Owns: FeatureBank, its key, building it shard by shard, resuming, refusing a stale one, the audit.
-Does not own: the teacher (teachers.py), the views' geometry (views.py). Features are never transformed after the fact:
-the feature of a mirrored image is not the mirrored feature.
+Owns: FeatureBank, its key, building it shard by shard, resuming, reading it.
+Does not own: the teacher (teachers.py), the views (views.py), whether a bank is the right one (audit.py). Features are
+never transformed after the fact: the feature of a mirrored image is not the mirrored feature.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distill.views import ViewSpec, bank_views, normalise, unit_levels, warp
+from distill.views import ViewSpec, bank_views, view_pixels
 from runtimes.errors import UserError
-from runtimes.folder import check_files, read_json, read_manifest, write_atomic, write_json, write_manifest
+from runtimes.folder import check_files, read_json, read_manifest, sync_folder, write_atomic, write_json, write_manifest
 from runtimes.images import ImageSet, ImageSpec
 
 IMAGES_PER_SHARD = 256
@@ -152,6 +151,7 @@ def build_bank(folder: Path, key: dict[str, Any], images: ImageSet, counts: NDAr
                 progress(done, total)
     write_manifest(partial, "bank", {"key": key, "images": len(order), "rows": total})
     partial.rename(folder)
+    sync_folder(folder.parent)
     return open_bank(folder)
 
 
@@ -175,16 +175,6 @@ def _run(levels: list[NDArray[np.uint8]], matrices: list[NDArray[np.float32]], s
             found.setdefault(name, []).append(values.astype(np.float16))
         tell(done + min(start + batch, len(owner)))
     return {name: np.concatenate(values) for name, values in found.items()}
-
-
-def view_pixels(levels: Sequence[NDArray[np.uint8]], matrices: NDArray[np.float32], clean: NDArray[np.bool_],
-                spec: ImageSpec) -> Tensor:
-    """Normalised pixels (B, 3, h, w) of views of stored images; clean rows are not resampled."""
-    unit = unit_levels(np.stack(levels))
-    turned = np.flatnonzero(~clean)
-    if len(turned):
-        unit[turned] = warp(unit[turned], torch.from_numpy(matrices[turned]))
-    return normalise(unit, spec.mean, spec.std)
 
 
 @contextmanager
@@ -233,34 +223,3 @@ def _map(path: Path) -> Shard:
             data = np.frombuffer(view, dtype=np.float16, count=(end - begin) // 2, offset=8 + length + begin)
             arrays[name] = data.reshape(entry["shape"])
     return Shard(arrays, view)
-
-
-def check_key(bank: FeatureBank, key: dict[str, Any]) -> None:
-    """Refuse a stale bank, naming what differs: teacher, preprocessing, views or seed."""
-    wrong = [f"{name} is {bank.key.get(name)!r}, this run needs {value!r}" for name, value in key.items()
-             if bank.key.get(name) != value and name != "teacher"]
-    if wrong:
-        raise UserError(f"bank {bank.folder} is stale: {'; '.join(wrong)}; name another --bank folder or remove this one")
-
-
-def audit(bank: FeatureBank, images: ImageSet, spec: ImageSpec, forward: Forward, *, views: ViewSpec, seed: int,
-          share: float, limit: float = 0.999) -> float:
-    """Recompute a share of the bank's rows live and return the smallest cosine; below `limit` the bank is refused."""
-    indices = bank.indices(images.hashes)
-    available = bank.views(indices)
-    count = max(1, round(share * int((available + 1).sum())))
-    generator = np.random.default_rng([seed, 7])
-    chosen = generator.choice(len(images), size=min(count, len(images)), replace=False)
-    worst = 1.0
-    for start in range(0, len(chosen), 32):
-        rows = chosen[start:start + 32]
-        picks = generator.integers(0, available[rows] + 1)
-        levels = [spec.stored(images.raw(int(row))) for row in rows]
-        matrices = np.stack([bank_views(views, seed, images.hashes[row], int(pick))[pick] for row, pick in zip(rows, picks, strict=True)])
-        live = forward(view_pixels(levels, matrices, picks == 0, spec))["pooled"].double()
-        kept = torch.from_numpy(bank.features(indices[rows], picks)).double()
-        worst = min(worst, float(torch.nn.functional.cosine_similarity(live.cpu(), kept, dim=1).min()))
-    if worst < limit:
-        raise UserError(f"bank {bank.folder} does not match its teacher: smallest cosine {worst:.5f} of {len(chosen)} rows "
-                        f"recomputed, expected at least {limit}; remove it and build it again")
-    return worst

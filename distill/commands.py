@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from distill.batches import Batches
+from distill.checkpoint import load_checkpoint
 from distill.config import DistillSettings, record
 from distill.data import load_images
 from distill.fit import fit
@@ -32,7 +33,7 @@ from distill.students import build_student, timm_name
 from distill.teaching import Taught, consult_teacher
 from distill.views import ViewSpec
 from runtimes.errors import MISSING, USAGE, UserError
-from runtimes.folder import check_out, read_json, write_json
+from runtimes.folder import MANIFEST, check_out, read_json, write_json
 from runtimes.images import ImageSet, ImageSpec
 
 WATCHED_IMAGES = 2000  # validation images looked at after each epoch; the last figures are over all
@@ -45,7 +46,7 @@ def distill(settings: DistillSettings, command: str) -> int:
         shutil.rmtree(run, ignore_errors=True)  # killed between the folder's last rename and here
         say("done", f"{settings.out}/ was finished already; nothing to resume")
         return 0
-    replaces = settings.overwrite or (settings.resume and (run / NOTE).is_file() and bool(read_json(run / NOTE)["replaces"]))
+    replaces = settings.overwrite or (settings.resume and (run / NOTE).is_file() and bool(read_json(run / NOTE).get("replaces")))
     check_out(settings.out, overwrite=replaces)
     device = choose_device(settings.device)
     if settings.threads:
@@ -153,6 +154,9 @@ def pretrained_statistics(settings: DistillSettings) -> tuple[Any, Any]:
     """Mean and std of the student's input: those of its weights when it starts from some, ImageNet's otherwise."""
     import timm
 
+    if settings.student_weights and (Path(settings.student_weights) / MANIFEST).is_file():
+        earlier = load_checkpoint(Path(settings.student_weights)).image_spec
+        return earlier.mean, earlier.std
     config = timm.get_pretrained_cfg(timm_name(settings.student))
     if settings.student_weights and config is not None:
         return tuple(config.mean), tuple(config.std)

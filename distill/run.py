@@ -25,7 +25,7 @@ def find_run(settings: DistillSettings) -> tuple[Path, dict[str, Any]]:
     if (run / NOTE).is_file() and not settings.resume:
         raise UserError(f"{run} holds an interrupted run; --resume goes on with it, --overwrite starts anew", USAGE)
     if (run / NOTE).is_file():
-        held = read_json(run / NOTE)["settings"]
+        held = read_json(run / NOTE).get("settings", {})
         changed = [f"--{key.replace('_', '-')} was {held.get(key)!r}, now {value!r}" for key, value in wanted.items()
                    if held.get(key) != value]
         if changed:

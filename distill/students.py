@@ -6,7 +6,6 @@ Owns: short names, suggestions for misspelt ones, `--student-weights`. Does not 
 from __future__ import annotations
 
 import difflib
-import pickle
 import warnings
 from pathlib import Path
 
@@ -99,7 +98,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling refuses in many types; each means the same here
         # torch's own words for it advise to load the file without this protection
-        reason = "it holds more than tensors" if isinstance(error, pickle.UnpicklingError) else first_line(error)
+        reason = "it holds more than tensors" if type(error).__name__ == "UnpicklingError" else first_line(error)
         raise UserError(f"{path} cannot be read as plain weights ({reason}); save it with safetensors") from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distill.bank import FeatureBank, audit, bank_key, bank_name, build_bank, check_key, locked, open_bank
+from distill.audit import audit, check_key
+from distill.bank import FeatureBank, bank_key, bank_name, build_bank, locked, open_bank
 from distill.config import DistillSettings
 from distill.forward import choose_forward, torch_forward
 from distill.models import weights_hash
@@ -46,6 +47,9 @@ def consult_teacher(settings: DistillSettings, images: ImageSet, views: ViewSpec
     counts = np.where(images.split == "train", settings.bank_views, 0).astype(np.int64)
     seed = settings.bank_seed
     if settings.teacher.startswith("bank:"):
+        needless = [f"--{name.replace('_', '-')}" for name in ("bank", "teacher_size", "teacher_weights") if getattr(settings, name)]
+        if needless:
+            raise UserError(f"--teacher {settings.teacher} holds features already; leave {' and '.join(needless)} out", USAGE)
         bank = open_bank(Path(settings.teacher.removeprefix("bank:")))
         check_key(bank, {"views": views.as_dict(), "seed": seed})  # --flip and --views tied speak of what was banked
         say("bank", f"{bank.folder}: teacher {bank.key['teacher']}, {bank.rows:,} rows; no teacher at hand, so no audit")

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from runtimes.images import ImageSpec
+
 
 @dataclass(frozen=True)
 class ViewSpec:
@@ -88,3 +90,13 @@ def normalise(unit: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tens
 def unit_levels(levels: NDArray[np.uint8]) -> Tensor:
     """Stored grey levels (B, h, w, C), uint8, to floats 0 to 1 (B, C, h, w)."""
     return torch.from_numpy(np.ascontiguousarray(levels.transpose(0, 3, 1, 2))).float().div_(255.0)
+
+
+def view_pixels(levels: Sequence[NDArray[np.uint8]], matrices: NDArray[np.float32], clean: NDArray[np.bool_],
+                spec: ImageSpec) -> Tensor:
+    """Normalised pixels (B, 3, h, w) of views of stored images; clean rows are not resampled."""
+    unit = unit_levels(np.stack(levels))
+    turned = np.flatnonzero(~clean)
+    if len(turned):
+        unit[turned] = warp(unit[turned], torch.from_numpy(matrices[turned]))
+    return normalise(unit, spec.mean, spec.std)

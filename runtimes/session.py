@@ -158,7 +158,8 @@ def _pixel_values(values: NDArray[Any], artifact: Artifact) -> NDArray[Any]:
 
 def _refuse_constant(batch: NDArray[Any]) -> None:
     """Refuse images of one single value (an unplugged sensor, an empty frame); the middle row settles it for most images."""
-    for image in batch:
-        middle = image[len(image) // 2]
-        if middle.min() == middle.max() and image.min() == image.max():
+    middle = batch[:, batch.shape[1] // 2].reshape(len(batch), -1)
+    for index in np.flatnonzero((middle == middle[:, :1]).all(axis=1)):
+        image = batch[index]
+        if image.min() == image.max():
             raise UserError(f"image with the single value {image.flat[0]} everywhere; nothing in it can be classified")

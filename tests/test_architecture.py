@@ -23,6 +23,8 @@ FROM_COMMANDS = {"images_for"}
 BASES = {"nn.Module", "torch.nn.Module", "Module", "Dataset", "Exception", "UserError", "Protocol"}
 SEQUENCES = {"distill/phantom.py"}  # a lazy list of images is a collections.abc.Sequence, which types know by name only
 MOST_LINES = 230
+HEAVY = {"torch", "torchvision", "timm", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "scipy", "sklearn", "matplotlib",
+         "transformers", "tyro", "rich", "yaml"}
 SHAPELESS = {"utils", "util", "common", "helpers", "helper", "misc", "base", "core", "tools"}
 
 
@@ -135,8 +137,7 @@ def test_the_check_of_cycles_can_fail() -> None:
 
 def loaded(code: str) -> set[str]:
     """Heavy packages in a fresh process after some code."""
-    tail = ("\nimport sys\nprint(sorted({'torch', 'torchvision', 'timm', 'onnx', 'onnxruntime', 'openvino', 'tensorrt', 'tensorrt_rtx', 'scipy',"
-            " 'sklearn', 'matplotlib', 'transformers', 'tyro', 'rich', 'yaml'} & set(sys.modules)))")
+    tail = f"\nimport sys\nprint(sorted({HEAVY} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code + tail], capture_output=True, text=True, check=True, cwd=ROOT)
     return set(ast.literal_eval(done.stdout.splitlines()[-1]))
 
@@ -245,7 +246,7 @@ def test_tests_are_flat_and_named_after_what_they_test() -> None:
     modules = {file.removesuffix(".py").replace("/", "_") for file in files(*FLOORS)}
     for path in (ROOT / "tests").glob("test_*.py"):
         name = path.stem.removeprefix("test_")
-        assert name in {"architecture", "pipeline"} or any(name == one or name.startswith(f"{one.split('_')[0]}_") for one in modules), path.name
+        assert name in {"architecture", "pipeline"} | modules or name.startswith(tuple(f"{floor}_" for floor in FLOORS)), path.name
 
 
 def test_the_readme_maps_every_module() -> None:

@@ -21,10 +21,11 @@ from tiny import VIEWS, tiny_bank, tiny_images, tiny_key, tiny_model, tiny_spec,
 from torch import Tensor
 
 from distill import bank as module
-from distill.bank import audit, bank_key, bank_name, check_key, locked, open_bank, shard_file, view_pixels
+from distill.audit import audit, check_key
+from distill.bank import bank_key, bank_name, locked, open_bank, shard_file
 from distill.forward import torch_forward
 from distill.teachers import Teacher, load_teacher
-from distill.views import ViewSpec, bank_views
+from distill.views import ViewSpec, bank_views, view_pixels
 from runtimes.errors import UserError
 from runtimes.folder import read_json, write_json
 from runtimes.images import ImageSpec

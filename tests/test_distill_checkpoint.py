@@ -21,9 +21,9 @@ from runtimes.images import ImageSpec
 SPEC = ImageSpec(32, 32, 1, "uint16", (10.0, 4000.0), (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
 
 
-def write(folder: Path, model: Model, calibration: Calibration = Calibration((1.5,), ()), kind: str = "student") -> Path:
+def write(folder: Path, model: Model, calibration: Calibration | None = None, kind: str = "student") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(folder, model, SPEC, calibration, {"teacher": "MIT"})
+    save_checkpoint(folder, model, SPEC, calibration or Calibration((1.5,)), {"teacher": "MIT"})
     write_manifest(folder, kind, {"settings": {}, "licence": "MIT"})
     return folder
 

@@ -16,6 +16,7 @@ from test_distill_teachers import Body, write_program
 from tiny import tiny_images
 
 from distill import commands, teaching
+from distill.checkpoint import load_checkpoint
 from distill.commands import choose_device, describe, distill, images_for, student_image_spec
 from distill.config import DistillSettings
 from distill.predict import judge_gain, summary
@@ -25,8 +26,9 @@ from runtimes.folder import read_json, read_manifest
 from runtimes.images import ImageSet
 
 TINY: dict[str, Any] = {
-    "student": "test_efficientnet", "teacher": "test_resnet", "teacher_size": 32, "teacher_weights": "random", "size": 32, "bank_runtime": "torch",
-    "bank_views": 1, "epochs": 2, "min_steps": 0, "batch": 8, "bootstrap": 5, "device": "cpu", "phantom_images": (16, 12, 12), "phantom_size": 32}
+    "student": "test_efficientnet", "teacher": "test_resnet", "teacher_size": 32, "teacher_weights": "random", "size": 32,
+    "bank_runtime": "torch", "bank_views": 1, "epochs": 2, "min_steps": 0, "batch": 8, "bootstrap": 5, "device": "cpu",
+    "phantom_images": (16, 12, 12), "phantom_size": 32}
 
 
 @pytest.fixture(autouse=True)
@@ -54,8 +56,8 @@ class Killed(BaseException):
     """Stands for a kill."""
 
 
-def kill_in_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
-    """Let the next run die when it judges its epoch number `epoch`."""
+def killed_in_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int, **changes: Any) -> None:
+    """A run that dies when it judges its epoch number `epoch`."""
     real, calls = commands.judge, 0
 
     def judge(*arguments: Any) -> Any:
@@ -65,7 +67,10 @@ def kill_in_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
             raise Killed
         return real(*arguments)
 
-    monkeypatch.setattr(commands, "judge", judge)
+    with monkeypatch.context() as patch:
+        patch.setattr(commands, "judge", judge)
+        with pytest.raises(Killed):
+            run(**changes)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -109,11 +114,10 @@ def test_unknown_names_are_refused_with_the_nearest_before_any_work() -> None:
     assert not Path("banks").exists()
 
 
-def test_an_interrupted_run_is_kept_named_and_resumed_to_the_same_student(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupted_run_is_kept_named_and_resumed_to_the_same_student(
+        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(out=Path("whole"), epochs=3) == 0
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_in_epoch(patch, 3)
-        run(out=Path("other"), epochs=3)
+    killed_in_epoch(monkeypatch, 3, out=Path("other"), epochs=3)
     assert not Path("other").exists()
     assert {NOTE, "pixels.u8", "state.json"} <= {path.name for path in Path("other.partial").iterdir()}
     assert "holds an interrupted run; --resume" in refused(USAGE, out=Path("other"), epochs=3)
@@ -136,27 +140,21 @@ def test_an_interrupted_run_is_kept_named_and_resumed_to_the_same_student(monkey
 def test_an_interrupted_replacement_leaves_the_old_student_and_can_be_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(method="vanilla") == 0
     old = tree(Path("student"))
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_in_epoch(patch, 2)
-        run(method="vanilla", seed=1, overwrite=True)
+    killed_in_epoch(monkeypatch, 2, method="vanilla", seed=1, overwrite=True)
     assert tree(Path("student")) == old
     assert run(method="vanilla", seed=1, resume=True) == 0
     assert tree(Path("student"))["model.safetensors"] != old["model.safetensors"]
 
 
 def test_overwrite_drops_an_interrupted_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_in_epoch(patch, 2)
-        run(method="vanilla")
+    killed_in_epoch(monkeypatch, 2, method="vanilla")
     assert run(method="vanilla", overwrite=True, lr=1e-3) == 0
     assert read_manifest(Path("student"), "student")["settings"]["lr"] == 1e-3
 
 
 def test_a_run_is_not_resumed_on_other_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = class_folders(tmp_path / "data", tiny_images("binary", (20, 10, 10)))
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        kill_in_epoch(patch, 2)
-        run(method="vanilla", data="data")
+    killed_in_epoch(monkeypatch, 2, method="vanilla", data="data")
     Image.fromarray(np.random.default_rng(5).integers(0, 255, (32, 32), dtype=np.uint8)).save(data / "no" / "more.png")
     assert "the images of student.partial are no longer those" in refused(USAGE, method="vanilla", data="data", resume=True)
     (data / "no" / "more.png").unlink()
@@ -172,7 +170,8 @@ def test_an_interrupt_is_exit_code_130_and_says_how_to_go_on(monkeypatch: pytest
     assert "--resume goes on" in capsys.readouterr().err
 
 
-def test_a_full_disk_while_the_folder_is_written_leaves_no_half_folder(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_while_the_folder_is_written_leaves_no_half_folder(
+        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from distill import outcome
 
     def full(path: Path, *_: Any, **__: Any) -> None:
@@ -225,6 +224,7 @@ def test_a_bank_alone_teaches_without_its_teacher(capsys: pytest.CaptureFixture[
     assert "no teacher at hand, so no audit" in capsys.readouterr().out
     assert tree(Path("one"))["model.safetensors"] == tree(Path("two"))["model.safetensors"]
     assert read_manifest(Path("two"), "student")["parents"]["teacher"] == read_manifest(Path("one"), "student")["parents"]["teacher"]
+    assert "leave --teacher-size out" in refused(USAGE, **(alone | {"teacher_size": 64}), out=Path("three"))
     assert "views is" in refused(1, **alone, flip=False, out=Path("three"))  # the bank shows mirror images
     assert "seed is" in refused(1, **alone, views="tied", bank_seed=3, out=Path("three"))
     assert "is not a folder" in refused(1, **(alone | {"teacher": "bank:gone"}), out=Path("three"))
@@ -253,6 +253,19 @@ def test_a_student_folder_teaches_the_next_student() -> None:
     manifest = read_manifest(Path("student"), "student")
     assert manifest["teacher"] == "first"
     assert len(manifest["parents"]["teacher"]) == 64
+
+
+def test_a_student_that_starts_from_another_takes_its_statistics_and_its_body() -> None:
+    assert run(method="vanilla", epochs=1, out=Path("first"), student="test_vit") == 0
+    assert run(method="vanilla", epochs=1, lr=1e-12, student="test_vit", student_weights="first", seed=9) == 0
+    first, second = (load_checkpoint(Path(name)) for name in ("first", "student"))
+    assert second.image_spec == first.image_spec
+    body = {name: value for name, value in first.model.net.state_dict().items() if not name.startswith("head.")}
+    found = second.model.net.state_dict()
+    assert all(torch.allclose(found[name], value, atol=1e-6) for name, value in body.items())
+    shard = Path("first/model.safetensors")
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\x55")
+    assert "is not what was written" in refused(1, method="vanilla", student="test_vit", student_weights="first", out=Path("third"))
 
 
 def test_bad_images_are_listed_beside_out_and_nothing_else_is_left(tmp_path: Path) -> None:

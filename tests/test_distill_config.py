@@ -44,7 +44,8 @@ def test_every_setting_has_a_default() -> None:
 
 
 def test_a_file_wins_over_defaults_and_a_flag_over_the_file(tmp_path: Path) -> None:
-    path = yaml_file(tmp_path, {"epochs": 7, "lr": 0.01, "flip": False, "student": "resnet18", "phantom-images": [10, 5, 5], "unlabelled": None})
+    path = yaml_file(tmp_path, {"epochs": 7, "lr": 0.01, "flip": False, "student": "resnet18", "phantom-images": [10, 5, 5],
+                                "unlabelled": None})
     found = read("--config", str(path), "--epochs", "9", "--phantom-images", "20", "6", "7")
     assert found == DistillSettings(config=path, epochs=9, lr=0.01, flip=False, student="resnet18", phantom_images=(20, 6, 7))
     assert read("--epochs", "9", f"--config={path}").epochs == 9  # wherever --config stands
@@ -114,14 +115,15 @@ def test_a_yaml_file_cannot_make_objects(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [
-    ("epochs", 0), ("epochs", -1), ("batch", 0), ("labelled_batch", 0), ("lr", 0.0), ("lr", -1.0), ("lr", float("nan")), ("temperature", 0.0),
-    ("bank_views", -1), ("bank_grid", -1), ("min_steps", -1), ("weight_decay", -0.1), ("kd_weight", -1.0), ("cka_weight", -1.0),
-    ("teacher_weight", -1.0), ("hint_weight", -1.0), ("focal_gamma", -1.0), ("bootstrap", -1), ("seed", -1), ("seed", 2**64), ("bank_seed", -1),
-    ("split_seed", -1), ("audit", 1.0), ("audit", -0.1), ("warmup", 1.0), ("phi_dropout", 1.0), ("ema", 1.0), ("ema", float("nan")),
+    ("epochs", 0), ("epochs", -1), ("batch", 0), ("batch", 1), ("labelled_batch", 0), ("lr", 0.0), ("lr", -1.0), ("lr", float("nan")),
+    ("temperature", 0.0), ("bank_views", -1), ("bank_grid", -1), ("min_steps", -1), ("weight_decay", -0.1), ("kd_weight", -1.0),
+    ("cka_weight", -1.0), ("teacher_weight", -1.0), ("hint_weight", -1.0), ("focal_gamma", -1.0), ("bootstrap", -1), ("seed", -1),
+    ("seed", 2**64), ("bank_seed", -1), ("split_seed", -1), ("audit", 1.0), ("audit", -0.1), ("warmup", 1.0),
+    ("phi_dropout", 1.0), ("ema", 1.0), ("ema", float("nan")),
     ("phantom_images", (0, 1, 1)), ("size", 8), ("size", 5000), ("teacher_size", 1), ("phantom_size", 4), ("threads", 0), ("threads", -2),
 ])
 def test_values_outside_their_range_are_refused_by_the_flags_name(name: str, value: Any) -> None:
-    with pytest.raises(UserError, match=f"--{name.replace('_', '-')}") as caught:
+    with pytest.raises(UserError, match=rf"--{name.replace('_', '-')}") as caught:
         DistillSettings(**{name: value})
     assert caught.value.exit_code == USAGE
 
@@ -132,8 +134,9 @@ def test_contradictions_are_refused() -> None:
 
 
 values = st.fixed_dictionaries({}, optional={
-    "epochs": st.integers(1, 10**6), "lr": st.floats(1e-8, 1e3), "flip": st.booleans(), "method": st.sampled_from(["rd", "kd", "fitnet", "vanilla"]),
-    "size": st.none() | st.integers(16, 1024), "ema": st.floats(0, 0.99), "phantom_images": st.lists(st.integers(1, 99), min_size=3, max_size=3),
+    "epochs": st.integers(1, 10**6), "lr": st.floats(1e-8, 1e3), "flip": st.booleans(),
+    "method": st.sampled_from(["rd", "kd", "fitnet", "vanilla"]), "size": st.none() | st.integers(16, 1024), "ema": st.floats(0, 0.99),
+    "phantom_images": st.lists(st.integers(1, 99), min_size=3, max_size=3),
     "student": st.text("abcxyz0123_-", min_size=1).filter(lambda text: not text.startswith("-")), "seed": st.integers(0, 2**31),
 })
 

@@ -30,8 +30,9 @@ from runtimes.folder import sha256_file
 from runtimes.images import ImageSpec
 
 SETTINGS: dict[str, Any] = {
-    "epochs": 3, "min_steps": 0, "lr": 2e-3, "weight_decay": 0.02, "phi_lr": 0.1, "phi_weight_decay": 0.05, "warmup": 0.1, "decay": "linear",
-    "ema": 0.0, "precision": "fp32", "device": "cpu", "class_weights": None, "seed": 0, "resume": False, "select": "last"}
+    "epochs": 3, "min_steps": 0, "lr": 2e-3, "weight_decay": 0.02, "phi_lr": 0.1, "phi_weight_decay": 0.05, "warmup": 0.1,
+    "decay": "linear", "ema": 0.0, "precision": "fp32", "device": "cpu", "class_weights": None, "seed": 0, "resume": False,
+    "select": "last"}
 
 
 def measured(branches: Branches) -> dict[str, float]:
@@ -74,7 +75,8 @@ def killed_after(epochs: int) -> Callable[[Branches], dict[str, float]]:
 
 @pytest.mark.parametrize("select", ["last", "best"])
 @pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_a_run_killed_after_any_epoch_ends_bit_for_bit_as_an_unbroken_one(tmp_path: Path, batches: Batches, ema: float, select: str) -> None:
+def test_a_run_killed_after_any_epoch_ends_bit_for_bit_as_an_unbroken_one(
+        tmp_path: Path, batches: Batches, ema: float, select: str) -> None:
     whole = tiny_branches("rd")
     history = run(tmp_path / "whole", whole, batches, ema=ema, select=select, epochs=4)
     for epochs in range(4):
@@ -205,7 +207,7 @@ def test_training_lowers_the_loss_and_tells_of_each_part(tmp_path: Path, batches
     assert [row["epoch"] for row in history] == list(range(1, 9))
     for row in history:
         named = [value for name, value in row.items() if name.startswith("train_loss_")]
-        assert {name for name in row if name.startswith("train_loss_")} == {f"train_loss_{one}" for one in ("task", "teacher_task", "kd", "cka")}
+        assert {name.removeprefix("train_loss_") for name in row if name.startswith("train_loss_")} == {"task", "teacher_task", "kd", "cka"}
         assert row["train_loss"] == pytest.approx(sum(named))
     assert history[-1]["train_loss_task"] < 0.8 * history[0]["train_loss_task"]
     assert history[-1]["train_loss_teacher_task"] < history[0]["train_loss_teacher_task"]

@@ -21,7 +21,8 @@ from distill.predict import Predictions, calibrate, judge, predict, probabilitie
 from runtimes.images import ImageSet
 
 
-def made(tmp_path: Path, images: ImageSet, split: str = "val", method: str = "rd", batch: int = 64, bank: bool = True) -> tuple[Predictions, Any]:
+def made(tmp_path: Path, images: ImageSet, split: str = "val", method: str = "rd", batch: int = 64,
+         bank: bool = True) -> tuple[Predictions, Any]:
     branches = tiny_branches(method, images.task)
     pixels = build_pixels(tmp_path / "pixels", images, tiny_spec())
     held = tiny_bank(tmp_path / "bank", images) if bank and not (tmp_path / "bank").exists() else None

@@ -35,7 +35,8 @@ while True:
 
 
 def tensors(epoch: int, size: int = 1000) -> dict[str, Tensor]:
-    return {"a": torch.full((size,), float(epoch)), "b": torch.tensor(epoch), "c": torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last)}
+    layout = torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    return {"a": torch.full((size,), float(epoch)), "b": torch.tensor(epoch), "c": layout}
 
 
 def check(folder: Path) -> int:

@@ -23,7 +23,7 @@ SPEC = ModelSpec("test_efficientnet", 32, 32, "multiclass", ("a", "b", "c"))
 @pytest.mark.parametrize("short", sorted(SHORT_NAMES))
 def test_every_short_name_is_a_network_of_timm_or_says_that_this_timm_lacks_it(short: str) -> None:
     if short == "shufflenetv2" and not timm.list_models("shufflenet*"):
-        with pytest.raises(UserError, match="stands for timm's shufflenet_v2_x1_0, which the installed timm .* lacks"):
+        with pytest.raises(UserError, match=r"stands for timm's shufflenet_v2_x1_0, which the installed timm .* lacks"):
             timm_name(short)
     else:
         assert timm.is_model(timm_name(short))
@@ -82,7 +82,7 @@ def test_weights_of_another_number_of_classes_fit_and_of_another_network_do_not(
               tmp_path / "nine.safetensors")
     build_student(SPEC, str(tmp_path / "nine.safetensors"), 0)
     save_file(tiny_model(arch="test_resnet").net.state_dict(), tmp_path / "other.safetensors")
-    with pytest.raises(UserError, match="does not fit test_efficientnet: .* missing or of another shape"):
+    with pytest.raises(UserError, match=r"does not fit test_efficientnet: .* missing or of another shape"):
         build_student(SPEC, str(tmp_path / "other.safetensors"), 0)
 
 
@@ -183,6 +183,6 @@ def test_pretrained_weights_offline_say_where_to_put_them(monkeypatch: pytest.Mo
         raise ConnectionError("no network")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(UserError, match="no pretrained weights of resnet18 at hand .*--student-weights") as caught:
+    with pytest.raises(UserError, match=r"no pretrained weights of resnet18 at hand .*--student-weights") as caught:
         read_weights("resnet18", "pretrained")
     assert "\n" not in str(caught.value)
