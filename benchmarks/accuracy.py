@@ -120,11 +120,13 @@ def pneumonia_sets(work: Path, seed: int) -> tuple[Path, Path, Path]:
     mine = student_rows(arrays["train_labels"].reshape(-1))
     labels = arrays["train_labels"].reshape(-1)[mine]
     generator = np.random.default_rng([2024, seed])
+    healthy = round(47 * float((labels == 0).mean()))
     shown = np.sort(np.concatenate([generator.permutation(np.flatnonzero(labels == value))[:count]
-                                    for value, count in ((0, round(47 * float((labels == 0).mean()))), (1, 47 - round(47 * float((labels == 0).mean()))))]))
+                                    for value, count in ((0, healthy), (1, 47 - healthy))]))
     ten, one, hidden = work / "pneumoniamnist-10.npz", work / f"pneumoniamnist-1-seed{seed}.npz", work / f"pneumonia-hidden-seed{seed}"
     for path, rows in ((ten, np.arange(470)), (one, shown)):
-        np.savez(path, **(arrays | {"train_images": arrays["train_images"][mine][rows], "train_labels": arrays["train_labels"][mine][rows]}))
+        chosen = {f"train_{name}": arrays[f"train_{name}"][mine][rows] for name in ("images", "labels")}
+        np.savez(path, **(arrays | chosen))  # type: ignore[arg-type]
     hidden.mkdir(exist_ok=True)
     for row in np.setdiff1d(np.arange(470), shown):
         Image.fromarray(arrays["train_images"][mine][row]).save(hidden / f"{row:03d}.png")
@@ -148,12 +150,12 @@ def perform(run: Run, work: Path, rows: Path, extra: list[str]) -> None:
     command([*run.flags, "--seed", str(run.seed), "--threads", "1", "--out", str(out), "--overwrite", "--audit", "0.002", *extra], work)
     metrics = json.loads((out / "metrics.json").read_text())
     manifest = json.loads((out / "manifest.json").read_text())
+    splits = {split: {branch: {name: found["value"] for name, found in entry.items() if isinstance(found, dict) and "value" in found}
+                      for branch, entry in content.items() if isinstance(entry, dict)} | {"cka": content.get("cka"), "n": content["n"]}
+              for split, content in metrics["splits"].items()}
+    flags = [flag.replace(str(SHARED), "$RD_SHARED/data").replace(str(work), "$WORK") for flag in run.flags]
     row = {"run": run.name, "setting": run.setting, "method": run.method, "seed": run.seed, "seconds": round(time.monotonic() - start),
-           "flags": [flag.replace(str(SHARED), "$RD_SHARED/data").replace(str(work), "$WORK") for flag in run.flags] + extra, "params": metrics["params"],
-           "macs": metrics["macs"], "versions": manifest["versions"],
-           "splits": {split: {branch: {name: found["value"] for name, found in entry.items() if isinstance(found, dict) and "value" in found}
-                              for branch, entry in content.items() if isinstance(entry, dict)} | {"cka": content.get("cka"), "n": content["n"]}
-                      for split, content in metrics["splits"].items()}}
+           "flags": flags + extra, "params": metrics["params"], "macs": metrics["macs"], "versions": manifest["versions"], "splits": splits}
     with rows.open("a") as file:
         file.write(json.dumps(row) + "\n")
         file.flush()
@@ -164,8 +166,9 @@ def perform(run: Run, work: Path, rows: Path, extra: list[str]) -> None:
 
 def table(rows: list[dict[str, Any]], split: str = "test") -> str:
     """Markdown: mean (sd over seeds) in points; gain over vanilla of the same setting and seed."""
-    lines = ["| setting | method | seeds | accuracy | balanced accuracy | macro AUROC | gain over vanilla, by seed | teacher branch AUROC | probe AUROC | ECE |",
-             "|---|---|---|---|---|---|---|---|---|---|"]
+    heads = ("setting", "method", "seeds", "accuracy", "balanced accuracy", "macro AUROC", "AUROC minus vanilla, by seed",
+             "teacher branch", "probe", "ECE")
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     settings = list(dict.fromkeys(row["setting"] for row in rows))
 
     def spread(found: list[float]) -> str:
@@ -182,10 +185,12 @@ def table(rows: list[dict[str, Any]], split: str = "test") -> str:
             own = sorted((row for row in here if row["method"] == method), key=lambda row: int(row["seed"]))
             pick = lambda branch, name, own=own: [row["splits"][split][branch][name] for row in own  # noqa: E731
                                                   if branch in row["splits"][split] and name in row["splits"][split][branch]]
-            gains = ", ".join(f"{(row['splits'][split]['student']['auroc'] - base[row['seed']]) * 100:+.1f}" for row in own if row["seed"] in base)
-            lines.append(f"| {setting} | {method} | {len(own)} | {spread(pick('student', 'accuracy'))} | "
-                         f"{spread(pick('student', 'balanced_accuracy'))} | {spread(pick('student', 'auroc'))} | {gains if method != 'vanilla' else ''} | "
-                         f"{spread(pick('teacher', 'auroc'))} | {spread(pick('probe', 'auroc'))} | {spread(pick('student', 'ece'))} |")
+            found = {row["seed"]: row["splits"][split]["student"]["auroc"] for row in own}
+            gains = ", ".join(f"{(value - base[seed]) * 100:+.1f}" for seed, value in found.items() if seed in base)
+            cells = [setting, method, str(len(own)), *(spread(pick("student", name)) for name in ("accuracy", "balanced_accuracy", "auroc")),
+                     gains if method != "vanilla" else "", *(spread(pick(*one)) for one in (("teacher", "auroc"), ("probe", "auroc"),
+                                                                                             ("student", "ece")))]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from speed_training import BATCH, STUDENTS, VIEWS, Setting, batches_of
 
-from distill.bank import bank_key, build_bank, view_pixels
+from distill.bank import bank_key, build_bank
 from distill.batches import Batches
 from distill.data import load_images
 from distill.forward import onnx_forward, torch_forward
@@ -26,7 +26,7 @@ from distill.objective import Batch, Branches
 from distill.reprogram import Reprogram
 from distill.students import build_student
 from distill.teachers import load_teacher
-from distill.views import draw_views
+from distill.views import draw_views, view_pixels
 from runtimes.images import ImageSet, ImageSpec
 
 

@@ -58,6 +58,8 @@ def distill(settings: DistillSettings, command: str) -> int:
         say("", note)
     spec = student_image_spec(settings, images)
     views = ViewSpec(flip=0.5 if settings.flip else 0.0)
+    if settings.method == "vanilla":
+        say("teacher", "none: --method vanilla trains on labels alone")
     taught = None if settings.method == "vanilla" else consult_teacher(settings, images, views, device)
     model_spec = ModelSpec(arch, spec.height, spec.width, images.task, images.classes)
     student = build_student(model_spec, settings.student_weights, settings.seed)
@@ -197,7 +199,8 @@ def train(settings: DistillSettings, images: ImageSet, spec: ImageSpec, views: V
                    lr=settings.lr, weight_decay=settings.weight_decay, phi_lr=settings.phi_lr,
                    phi_weight_decay=settings.phi_weight_decay, warmup=settings.warmup, decay=settings.decay, ema=settings.ema,
                    precision=settings.precision, device=device, class_weights=class_weights, seed=settings.seed, folder=run,
-                   resume=settings.resume, evaluate=evaluate, select=settings.select, progress=update)
+                   resume=settings.resume, evaluate=evaluate, select=settings.select, progress=update,
+                   resumed=lambda epoch: say("resume", f"from epoch {epoch} of {settings.epochs}" if epoch else "from the start"))
 
 
 def run_on(branches: Branches, images: ImageSet, spec: ImageSpec, pixels: PixelStore, split: str, taught: Taught | None,

@@ -46,7 +46,8 @@ def fit(branches: Branches, batches: Batches, method: Method, weights: Weights, 
         weight_decay: float, phi_lr: float, phi_weight_decay: float, warmup: float, decay: Literal["none", "linear"],
         ema: float, precision: Literal["fp32", "bf16"], device: str, class_weights: Tensor | None, seed: int, folder: Path,
         resume: bool, evaluate: Callable[[Branches], dict[str, float]], select: Literal["last", "best"],
-        progress: Callable[[int, int, str], None] | None = None) -> list[dict[str, Any]]:
+        progress: Callable[[int, int, str], None] | None = None,
+        resumed: Callable[[int], None] | None = None) -> list[dict[str, Any]]:
     """Train the branches in place and return a row an epoch (epoch, lr, losses, what `evaluate` answers).
 
     evaluate must answer "score", higher is better, for select="best". A loss that is not finite stops with a UserError and
@@ -63,6 +64,8 @@ def fit(branches: Branches, batches: Batches, method: Method, weights: Weights, 
     best: dict[str, Tensor] = {}
     done = 0
     found = load_state(folder) if resume else None
+    if resume and resumed:
+        resumed(found[0] if found else 0)
     if found:
         done, tensors, record = found
         history, best = record["history"], _under(tensors, "best.")

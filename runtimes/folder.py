@@ -79,8 +79,11 @@ def check_out(out: Path, *, overwrite: bool, resume: bool = False) -> None:
 @contextmanager
 def new_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary sibling that becomes `out` when the block ends well, and vanishes when it does not."""
-    check_out(out, overwrite=overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
+    for old in out.parent.glob(f".{out.name}.tmp-old-*"):  # a kill between the two renames below: the old folder comes back
+        if not out.exists():
+            os.replace(old, out)
+    check_out(out, overwrite=overwrite)
     for orphan in out.parent.glob(f".{out.name}.tmp-*"):  # left by a killed run, never read by anything
         shutil.rmtree(orphan, ignore_errors=True)
     temporary = out.with_name(f".{out.name}.tmp-{os.getpid()}")

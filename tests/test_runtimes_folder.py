@@ -77,6 +77,14 @@ def test_orphans_of_killed_runs_are_removed(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_a_folder_moved_aside_by_a_killed_replacement_comes_back(tmp_path: Path) -> None:
+    (tmp_path / ".out.tmp-old-123").mkdir()
+    (tmp_path / ".out.tmp-old-123" / "result").write_text("kept")
+    with pytest.raises(UserError, match="not empty"), new_folder(tmp_path / "out"):
+        pass
+    assert (tmp_path / "out" / "result").read_text() == "kept"
+
+
 def test_a_used_output_is_refused_as_usage_error(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     check_out(tmp_path / "out", overwrite=False)
