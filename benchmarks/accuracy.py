@@ -187,7 +187,8 @@ def table(rows: list[dict[str, Any]], split: str = "test") -> str:
                                                   if branch in row["splits"][split] and name in row["splits"][split][branch]]
             found = {row["seed"]: row["splits"][split]["student"]["auroc"] for row in own}
             gains = ", ".join(f"{(value - base[seed]) * 100:+.1f}" for seed, value in found.items() if seed in base)
-            cells = [setting, method, str(len(own)), *(spread(pick("student", name)) for name in ("accuracy", "balanced_accuracy", "auroc")),
+            cells = [setting, method, str(len(own)),
+                     *(spread(pick("student", name)) for name in ("accuracy", "balanced_accuracy", "auroc")),
                      gains if method != "vanilla" else "", *(spread(pick(*one)) for one in (("teacher", "auroc"), ("probe", "auroc"),
                                                                                              ("student", "ece")))]
             lines.append(f"| {' | '.join(cells)} |")

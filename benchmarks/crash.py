@@ -26,7 +26,7 @@ from record import RESULTS, facts, store
 BIN = Path(sys.executable).parent
 FLAGS = ("--student", "mobilenetv3_small_050", "--size", "64", "--phantom-images", "600", "48", "48", "--phantom-size", "64",
          "--teacher", "mobilenetv3_small_050", "--teacher-weights", "random", "--teacher-size", "64", "--bank", "bank",
-         "--bank-views", "3", "--bank-runtime", "torch", "--epochs", "12", "--min-steps", "1", "--bootstrap", "50", "--ema", "0.9",
+         "--bank-views", "1", "--bank-runtime", "torch", "--epochs", "20", "--min-steps", "1", "--bootstrap", "50", "--ema", "0.9",
          "--threads", "1", "--out", "student")
 ENDING_S = 600
 

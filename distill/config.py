@@ -85,7 +85,7 @@ class DistillSettings:
     """Images a step."""
     labelled_batch: int = 16
     """Labelled images a step, on top of `batch`, when unlabelled images are there."""
-    lr: float = 2e-3
+    lr: float = 5e-3
     """Peak learning rate of the student and the shared classifier."""
     weight_decay: float = 0.02
     """AdamW weight decay of the student."""

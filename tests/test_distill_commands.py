@@ -122,7 +122,7 @@ def test_an_interrupted_run_is_kept_named_and_resumed_to_the_same_student(
     assert {NOTE, "pixels.u8", "state.json"} <= {path.name for path in Path("other.partial").iterdir()}
     assert "holds an interrupted run; --resume" in refused(USAGE, out=Path("other"), epochs=3)
     message = refused(USAGE, out=Path("other"), epochs=3, lr=0.5, resume=True, seed=4)
-    assert "--lr was 0.002, now 0.5" in message
+    assert "--lr was 0.005, now 0.5" in message
     assert "--seed was 0, now 4" in message
     capsys.readouterr()
     assert run(out=Path("other"), epochs=3, resume=True) == 0
