@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from record import RESULTS, facts, store
+from record import RESULTS, code_hash, facts, store
 
 BIN = Path(sys.executable).parent
 FLAGS = ("--student", "mobilenetv3_small_050", "--size", "64", "--phantom-images", "600", "48", "48", "--phantom-size", "64",
@@ -111,6 +111,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS / "crash.json")
     given = parser.parse_args()
+    code = code_hash()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         (work / "whole").mkdir()
@@ -126,6 +127,8 @@ def main() -> None:
         with ThreadPoolExecutor(given.workers) as pool:
             kills = list(pool.map(lambda pair: perform(work, pair[0], pair[1], expected), enumerate(moments)))
     print(table(kills))
+    if code_hash() != code:
+        sys.exit("the code changed while it was being tried; run this again")
     wrong = sum(not one.equal for one in kills)
     print(f"\n{len(kills)} killed runs, {len(kills) - wrong} ended with the unbroken run's weights")
     store(given.out, {"format": 1, "command": " ".join(["crash.py", *sys.argv[1:]]), "facts": facts(), "seconds_unbroken": total,

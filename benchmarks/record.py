@@ -1,18 +1,20 @@
 """What every benchmark writes beside its figures: machine, versions, load, date; and how two timings become a ratio.
 
-Owns: `facts`, `store`, `keep_memory`, `spread`, `interleave`. Does not own: what is measured.
+Owns: `facts`, `code_hash`, `store`, `keep_memory`, `spread`, `interleave`. Does not own: what is measured.
 """
 
 from __future__ import annotations
 
 import ctypes
 import datetime
+import hashlib
 import json
 import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,20 @@ def facts(**more: Any) -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "not installed"
-    return {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), **machine_facts(), "versions": versions,
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return {"date": today, **machine_facts(), "versions": versions, "code_sha256": code_hash(),
             "load_average": list(os.getloadavg()), **more}
+
+
+def code_hash() -> str:
+    """SHA-256 over the code of the packages: whether two runs ran the same program."""
+    digest = hashlib.sha256()
+    for package in ("distill", "export", "runtimes"):
+        found = find_spec(package)
+        for place in (found.submodule_search_locations or []) if found else []:
+            for path in sorted(Path(place).rglob("*.py")):
+                digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def keep_memory() -> None:
