@@ -15,7 +15,7 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 demo: install
-	$(BIN)/rd-distill --config benchmarks/demo.yaml --out $(DEMO)/student --bank $(DEMO)/bank --overwrite
+	$(BIN)/rd-distill --config benchmarks/demo.yaml --out $(DEMO)/student --overwrite
 	$(BIN)/rd-export --target onnx --student-dir $(DEMO)/student --out $(DEMO)/artifact --overwrite
 	$(BIN)/rd-verify $(DEMO)/artifact
 	@echo "report: $(abspath $(DEMO)/student/report.html)"
