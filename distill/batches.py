@@ -21,7 +21,7 @@ from distill.probe import Probe
 from distill.views import ViewSpec, bank_views, draw_views, normalise, photometric, unit_levels, warp
 from runtimes.images import ImageSpec
 
-RELEASE_EVERY = 200  # steps between giving mapped pages back
+RELEASE_EVERY = 50  # steps between giving mapped pages back
 
 
 @lru_cache(maxsize=8)
