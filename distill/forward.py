@@ -5,7 +5,6 @@ Owns: the two ways and the choice between them. Does not own: the bank, which au
 
 from __future__ import annotations
 
-import os
 import tempfile
 import warnings
 from pathlib import Path
@@ -19,6 +18,7 @@ from distill.bank import Forward
 from distill.students import first_line
 from distill.teachers import Teacher, pooled
 from runtimes.errors import UserError
+from runtimes.ort import load_runtime
 
 
 def choose_forward(teacher: Teacher, runtime: Literal["auto", "torch", "onnx"], *, device: str, grid: int,
@@ -71,10 +71,7 @@ class _Pooled(nn.Module):
 
 def onnx_forward(teacher: Teacher, threads: int | None = None) -> Forward:
     """Pooled features through ONNX Runtime on the CPU, fp32: a graph made for this run and thrown away."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("ORT_TELEMETRY_DISABLED", "1")
-    import onnxruntime
-
+    onnxruntime = load_runtime()
     spec = teacher.image_spec
     example = torch.zeros(2, 3, spec.height, spec.width)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
