@@ -172,7 +172,7 @@ def build_branches(settings: DistillSettings, student: Any, taught: Taught | Non
         return Branches(student)
     if settings.method == "fitnet":
         return Branches(student, hint=Hint(taught.mean, taught.sd, width))
-    return Branches(student, phi=Reprogram(taught.mean, taught.sd, width, dropout=settings.phi_dropout))
+    return Branches(student, phi=Reprogram(taught.mean, taught.sd, width, inner=settings.phi_width, dropout=settings.phi_dropout))
 
 
 def train(settings: DistillSettings, images: ImageSet, spec: ImageSpec, views: ViewSpec, pixels: PixelStore, branches: Branches,

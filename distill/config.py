@@ -95,6 +95,8 @@ class DistillSettings:
     """Learning rate of the reprogramming module, as a factor of --lr."""
     phi_weight_decay: float = 0.05
     """AdamW weight decay of the reprogramming module."""
+    phi_width: int = 128
+    """Inner width of the reprogramming module."""
     phi_dropout: float = 0.5
     """Dropout in the reprogramming module."""
     kd_weight: float = 1.0
@@ -137,7 +139,7 @@ class DistillSettings:
         for name, value in dataclasses.asdict(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"--{name.replace('_', '-')} {value} must be a finite number", USAGE)
-        positive = ("epochs", "batch", "labelled_batch", "lr", "temperature")
+        positive = ("epochs", "batch", "labelled_batch", "lr", "temperature", "phi_width")
         for name in positive:
             if getattr(self, name) <= 0:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} must be above 0", USAGE)

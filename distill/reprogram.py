@@ -19,32 +19,33 @@ def standardiser(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Reprogram(nn.Module):
-    """phi(f) = h + W2 drop(GELU(W1 LN(h))), h = P drop((f - mean) / sd): a residual block, (B, D) to (B, d).
+    """phi(f) = E(h + W2 drop(GELU(W1 LN(h)))), h = P drop((f - mean) / sd): a residual block, (B, D) to (B, d).
 
-    RD (arXiv 2407.06504) picks "an ordinary residual block"; W2 starts at zero, so phi starts as a linear map.
+    RD (arXiv 2407.06504) picks "an ordinary residual block"; W2 starts at zero, so phi starts as a linear map. The block
+    is `inner` wide, whatever the student: at the width of a small student it would cost a quarter of the student's step.
     """
 
     mean: Tensor
     sd: Tensor
 
-    def __init__(self, mean: Tensor, sd: Tensor, width: int, *, dropout: float = 0.5) -> None:
+    def __init__(self, mean: Tensor, sd: Tensor, width: int, *, inner: int = 128, dropout: float = 0.5) -> None:
         super().__init__()
         self.register_buffer("mean", mean.float())
         self.register_buffer("sd", sd.float())
-        hidden = max(width // 2, 8)
         self.drop = nn.Dropout(dropout)
-        self.project = nn.Linear(mean.numel(), width)
-        self.norm = nn.LayerNorm(width)
-        self.widen = nn.Linear(width, hidden)
-        self.narrow = nn.Linear(hidden, width)
+        self.project = nn.Linear(mean.numel(), inner)
+        self.norm = nn.LayerNorm(inner)
+        self.widen = nn.Linear(inner, inner)
+        self.narrow = nn.Linear(inner, inner)
         self.gelu = nn.GELU()
+        self.expand = nn.Linear(inner, width)
         nn.init.zeros_(self.narrow.weight)
         nn.init.zeros_(self.narrow.bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """Teacher features (B, D) to reprogrammed features (B, d)."""
         start = self.project(self.drop((features - self.mean) / self.sd))
-        return start + self.narrow(self.drop(self.gelu(self.widen(self.norm(start)))))
+        return self.expand(start + self.narrow(self.drop(self.gelu(self.widen(self.norm(start))))))  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def target(self, features: Tensor) -> Tensor:

@@ -5,36 +5,30 @@ Owns: the order of the work, what is written and printed. Does not own: the grap
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distill.checkpoint import Checkpoint, load_checkpoint, preprocessor_config
-from distill.config import record
-from distill.models import count_parameters
 from distill.progress import say, track
 from export.card import artifact_card
 from export.config import ExportSettings
+from export.facts import MODEL, finished, graph_size, manifest_facts, metadata
 from export.graph import DeployedGraph, TensorGraph, example_input, reparameterised
 from export.hygiene import precision_share
 from export.parity import device_image, graph_pixels, parity, reference_logits
 from export.to_onnx import to_onnx
 from runtimes.artifact import GOLDEN, INPUT_NAMES, Artifact, read_artifact
 from runtimes.errors import DONE, MISSING, PARITY, UserError
-from runtimes.folder import MANIFEST, check_out, new_folder, read_json, sha256_file, write_atomic, write_json, write_manifest
+from runtimes.folder import check_out, new_folder, read_json, write_atomic, write_json, write_manifest
 from runtimes.images import ImageSet
 from runtimes.latency import measure
 from runtimes.ort import load_runtime
 from runtimes.scores import calibrated
 from runtimes.session import Session, as_batch, open_session
 
-MODEL = "model.onnx"
-TOLERANCE = 1e-4  # of fp32 logits, relative above 1: the largest difference seen on 15 families is 6e-6
 WARMUPS = 50
 
 
@@ -47,6 +41,9 @@ def export(settings: ExportSettings, command: str = "", images_of: Callable[[Che
         raise UserError(f"--target {settings.target} --precision {settings.precision} is not available in this version; "
                         "available: --target onnx --precision fp32", MISSING)
     out = settings.folder()
+    if settings.resume and finished(out, settings):
+        say("done", f"{out}/ was finished already; nothing to resume")
+        return DONE
     check_out(out, overwrite=settings.overwrite)
     load_runtime()  # before the minutes of work, not after
     checkpoint = load_checkpoint(settings.student_dir, "student")
@@ -56,7 +53,7 @@ def export(settings: ExportSettings, command: str = "", images_of: Callable[[Che
     rows = parity_rows(images, settings.parity_images)
     with new_folder(out, overwrite=settings.overwrite) as folder:
         _write_model(folder, checkpoint, settings)
-        facts = _manifest_facts(checkpoint, settings, command)
+        facts = manifest_facts(checkpoint, settings, command)
         write_manifest(folder, "artifact", facts)  # so that the folder opens as on a device; written again as the last file
         artifact = read_artifact(folder)
         session = open_session(folder, threads=settings.threads, device=settings.device)
@@ -99,66 +96,17 @@ def _images(checkpoint: Checkpoint, data: str | None) -> ImageSet:
 
 
 def _write_model(folder: Path, checkpoint: Checkpoint, settings: ExportSettings) -> None:
-    spec, size = checkpoint.image_spec, _graph_size(checkpoint, settings)
+    spec, size = checkpoint.image_spec, graph_size(checkpoint, settings)
     model = reparameterised(checkpoint.model)
     outputs = ["logits", "probabilities"] if settings.input == "image" else ["logits"]
     graph = DeployedGraph(model, spec, checkpoint.calibration, size) if settings.input == "image" else TensorGraph(model)
     data = to_onnx(graph, example_input(spec, settings.input, size), input_name=INPUT_NAMES[settings.input], output_names=outputs,
-                   opset=settings.opset, metadata=_metadata(checkpoint, settings))
+                   opset=settings.opset, metadata=metadata(checkpoint, settings))
     write_atomic(folder / MODEL, data)
     write_atomic(folder / "config.json", (settings.student_dir / "config.json").read_bytes())
     write_json(folder / "preprocessor_config.json", preprocessor_config(spec))
     say("export", f"{MODEL} {len(data) / 1e6:.1f} MB, opset {settings.opset}, input {INPUT_NAMES[settings.input]} "
                   f"{spec.dtype if settings.input == 'image' else 'float32'} at {size[0]}x{size[1]}, batch open")
-
-
-def _graph_size(checkpoint: Checkpoint, settings: ExportSettings) -> tuple[int, int]:
-    return settings.graph_size() or (checkpoint.image_spec.height, checkpoint.image_spec.width)
-
-
-def _facts(checkpoint: Checkpoint, settings: ExportSettings) -> dict[str, Any]:
-    """What artifact and graph say about themselves; names only, never a path of this machine."""
-    manifest, spec = checkpoint.manifest, checkpoint.spec
-    licences = read_json(settings.student_dir / "config.json").get("rd", {}).get("licences", {})
-    return {
-        "task": spec.task, "classes": list(spec.classes), "image": checkpoint.image_spec.as_dict(),
-        "input": settings.input, "graph_size": list(_graph_size(checkpoint, settings)),
-        "temperatures": list(checkpoint.calibration.temperatures), "thresholds": list(checkpoint.calibration.thresholds),
-        "student": spec.arch, "parameters": count_parameters(checkpoint.model),
-        "weights_sha256": manifest.get("files", {}).get("model.safetensors", ""),
-        "teacher": _name(manifest.get("teacher") or "no teacher"), "licences": dict(licences),
-        "synthetic": bool(manifest.get("synthetic", False)),
-    }
-
-
-def _name(value: Any) -> str:
-    """The last part of what may be a path: a folder's name may stay, where it lay on this machine may not."""
-    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-    return Path(text).name if text.startswith(("/", "~", ".")) or "\\" in text else text
-
-
-def _metadata(checkpoint: Checkpoint, settings: ExportSettings) -> dict[str, str]:
-    """The metadata_props of the graph: everything a program needs that has nothing but this one file."""
-    facts = _facts(checkpoint, settings)
-    calibration = {"temperatures": facts.pop("temperatures"), "thresholds": facts.pop("thresholds")}
-    content = {**facts, "calibration": calibration, "format": 1, "precision": settings.precision}
-    texts = {f"rd.{key}": value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
-             for key, value in content.items()}
-    # `names` is what viewers and other toolkits look for: index to class.
-    return {**texts, "names": str(dict(enumerate(facts["classes"])))}
-
-
-def _manifest_facts(checkpoint: Checkpoint, settings: ExportSettings, command: str) -> dict[str, Any]:
-    packages = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")
-    kept = {key: Path(value).name if value and key in ("student_dir", "out", "config", "data") else value
-            for key, value in record(settings).items()}
-    return {
-        "command": shlex.join(_name(part) for part in shlex.split(command)),  # it ships: no path of this machine
-        "settings": kept, "versions": {name: version(name) for name in packages},
-        "parents": {"student": sha256_file(settings.student_dir / MANIFEST), **checkpoint.manifest.get("parents", {})},
-        "artifact": {**_facts(checkpoint, settings), "target": settings.target, "precision": settings.precision, "model": MODEL,
-                     "opset": settings.opset, "tolerance": TOLERANCE},
-    }
 
 
 def _prove(folder: Path, checkpoint: Checkpoint, artifact: Artifact, session: Session, images: ImageSet, rows: list[int],

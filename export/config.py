@@ -54,8 +54,12 @@ class ExportSettings:
     """Seed of random numbers, for runs that are repeated."""
     overwrite: bool = False
     """Replace --out when it is not empty."""
+    resume: bool = False
+    """Keep --out when it is the finished artifact of this student and these settings; else export anew."""
 
     def __post_init__(self) -> None:
+        if self.overwrite and self.resume:
+            raise UserError("--overwrite and --resume contradict each other; give one", USAGE)
         if self.opset not in (18, 19, 20):
             raise UserError(f"--opset {self.opset} is not supported; expected 18, 19 or 20", USAGE)
         for name in ("parity_images", "max_batch", "samples", "threads"):

@@ -68,11 +68,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_out(out: Path, *, overwrite: bool, resume: bool = False) -> None:
-    """Refuse a non-empty output folder unless the user said what to do with it (exit 2)."""
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """Refuse, before any work, an output folder that cannot be written, or is not empty and not to be replaced (exit 2)."""
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; name a folder", USAGE)
-    if out.is_dir() and any(out.iterdir()) and not (overwrite or resume):
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise UserError(f"--out {out} lies below {above}, which is a file; name a folder", USAGE)
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"--out {out} cannot be written: no right to write in {above}; name another folder", USAGE)
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
         raise UserError(f"--out {out} is not empty; add --overwrite to replace it, or name another folder", USAGE)
 
 

@@ -19,8 +19,8 @@ def module(dropout: float = 0.5) -> Reprogram:
 def test_it_starts_as_a_linear_map_of_standardised_features() -> None:
     phi = module().eval()
     features = torch.randn(6, 20)
-    expected = F.linear((features - phi.mean) / phi.sd, phi.project.weight, phi.project.bias)
-    assert torch.equal(phi(features), expected)
+    inner = F.linear((features - phi.mean) / phi.sd, phi.project.weight, phi.project.bias)
+    assert torch.equal(phi(features), F.linear(inner, phi.expand.weight, phi.expand.bias))
     assert phi(features).shape == (6, 12)
 
 

@@ -96,6 +96,21 @@ def test_the_log_is_short_and_says_what_comes_next(tmp_path: Path, capsys: pytes
     assert open_session(tmp_path / "out").run(random_images(Case(), 1)[0]).labels[0] in "abc"
 
 
+def test_resume_keeps_a_finished_artifact_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_student(tmp_path / "student", Case())
+    settings = ExportSettings(student_dir=tmp_path / "student", out=tmp_path / "out", samples=5, golden_images=8, resume=True)
+    assert export(settings, "", lambda checkpoint: image_set(Case())) == 0  # nothing there: exported
+    before = sha256_file(tmp_path / "out" / "manifest.json")
+    assert export(settings, "", lambda checkpoint: image_set(Case())) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert sha256_file(tmp_path / "out" / "manifest.json") == before
+    with pytest.raises(UserError, match="not empty"):
+        export(replace(settings, opset=20), "", lambda checkpoint: image_set(Case()))
+    (tmp_path / "out" / "model.onnx").write_bytes(b"half")
+    with pytest.raises(UserError, match="not empty"):
+        export(settings, "", lambda checkpoint: image_set(Case()))
+
+
 def test_a_failed_parity_is_exit_code_three_and_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import export.commands as commands
 
@@ -143,7 +158,8 @@ def test_data_without_validation_images_is_refused() -> None:
 
 
 @pytest.mark.parametrize("change", [{"input_size": "64"}, {"input_size": "0x9"}, {"input_size": "9999x64"}, {"opset": 17}, {"threads": 0},
-                                    {"golden_images": 3}, {"input": "tensor", "input_size": "64x64"}, {"samples": 0}])
+                                    {"golden_images": 3}, {"input": "tensor", "input_size": "64x64"}, {"samples": 0},
+                                    {"overwrite": True, "resume": True}])
 def test_impossible_settings_are_usage_errors(change: dict[str, object]) -> None:
     with pytest.raises(UserError) as caught:
         ExportSettings(**change)  # type: ignore[arg-type]

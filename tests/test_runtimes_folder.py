@@ -95,7 +95,18 @@ def test_a_used_output_is_refused_as_usage_error(tmp_path: Path) -> None:
             check_out(tmp_path / name, overwrite=False)
         assert caught.value.exit_code == USAGE
     check_out(tmp_path / "out", overwrite=True)
-    check_out(tmp_path / "out", overwrite=False, resume=True)
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"below .*file, which is a file"):
+        check_out(tmp_path / "file" / "deep" / "out", overwrite=True)
+    check_out(tmp_path / "new" / "deep" / "out", overwrite=False)
+    locked = str(tmp_path)  # rights are asked of the system, and root has them all
+    monkeypatch.setattr("os.access", lambda path, mode: str(path) != locked)
+    with pytest.raises(UserError, match="no right to write in") as caught:
+        check_out(tmp_path / "new" / "deep" / "out", overwrite=False)
+    assert caught.value.exit_code == USAGE
 
 
 def test_every_change_of_a_folder_is_found(tmp_path: Path) -> None:

@@ -1,0 +1,86 @@
+"""What an artifact and its graph say about themselves: facts, metadata_props, the manifest's record, whether it is finished.
+
+Owns: names of those facts, and that none of them is a path of this machine. Does not own: writing them (commands.py).
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from distill.checkpoint import Checkpoint
+from distill.config import record
+from distill.models import count_parameters
+from export.config import ExportSettings
+from runtimes.folder import MANIFEST, changed_files, read_json, sha256_file
+
+MODEL = "model.onnx"
+TOLERANCE = 1e-4  # of fp32 logits, relative above 1: the largest difference seen on 15 families is 6e-6
+
+
+def facts_of(checkpoint: Checkpoint, settings: ExportSettings) -> dict[str, Any]:
+    """What artifact and graph say about themselves; names only, never a path of this machine."""
+    manifest, spec = checkpoint.manifest, checkpoint.spec
+    licences = read_json(settings.student_dir / "config.json").get("rd", {}).get("licences", {})
+    return {
+        "task": spec.task, "classes": list(spec.classes), "image": checkpoint.image_spec.as_dict(),
+        "input": settings.input, "graph_size": list(graph_size(checkpoint, settings)),
+        "temperatures": list(checkpoint.calibration.temperatures), "thresholds": list(checkpoint.calibration.thresholds),
+        "student": spec.arch, "parameters": count_parameters(checkpoint.model),
+        "weights_sha256": manifest.get("files", {}).get("model.safetensors", ""),
+        "teacher": bare_name(manifest.get("teacher") or "no teacher"), "licences": dict(licences),
+        "synthetic": bool(manifest.get("synthetic", False)),
+    }
+
+
+def metadata(checkpoint: Checkpoint, settings: ExportSettings) -> dict[str, str]:
+    """The metadata_props of the graph: everything a program needs that has nothing but this one file."""
+    facts = facts_of(checkpoint, settings)
+    calibration = {"temperatures": facts.pop("temperatures"), "thresholds": facts.pop("thresholds")}
+    content = {**facts, "calibration": calibration, "format": 1, "precision": settings.precision}
+    texts = {f"rd.{key}": value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+             for key, value in content.items()}
+    # `names` is what viewers and other toolkits look for: index to class.
+    return {**texts, "names": str(dict(enumerate(facts["classes"])))}
+
+
+def manifest_facts(checkpoint: Checkpoint, settings: ExportSettings, command: str) -> dict[str, Any]:
+    """The artifact's record: how it was made, from what, and what it is."""
+    packages = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")
+    return {
+        "command": shlex.join(bare_name(part) for part in shlex.split(command)),  # it ships: no path of this machine
+        "settings": kept_settings(settings), "versions": {name: version(name) for name in packages},
+        "parents": {"student": sha256_file(settings.student_dir / MANIFEST), **checkpoint.manifest.get("parents", {})},
+        "artifact": {**facts_of(checkpoint, settings), "target": settings.target, "precision": settings.precision, "model": MODEL,
+                     "opset": settings.opset, "tolerance": TOLERANCE},
+    }
+
+
+def kept_settings(settings: ExportSettings) -> dict[str, Any]:
+    """The settings that make an artifact, as its manifest keeps them: names only, never a path of this machine."""
+    return {key: Path(value).name if value and key in ("student_dir", "out", "data") else value
+            for key, value in record(settings).items() if key not in ("config", "overwrite", "resume")}
+
+
+def finished(out: Path, settings: ExportSettings) -> bool:
+    """Whether a folder is the whole artifact of this very student and these settings."""
+    if not (out / MANIFEST).is_file() or not (settings.student_dir / MANIFEST).is_file():
+        return False
+    manifest = read_json(out / MANIFEST)
+    return (manifest.get("kind") == "artifact" and manifest.get("settings") == kept_settings(settings)
+            and manifest.get("parents", {}).get("student") == sha256_file(settings.student_dir / MANIFEST)
+            and not changed_files(out, manifest))
+
+
+def graph_size(checkpoint: Checkpoint, settings: ExportSettings) -> tuple[int, int]:
+    """Height and width of the images the graph takes."""
+    return settings.graph_size() or (checkpoint.image_spec.height, checkpoint.image_spec.width)
+
+
+def bare_name(value: Any) -> str:
+    """The last part of what may be a path: a folder's name may stay, where it lay on this machine may not."""
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return Path(text).name if text.startswith(("/", "~", ".")) or "\\" in text else text
