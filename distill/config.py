@@ -79,7 +79,7 @@ class DistillSettings:
 
     epochs: int = 40
     """Turns through the training images."""
-    min_steps: int = 300
+    min_steps: int = 1200
     """Fewest steps of a run: small data sets are turned through more often."""
     batch: int = 32
     """Images a step."""
