@@ -29,6 +29,7 @@ from runtimes.folder import check_files, read_json, read_manifest, sync_folder, 
 from runtimes.images import ImageSet, ImageSpec
 
 IMAGES_PER_SHARD = 256
+CPU_BATCH, GPU_BATCH = 4, 64  # on a CPU small batches stay in the cache: 1.3 to 1.9 times faster than 32
 Forward = Callable[[Tensor], dict[str, Tensor]]  # normalised pixels (B, 3, h, w) to named features, each (B, ...)
 
 
@@ -112,7 +113,7 @@ def bank_name(key: dict[str, Any], hashes: Sequence[str], counts: NDArray[np.int
 
 
 def build_bank(folder: Path, key: dict[str, Any], images: ImageSet, counts: NDArray[np.int64], spec: ImageSpec,
-               forward: Forward, *, views: ViewSpec, seed: int, batch: int = 32,
+               forward: Forward, *, views: ViewSpec, seed: int, batch: int = CPU_BATCH,
                progress: Callable[[int, int], None] | None = None) -> FeatureBank:
     """Run the teacher over every image and view, write shards of fp16 features, and open the finished bank.
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from distill.audit import audit, check_key
-from distill.bank import FeatureBank, bank_key, bank_name, build_bank, locked, open_bank
+from distill.bank import CPU_BATCH, GPU_BATCH, FeatureBank, bank_key, bank_name, build_bank, locked, open_bank
 from distill.config import DistillSettings
 from distill.forward import choose_forward, torch_forward
 from distill.models import weights_hash
@@ -95,7 +95,7 @@ def find_bank(settings: DistillSettings, folder: Path, key: dict[str, Any], imag
         say("bank", f"{rows}, through {runtime}")
         with track("bank") as update:
             return build_bank(folder, key, images, counts, spec, forward, views=views, seed=settings.bank_seed, progress=update,
-                              batch=4 if device == "cpu" else 64)  # on a CPU small batches stay in the cache: 1.3 to 1.9 times faster
+                              batch=CPU_BATCH if device == "cpu" else GPU_BATCH)
 
 
 def probe_teacher(settings: DistillSettings, images: ImageSet, bank: FeatureBank, facts: dict[str, Any]) -> Taught:
