@@ -57,6 +57,7 @@ class Batches:
     hashes: tuple[str, ...] = ()
     bank_seed: int = 0
     probe: Probe | None = None
+    banked_only: bool = False
 
     @property
     def mixed(self) -> bool:
@@ -89,6 +90,8 @@ class Batches:
             viewed = torch.from_numpy(self.bank.features(places, drawn))
             if self.probe is not None:
                 logits = self.probe.logits(clean)
+        if self.banked_only:  # adapters of pooled features never see a pixel
+            return Batch(torch.empty(len(indices), 0), self.labels[indices], clean, viewed)
         if self.views == "tied":
             matrices = np.stack([bank_views(self.view_spec, self.bank_seed, self.hashes[index], int(view))[view]
                                  for index, view in zip(indices, drawn, strict=True)])

@@ -22,7 +22,7 @@ from distill.fit import fit
 from distill.losses import prevalence_weights
 from distill.models import ModelSpec, count_macs, count_parameters, feature_width
 from distill.objective import Branches, Weights
-from distill.outcome import Outcome, data_name, images_digest, write_student, write_table
+from distill.outcome import Outcome, data_name, images_digest, write_result, write_table
 from distill.pixels import PixelStore, build_pixels
 from distill.predict import Predictions, calibrate, judge, judge_gain, predict, score, summary
 from distill.progress import say, track
@@ -86,7 +86,7 @@ def distill(settings: DistillSettings, command: str) -> int:
         say("warning", warning)
     outcome = Outcome(branches.student, spec, images, made, calibrations, splits, history, warnings, macs,
                       taught.facts if taught else {}, record(settings), command)
-    write_student(settings.out, outcome, overwrite=replaces)
+    write_result(settings.out, outcome, overwrite=replaces)
     shutil.rmtree(run)
     say("done", f"{settings.out}/  report: {settings.out / 'report.html'}  next: rd-export --target onnx"
                 + ("" if settings.out == Path("student") else f" --student-dir {settings.out}"))

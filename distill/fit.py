@@ -46,7 +46,7 @@ def fit(branches: Branches, batches: Batches, method: Method, weights: Weights, 
         weight_decay: float, phi_lr: float, phi_weight_decay: float, warmup: float, decay: Literal["none", "linear"],
         ema: float, precision: Literal["fp32", "bf16"], device: str, class_weights: Tensor | None, seed: int, folder: Path,
         resume: bool, evaluate: Callable[[Branches], dict[str, float]], select: Literal["last", "best"],
-        progress: Callable[[int, int, str], None] | None = None,
+        progress: Callable[[int, int, str], None] | None = None, before_step: Callable[[int, int], None] | None = None,
         resumed: Callable[[int], None] | None = None) -> list[dict[str, Any]]:
     """Train the branches in place and return a row an epoch (epoch, lr, losses, what `evaluate` answers).
 
@@ -87,6 +87,8 @@ def fit(branches: Branches, batches: Batches, method: Method, weights: Weights, 
                 for group in optimiser.param_groups:
                     group["lr"] = group["base_lr"] * factor
                 torch.manual_seed(seed * 1_000_003 + step)  # dropout
+                if before_step:
+                    before_step(step, total)
                 fading = 1 - step / total if decay == "linear" else 1.0
                 now = replace(weights, teacher=weights.teacher * fading, kd=weights.kd * fading)
                 with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=precision == "bf16"):

@@ -7,19 +7,22 @@ Does not own: names and weights a user may ask for (students.py, teachers.py), f
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from distill.encoders import PREFIX, from_config
+from distill.experts import AdapterSpec
+from distill.insert import POOLED, insert
 from runtimes.errors import UserError
 from runtimes.scores import Task
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What rebuilds a model without its weights: timm architecture, input size, task and classes."""
+    """What rebuilds a model without its weights: timm architecture, input size, task, classes, adapters by layer."""
 
     arch: str
     height: int
@@ -27,6 +30,7 @@ class ModelSpec:
     task: Task
     classes: tuple[str, ...]
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    adapters: Mapping[str, AdapterSpec] = field(default_factory=dict)
 
     @property
     def outputs(self) -> int:
@@ -35,13 +39,16 @@ class ModelSpec:
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form."""
-        return {**asdict(self), "classes": list(self.classes), "arguments": dict(self.arguments)}
+        adapters = {"adapters": {name: one.as_dict() for name, one in self.adapters.items()}} if self.adapters else {}
+        own = {key: value for key, value in asdict(self).items() if key != "adapters"}
+        return {**own, "classes": list(self.classes), "arguments": dict(self.arguments), **adapters}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> ModelSpec:
         """Rebuild a spec from its JSON form."""
         try:
-            return cls(**{**content, "classes": tuple(content["classes"])})
+            adapters = {name: AdapterSpec(**one) for name, one in content.get("adapters", {}).items()}
+            return cls(**{**content, "classes": tuple(content["classes"]), "adapters": adapters})
         except (TypeError, KeyError) as error:
             raise UserError(f"model spec is not complete: {error}") from None
 
@@ -84,7 +91,21 @@ class Model(nn.Module):
 
     def features(self, pixels: Tensor) -> Tensor:
         """Pooled features before the head, (B, 3, h, w) to (B, D)."""
-        return self.net.forward_head(self.net.forward_features(pixels), pre_logits=True)  # type: ignore[operator,no-any-return]
+        return self.adapted(self.net.forward_head(self.net.forward_features(pixels), pre_logits=True))  # type: ignore[operator]
+
+    def adapted(self, pooled: Tensor) -> Tensor:
+        """Pooled features (B, D) behind the adapter of pooled features, where there is one."""
+        adapter = getattr(self.net, POOLED, None)
+        return pooled if adapter is None else adapter(pooled)
+
+    def train(self, mode: bool = True) -> Model:
+        """As any module; with adapters the frozen network keeps the statistics of its normalisation."""
+        super().train(mode)
+        if self.spec.adapters:
+            for module in self.net.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
 
     def logits(self, features: Tensor) -> Tensor:
         """Logits from pooled features, (B, D) to (B, classes)."""
@@ -96,7 +117,9 @@ class Model(nn.Module):
 
 
 def build_net(arch: str, height: int, width: int, outputs: int, **arguments: Any) -> nn.Module:
-    """Create a timm network with random weights for an input size, or say why it cannot be made."""
+    """Create a timm network (or a transformers encoder by its config) with random weights, or say why it cannot be made."""
+    if arch.startswith(PREFIX):
+        return from_config(arch, outputs, **arguments)
     import timm
 
     sized: dict[str, Any] = {"img_size": (height, width)} if takes_image_size(arch) else {}
@@ -109,7 +132,16 @@ def build_net(arch: str, height: int, width: int, outputs: int, **arguments: Any
 
 def build_model(spec: ModelSpec) -> Model:
     """Create a model with random weights from its spec."""
-    return Model(spec, build_net(spec.arch, spec.height, spec.width, spec.outputs, **spec.arguments))
+    model = Model(spec, build_net(spec.arch, spec.height, spec.width, spec.outputs, **spec.arguments))
+    return adapt_model(model, spec.adapters) if spec.adapters else model
+
+
+def adapt_model(model: Model, adapters: Mapping[str, AdapterSpec]) -> Model:
+    """The same model, frozen, with fresh adapters in place; its head stays trainable."""
+    insert(model.net, adapters, feature_width(model))
+    model.head.requires_grad_(True)
+    model.spec = replace(model.spec, adapters=dict(adapters))
+    return model
 
 
 def takes_image_size(arch: str) -> bool:

@@ -1,4 +1,4 @@
-"""What each method adds up: vanilla, kd, fitnet and rd, one function each, over one batch.
+"""What each method adds up: vanilla, kd, fitnet, rd, and a teacher's own adaptation, over one batch.
 
 Owns: Batch, Branches and the losses of a method by name. Does not own: formulas (losses.py), the loop (fit.py).
 """
@@ -10,11 +10,12 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from distill.adapters import balance_loss
 from distill.losses import cka_loss, distillation_loss, hint_loss, task_loss
 from distill.models import Model
 from distill.reprogram import Hint, Reprogram
 
-Method = Literal["rd", "kd", "fitnet", "vanilla"]
+Method = Literal["rd", "kd", "fitnet", "vanilla", "adapt"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Weights:
     temperature: float = 4.0
     debiased: bool = True
     focal_gamma: float = 2.0
+    balance: float = 1e-3
 
 
 def parts(method: Method, branches: Branches, batch: Batch, weights: Weights,
@@ -60,6 +62,12 @@ def parts(method: Method, branches: Branches, batch: Batch, weights: Weights,
     def on_labels(logits: Tensor) -> Tensor:
         return task_loss(logits, batch.labels, task, class_weights=class_weights, focal_gamma=weights.focal_gamma)
 
+    if method == "adapt":
+        # The adapted model is its own student; with an adapter of pooled features alone, banked features are all it needs.
+        features = student.features(batch.pixels) if batch.viewed is None else student.adapted(batch.viewed)
+        losses = {"task": on_labels(student.logits(features))}
+        balance = balance_loss(student.net)
+        return losses if balance is None else losses | {"balance": weights.balance * balance}
     features = student.features(batch.pixels)
     logits = student.logits(features)
     losses = {"task": on_labels(logits)}

@@ -1,4 +1,4 @@
-"""The student folder: weights, metrics, predictions, split, summary, report and model card, written atomically.
+"""The student or teacher folder: weights, metrics, predictions, split, summary, report and model card, written atomically.
 
 Owns: Outcome and the files around the checkpoint. Does not own: the checkpoint's own files, how figures were made.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from runtimes.folder import new_folder, write_json, write_manifest
 from runtimes.images import ImageSet, ImageSpec
 
 WORST = 8
+MADE = {"student": "distilled on", "teacher": "adapted to"}
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,18 @@ class Outcome:
     command: str
 
 
-def write_student(out: Path, outcome: Outcome, *, overwrite: bool) -> None:
-    """Write the folder; it appears whole or not at all, its manifest last."""
+def write_result(out: Path, outcome: Outcome, *, overwrite: bool, kind: Literal["student", "teacher"] = "student",
+                 more: dict[str, Any] | None = None) -> None:
+    """Write the folder of a student, or of an adapted teacher; it appears whole or not at all, its manifest last.
+
+    more: further facts for metrics.json and the manifest.
+    """
     images, calibration = outcome.images, outcome.calibrations["student"]
     metrics = {"format": 1, "task": images.task, "classes": list(images.classes), "params": count_parameters(outcome.model),
                "macs": outcome.macs, "thresholds": list(calibration.thresholds), "splits": outcome.splits}
     if images.synthetic:
         metrics["synthetic"] = True
+    metrics |= more or {}
     with new_folder(out, overwrite=overwrite) as folder:
         licences = {"teacher": outcome.teacher.get("licence", "none: no teacher"), "tool": "Apache-2.0"}
         save_checkpoint(folder, outcome.model, outcome.image_spec, calibration, licences)
@@ -58,15 +64,15 @@ def write_student(out: Path, outcome: Outcome, *, overwrite: bool) -> None:
         write_predictions(folder / "predictions.csv", outcome)
         write_table(folder / "split.csv", split_table(images))
         write_table(folder / "summary.csv", outcome.history)
-        write_report(folder / "report.html", title=f"{outcome.model.spec.arch} distilled on {data_name(images)}",
+        write_report(folder / "report.html", title=f"{outcome.model.spec.arch} {MADE[kind]} {data_name(images)}",
                      facts=facts(outcome), metrics=metrics, history=outcome.history, test=branch_view(outcome, "test"),
                      val=branch_view(outcome, "val"), worst=worst_cases(outcome), warnings=outcome.warnings)
         (folder / "README.md").write_text(model_card(outcome, metrics), encoding="utf-8")
-        write_manifest(folder, "student", {
+        write_manifest(folder, kind, {
             "command": outcome.command, "settings": outcome.settings, "versions": versions(),
             "weights_hash": weights_hash(outcome.model.net), "licence": licences["teacher"],
             "parents": {"teacher": outcome.teacher.get("teacher_hash"), "images": images_digest(images)},
-            "teacher": outcome.teacher.get("teacher"), "data": data_facts(images), "synthetic": images.synthetic,
+            "teacher": outcome.teacher.get("teacher"), "data": data_facts(images), "synthetic": images.synthetic, **(more or {}),
         })
 
 

@@ -39,8 +39,12 @@ class Predictions:
 
 
 def predict(branches: Branches, pixels: PixelStore, spec: ImageSpec, rows: NDArray[np.int64], *, device: str,
-            bank: FeatureBank | None, bank_rows: NDArray[np.int64] | None, probe: Probe | None, batch: int = 64) -> Predictions:
-    """Run the student on clean images and, where there is a bank, the teacher branch and the probe on their features."""
+            bank: FeatureBank | None, bank_rows: NDArray[np.int64] | None, probe: Probe | None, banked_only: bool = False,
+            batch: int = 64) -> Predictions:
+    """Run the student on clean images and, where there is a bank, the teacher branch and the probe on their features.
+
+    banked_only: the student is an adapter of pooled features and takes them from the bank.
+    """
     student = branches.student
     found: list[Tensor] = []
     features: list[Tensor] = []
@@ -48,9 +52,14 @@ def predict(branches: Branches, pixels: PixelStore, spec: ImageSpec, rows: NDArr
     branches.eval()
     with torch.no_grad():
         for start in range(0, len(rows), batch):
-            unit = unit_levels(pixels.rows(rows[start:start + batch]))
-            inputs = normalise(unit, spec.mean, spec.std).to(device, memory_format=torch.channels_last)
-            features.append(student.features(inputs).float())
+            if banked_only:
+                assert bank is not None
+                assert bank_rows is not None
+                features.append(student.adapted(torch.from_numpy(bank.features(bank_rows[rows[start:start + batch]])).to(device)).float())
+            else:
+                unit = unit_levels(pixels.rows(rows[start:start + batch]))
+                inputs = normalise(unit, spec.mean, spec.std).to(device, memory_format=torch.channels_last)
+                features.append(student.features(inputs).float())
             found.append(student.logits(features[-1]).float().cpu())
         teacher = probed = similarity = None
         if bank is not None and bank_rows is not None and len(rows):

@@ -7,16 +7,27 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from distill.config import DistillSettings, record
+from distill.config import record
 from runtimes.errors import USAGE, UserError
 from runtimes.folder import MANIFEST, read_json
 
 NOTE = "settings.json"  # in the run's folder: what it was started with
 
 
-def find_run(settings: DistillSettings) -> tuple[Path, dict[str, Any]]:
+class RunSettings(Protocol):
+    """What a command's settings must say for its run to be found again."""
+
+    @property
+    def out(self) -> Path: ...
+    @property
+    def overwrite(self) -> bool: ...
+    @property
+    def resume(self) -> bool: ...
+
+
+def find_run(settings: RunSettings) -> tuple[Path, dict[str, Any]]:
     """The folder of the run beside --out and the settings that make it: none there, or --resume and the same settings."""
     run = settings.out.with_name(f"{settings.out.name}.partial")
     wanted = what_decides(record(settings))
@@ -44,13 +55,14 @@ def check_parents(run: Path, parents: dict[str, Any]) -> None:
 
 
 def what_decides(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings that decide a run's weights."""
-    return {key: value for key, value in settings.items() if key not in ("resume", "overwrite", "config", "bootstrap", "audit")}
+    """The settings that decide what a run trains."""
+    aside = ("resume", "overwrite", "config", "bootstrap", "audit", "merge", "max_fold_error")
+    return {key: value for key, value in settings.items() if key not in aside}
 
 
-def finished(out: Path, wanted: dict[str, Any]) -> bool:
+def finished(out: Path, wanted: dict[str, Any], kind: str = "student") -> bool:
     """Whether a folder is the finished result of these settings."""
     if not (out / MANIFEST).is_file():
         return False
     manifest = read_json(out / MANIFEST)
-    return manifest.get("kind") == "student" and what_decides(manifest.get("settings", {})) == wanted
+    return manifest.get("kind") == kind and what_decides(manifest.get("settings", {})) == wanted

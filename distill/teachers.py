@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.checkpoint import load_checkpoint
+from distill.encoders import TransformersNet
 from distill.models import Model, build_net, count_parameters, weights_hash
 from distill.students import PIP_WEIGHTS, SHORT_NAMES, first_line, hub_weights, pip_weights, read_state, timm_name
 from runtimes.errors import USAGE, UserError
@@ -180,19 +181,7 @@ def _from_transformers(name: str, size: int | None) -> Teacher:
     encoder = getattr(model, "vision_model", model)
     edge = size or getattr(encoder.config, "image_size", None) or next(iter(dict(processor.size).values()))
 
-    class Encoder(nn.Module):
-        """A transformers vision encoder: its pooled output, else the mean of its tokens."""
-
-        def __init__(self, encoder: nn.Module) -> None:
-            super().__init__()
-            self.encoder = encoder
-
-        def forward(self, pixels: Tensor) -> Tensor:
-            answer = self.encoder(pixel_values=pixels)
-            summary = getattr(answer, "pooler_output", None)
-            return answer.last_hidden_state if summary is None else summary  # type: ignore[no-any-return]
-
-    net = Encoder(encoder).eval()
+    net = TransformersNet(encoder).eval()
     mean = tuple(processor.image_mean or IMAGENET[0])
     std = tuple(processor.image_std or IMAGENET[1])
     spec = ImageSpec(int(edge), int(edge), 3, mean=mean, std=std)

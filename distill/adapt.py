@@ -1,0 +1,172 @@
+"""rd-adapt as a story: data, teacher, bank, probe, adapters, training, merge, test, folder.
+
+Owns: the order of the steps and what is printed. Does not own: adapters (adapters.py, insert.py), folds (merge.py), the loop.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill.adapt_config import AdaptSettings
+from distill.adaptable import adaptable
+from distill.adapters import adapters_of, routers_of
+from distill.batches import Batches
+from distill.commands import choose_device, describe, read_images
+from distill.config import record
+from distill.fit import fit
+from distill.folding import Folded, batched, fold_teacher
+from distill.insert import POOLED, added_parameters, choose_layers, remove_unused
+from distill.losses import prevalence_weights
+from distill.models import Model, adapt_model, count_macs, count_parameters, feature_width
+from distill.objective import Branches, Weights
+from distill.outcome import Outcome, images_digest, write_result
+from distill.pixels import PixelStore, build_pixels
+from distill.predict import Predictions, calibrate, judge, predict, score, summary
+from distill.progress import say, track
+from distill.run import NOTE, check_parents, find_run, finished
+from distill.spectral import start_from_svd
+from distill.teaching import Taught, consult_teacher
+from distill.views import ViewSpec, normalise, unit_levels
+from runtimes.folder import check_out, read_json, write_json
+from runtimes.images import ImageSet, ImageSpec
+
+FOLD_IMAGES = 256  # that gates are averaged over, and as many that the fold is judged on
+WATCHED_IMAGES = 500  # validation images looked at after each epoch: a teacher is large; the last figures are over all
+
+
+def adapt(settings: AdaptSettings, command: str) -> int:
+    """Adapt a teacher and write its folder; returns the exit code."""
+    run, wanted = find_run(settings)
+    if settings.resume and finished(settings.out, wanted, "teacher"):
+        shutil.rmtree(run, ignore_errors=True)
+        say("done", f"{settings.out}/ was finished already; nothing to resume")
+        return 0
+    replaces = settings.overwrite or (settings.resume and (run / NOTE).is_file() and bool(read_json(run / NOTE).get("replaces")))
+    check_out(settings.out, overwrite=replaces)
+    device = choose_device(settings.device)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    images = read_images(settings.teaching())
+    say("data", describe(images))
+    views = ViewSpec(flip=0.5 if settings.flip else 0.0)
+    taught = consult_teacher(settings.teaching(), images, views, device)
+    model, spec = adaptable(settings.teacher, images, size=settings.teacher_size, weights=settings.teacher_weights, seed=settings.seed)
+    plain = count_parameters(model) - sum(one.numel() for one in model.head.parameters())
+    model = build_adapters(settings, model, spec)
+    added = added_parameters(model.net)
+    say("adapters", f"{settings.method}, {len(model.spec.adapters)} layer(s), {added:,} parameters added ({100 * added / plain:.2f} %), "
+                    f"head {sum(one.numel() for one in model.head.parameters()):,}, on {device}")
+    run.mkdir(parents=True, exist_ok=True)
+    parents = {"images": images_digest(images), "teacher": taught.facts["teacher_hash"]}
+    check_parents(run, parents)
+    write_json(run / NOTE, {"settings": wanted, "replaces": replaces, "parents": parents})
+    with track("pixels") as update:
+        pixels = build_pixels(run, images, spec, update)
+    branches = Branches(model)
+    banked = POOLED in model.spec.adapters
+
+    def answer(judged: Branches, rows: Any) -> Predictions:
+        return predict(judged, pixels, spec, rows, device=device, bank=taught.bank, bank_rows=taught.rows, probe=taught.probe,
+                       banked_only=banked)
+
+    with torch.random.fork_rng():
+        history = train(settings, images, spec, views, pixels, branches, taught, run, device, banked, answer)
+    for router in routers_of(model.net):
+        router.share = 0.0 if settings.merge_aware else 1.0
+    model.spec = replace(model.spec, adapters={name: replace(one.spec, constant=bool(settings.merge_aware))
+                                               for name, one in adapters_of(model.net)})
+    folded = merged(settings, branches, images, spec, pixels, answer, device)
+    made = {split: answer(branches, images.rows(split)) for split in ("val", "test")}
+    calibrations = {branch: calibrate(images, getattr(made["val"], branch), made["val"].rows) for branch in ("student", "probe")}
+    splits = score(images, made, calibrations, bootstrap=settings.bootstrap, seed=settings.seed)
+    for line in summary(splits):
+        say(line.split(" ", 1)[0], line.split(" ", 1)[1].replace("student", "teacher", 1))
+    macs = count_macs(branches.student, spec.height, spec.width)
+    outcome = Outcome(branches.student, spec, images, made, calibrations, splits, history, [], macs, taught.facts, record(settings),
+                      command)
+    write_result(settings.out, outcome, kind="teacher", overwrite=replaces,
+                 more={"adapters": {"method": settings.method, "added": added, "kept": len(branches.student.spec.adapters),
+                                    "base_hash": taught.facts["teacher_hash"], **folded.as_dict()}})
+    shutil.rmtree(run)
+    say("done", f"{settings.out}/  report: {settings.out / 'report.html'}  next: rd-distill --teacher {settings.out}")
+    return 0
+
+
+def build_adapters(settings: AdaptSettings, model: Model, spec: ImageSpec) -> Model:
+    """The teacher with fresh adapters at their start; says which layers were left alone and why."""
+    if settings.pooled:
+        return adapt_model(model, {POOLED: settings.spec(feature_width(model))})
+    wide = settings.spec(64)
+    chosen = choose_layers(model.net, settings.adapt_layers, wide.rank * (wide.experts if settings.start == "svd" else 1))
+    inputs = {name: model.net.get_submodule(name).weight[0].numel() for name in chosen.layers}  # type: ignore[index,union-attr,operator]
+    model = adapt_model(model, {name: settings.spec(count) for name, count in inputs.items()})
+    unused = remove_unused(model.net, lambda: model(torch.zeros(1, 3, spec.height, spec.width)))
+    model.spec = replace(model.spec, adapters={name: one.spec for name, one in adapters_of(model.net)})
+    reasons = [*chosen.left.values(), *("read, not called" for _ in unused)]
+    if reasons:
+        say("", f"{len(reasons)} layers left alone: " + ", ".join(f"{reasons.count(one)} {one}" for one in dict.fromkeys(reasons)))
+    if settings.start != "zero":
+        for _, adapter in adapters_of(model.net):
+            start_from_svd(adapter, rho=1.0 if settings.start == "pissa" else settings.rho)
+    return model
+
+
+def train(settings: AdaptSettings, images: ImageSet, spec: ImageSpec, views: ViewSpec, pixels: PixelStore, branches: Branches,
+          taught: Taught, run: Path, device: str, banked: bool,
+          answer: Callable[[Branches, Any], Predictions]) -> list[dict[str, Any]]:
+    """Train adapters and head and return a row an epoch."""
+    rows = images.rows("train")
+    labelled = rows[images.labelled[rows]]
+    labels = torch.from_numpy(images.labels)
+    batches = Batches(pixels, labels, labelled, labelled, spec, views, settings.seed, settings.batch, 0, "fresh",
+                      taught.bank if banked else None, taught.rows if banked else None, images.hashes, banked_only=banked)
+    class_weights = prevalence_weights(labels[labelled]).to(device) if images.task == "multilabel" else None
+    watched = np.sort(np.random.default_rng(0).permutation(images.rows("val"))[:WATCHED_IMAGES])
+    routers = routers_of(branches.student.net)
+
+    def set_gates(step: int, total: int) -> None:
+        last = total * settings.merge_aware
+        for router in routers:  # to zero a little before the end, so that the last steps train what will be folded
+            router.share = 1.0 if step < total - last else max(0.0, (total - 0.25 * last - step) / (0.75 * last))
+
+    with track("train") as update:
+        return fit(branches, batches, "adapt", Weights(focal_gamma=settings.focal_gamma, balance=settings.balance),
+                   epochs=settings.epochs, min_steps=settings.min_steps, lr=settings.lr, weight_decay=settings.weight_decay, phi_lr=1.0,
+                   phi_weight_decay=0.0, warmup=settings.warmup, decay="none", ema=0.0, precision=settings.precision, device=device,
+                   class_weights=class_weights, seed=settings.seed, folder=run, resume=settings.resume,
+                   evaluate=lambda judged: judge(images, answer(judged, watched)), select=settings.select, progress=update,
+                   before_step=set_gates if settings.merge_aware else None,
+                   resumed=lambda epoch: say("resume", f"from epoch {epoch} of {settings.epochs}" if epoch else "from the start"))
+
+
+def merged(settings: AdaptSettings, branches: Branches, images: ImageSet, spec: ImageSpec, pixels: PixelStore,
+           answer: Callable[[Branches, Any], Predictions], device: str) -> Folded:
+    """Fold what is to be folded, in place, and say what it did to validation images."""
+    branches.eval()
+    generator = np.random.default_rng([settings.seed, 13])
+    train_rows, val_rows = (np.sort(generator.permutation(images.rows(split))[:FOLD_IMAGES]) for split in ("train", "val"))
+
+    def load(rows: Any) -> Tensor:
+        return normalise(unit_levels(pixels.rows(rows)), spec.mean, spec.std).to(device)
+
+    def logits() -> Any:
+        return answer(branches, val_rows).student
+
+    def decide(found: Any) -> Any:
+        return found > 0 if images.task == "multilabel" else found.argmax(axis=1)
+
+    def auroc(found: Any) -> float | None:
+        return judge(images, Predictions(val_rows, found, None, None, None)).get("val_auroc_student")
+
+    folded = fold_teacher(branches.student, settings.merge, most=settings.max_fold_error, train=lambda: batched(train_rows, load),
+                          val=lambda: batched(val_rows, load), logits=logits, decide=decide, auroc=auroc)
+    say("merge", folded.line())
+    return folded

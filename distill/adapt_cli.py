@@ -1,0 +1,28 @@
+"""The command line of rd-adapt: read the settings, then load the workshop.
+
+Owns: main. Does not own: settings (adapt_config.py), the work (adapt.py).
+"""
+
+from __future__ import annotations
+
+import sys
+
+from distill.adapt_config import AdaptSettings
+from distill.config import command_line, parse
+from runtimes.errors import finish
+
+
+def main() -> None:
+    """Entry point of rd-adapt."""
+
+    def command() -> int:
+        settings = parse(AdaptSettings, sys.argv[1:], "rd-adapt", "Adapt a frozen teacher to a task with low-rank experts.")
+        from distill.adapt import adapt
+
+        return adapt(settings, command_line("rd-adapt"))
+
+    sys.exit(finish(command))
+
+
+if __name__ == "__main__":
+    main()

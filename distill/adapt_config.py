@@ -1,0 +1,168 @@
+"""The settings of rd-adapt: one frozen dataclass that is command line, Python call and record.
+
+Owns: AdaptSettings, its defaults by method, the settings of the bank behind it. Does not own: what a setting does (adapt.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from distill.config import DistillSettings
+from distill.experts import AdapterSpec, theory_scale
+from runtimes.errors import USAGE, UserError
+
+AdaptMethod = Literal["lora", "moe", "molre", "spectral"]
+
+
+@dataclass(frozen=True)
+class AdaptSettings:
+    """Adapt a frozen teacher to a task with low-rank experts: data + teacher -> a teacher folder."""
+
+    method: AdaptMethod = "spectral"
+    """lora: one expert; moe: routed experts from zero; molre: soft routing; spectral: experts from the weights' spectrum."""
+    data: str = "phantom"
+    """Folder of class folders, CSV file, MedMNIST .npz or name, or phantom (synthetic)."""
+    teacher: str = "efficientnet-lite0"
+    """timm or short name, folder of rd-adapt or rd-distill, or hf:ID."""
+    out: Path = Path("teacher")
+    """Folder to write."""
+    config: Path | None = None
+    """YAML file of settings; flags win over it."""
+
+    place: Literal["auto", "blocks", "pooled"] = "auto"
+    """blocks: beside layers inside the network; pooled: behind its pool, on banked features; auto: pooled for molre."""
+    adapt_layers: Literal["all-linear", "attention", "mlp", "pointwise"] = "all-linear"
+    """Which layers of the blocks get an adapter."""
+    init: Literal["auto", "zero", "pissa", "svd"] = "auto"
+    """Start of the experts: zero change, the largest singular values (lora), segments of the spectrum (auto for spectral)."""
+    experts: int | None = None
+    """Experts a layer: 1 for lora, 6 for molre, 8 for moe and spectral when not given."""
+    rank: int | None = None
+    """Rank of each expert: 8 for lora and molre, 1 for moe and spectral when not given."""
+    top_k: int | None = None
+    """Experts that stay on for an input: 2 for moe and spectral, all for molre when not given."""
+    scaling: Literal["fixed", "theory"] = "fixed"
+    """fixed: --scale; theory: sqrt(3 n eta / r) of each layer."""
+    scale: float | None = None
+    """Factor of the experts' sum: 2 for lora, 1 for molre, 16 for moe and spectral when not given."""
+    eta: float = 1.0
+    """Ratio of full fine-tuning's learning rate to the adapters', for --scaling theory."""
+    rho: float = 10.0
+    """Divisor of the experts' starting singular values."""
+    balance: float = 1e-3
+    """Weight of the balance loss of sparse gates."""
+
+    merge: Literal["exact", "mean", "least-squares"] = "exact"
+    """exact: fold what folds exactly and keep routed adapters; mean, least-squares: fold these too, and measure it."""
+    merge_aware: float = 0.0
+    """Last share of the training in which gates become constants, so that all adapters fold exactly."""
+    max_fold_error: float = 0.05
+    """Largest relative error of the logits that --merge mean and least-squares may bring (exit 3 above)."""
+
+    task: Literal["binary", "multiclass", "multilabel", "ordinal"] | None = None
+    """Read off the labels when not given."""
+    label: str | None = None
+    """CSV column that holds the label."""
+    skip_bad_images: bool = False
+    """Train without files that cannot be used, and count them in the result."""
+    split_seed: int = 0
+    """Seed of the split when the data brings none."""
+    phantom_images: tuple[int, int, int] = (1200, 200, 400)
+    """Synthetic images for training, validation, test."""
+    phantom_size: int = 96
+    """Side of a synthetic image in pixels."""
+
+    teacher_size: int | None = None
+    """Teacher input side in pixels; the teacher's own when not given."""
+    teacher_weights: str | None = None
+    """Weights file of a timm teacher, or `random` (for trials only)."""
+    bank: Path | None = None
+    """Folder of the feature bank; by default one named after teacher and images below `banks`."""
+    bank_views: int = 8
+    """Views an image beside the clean one, for adapters of pooled features; the probe alone takes the clean image."""
+    flip: bool = True
+    """Mirror images left to right in views; switch off where sides matter."""
+
+    epochs: int = 10
+    """Turns through the training images."""
+    min_steps: int = 100
+    """Fewest steps of a run: small data sets are turned through more often."""
+    batch: int = 32
+    """Images a step."""
+    lr: float = 1e-3
+    """Peak learning rate of adapters and head."""
+    weight_decay: float = 0.01
+    """AdamW weight decay."""
+    warmup: float = 0.1
+    """Share of the steps that warm up."""
+    focal_gamma: float = 2.0
+    """Focusing of the multi-label loss; 0 is plain cross-entropy."""
+    select: Literal["last", "best"] = "last"
+    """Keep the last epoch, or the best on validation."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of training."""
+
+    bootstrap: int = 1000
+    """Resamples behind a confidence interval."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, or auto: a GPU when there is one, and said."""
+    threads: int | None = None
+    """CPU threads; the machine's own choice when not given."""
+    seed: int = 0
+    """Seed of weights, order and augmentation."""
+    overwrite: bool = False
+    """Replace --out when it is not empty, and drop an interrupted run."""
+    resume: bool = False
+    """Go on with an interrupted run of the same settings."""
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"--{name.replace('_', '-')} {value} must be a finite number", USAGE)
+        for name in ("experts", "rank", "scale", "rho", "eta", "lr", "max_fold_error"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UserError(f"--{name.replace('_', '-')} {value} must be above 0", USAGE)
+        if not 0 <= self.merge_aware < 1:
+            raise UserError(f"--merge-aware {self.merge_aware} must be at least 0 and below 1", USAGE)
+        if self.merge_aware and self.method == "lora":
+            raise UserError("--merge-aware is for gates; lora has none and folds exactly as it is", USAGE)
+        if self.init == "pissa" and self.method != "lora":
+            raise UserError("--init pissa is for lora; routed experts start with --init svd or zero", USAGE)
+        if self.init == "svd" and self.method != "spectral":
+            raise UserError("--init svd is for spectral; moe is the same with a start from zero", USAGE)
+        if self.pooled and self.init in ("pissa", "svd"):
+            raise UserError(f"--init {self.init} needs layers with a spectrum; --place pooled has none: use --place blocks", USAGE)
+        if self.method == "spectral" and self.pooled:
+            raise UserError("spectral experts come from the spectra of layers; use --place blocks", USAGE)
+        self.spec(64)
+        self.teaching()  # checks the settings it shares with rd-distill
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the adapter sits behind the pool."""
+        return self.place == "pooled" or (self.place == "auto" and self.method == "molre")
+
+    @property
+    def start(self) -> Literal["zero", "pissa", "svd"]:
+        """How the experts start."""
+        return self.init if self.init != "auto" else "svd" if self.method == "spectral" else "zero"
+
+    def spec(self, inputs: int) -> AdapterSpec:
+        """The adapter beside a layer of so many inputs."""
+        experts, rank, top_k, scale, gate = {"lora": (1, 8, 0, 2.0, "none"), "moe": (8, 1, 2, 16.0, "linear"),
+                                             "molre": (6, 8, 0, 1.0, "mlp"), "spectral": (8, 1, 2, 16.0, "linear")}[self.method]
+        rank = self.rank or rank
+        scale = theory_scale(inputs, rank, self.eta) if self.scaling == "theory" else self.scale or scale
+        count = self.experts or experts
+        return AdapterSpec(count, rank, scale, gate, top_k=min(top_k, count) if self.top_k is None else self.top_k)  # type: ignore[arg-type]
+
+    def teaching(self) -> DistillSettings:
+        """The settings of the bank and the probe behind an adaptation, as rd-distill takes them."""
+        names = {one.name for one in dataclasses.fields(DistillSettings)} & {one.name for one in dataclasses.fields(self)}
+        shared = {name: getattr(self, name) for name in names - {"method", "out", "config"}}
+        return DistillSettings(**{**shared, "bank_views": self.bank_views if self.pooled else 0, "out": self.out})

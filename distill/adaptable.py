@@ -1,0 +1,57 @@
+"""A teacher opened up for training: its network as a Model with a fresh head for the data's task.
+
+Owns: which teachers can be adapted and how each becomes a Model. Does not own: loading them (teachers.py), adapters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distill.checkpoint import load_checkpoint
+from distill.encoders import PREFIX, TransformersNet
+from distill.models import Model, ModelSpec
+from distill.students import timm_name
+from distill.teachers import load_teacher
+from runtimes.errors import USAGE, UserError
+from runtimes.images import ImageSet, ImageSpec
+
+
+def adaptable(name: str, images: ImageSet, *, size: int | None, weights: str | None, seed: int) -> tuple[Model, ImageSpec]:
+    """A teacher as a model with a head drawn from the seed for the data's classes, and how the data's images reach it.
+
+    name: as load_teacher takes it, except what shows no layers (`.pt2`, `bank:`), which is a UserError (exit 2).
+    """
+    if name.endswith(".pt2") or name.startswith("bank:"):
+        raise UserError(f"--teacher {name} shows no layers to put adapters beside; name a timm network, hf:ID or a folder", USAGE)
+    teacher = load_teacher(name, size=size, weights=weights)
+    base = teacher.image_spec
+    low, high = images.facts.get("window", (0.0, 255.0))
+    spec = replace(base, channels=images.facts.get("channels", 3), dtype=images.facts.get("dtype", "uint8"),
+                   window=(float(low), float(high)))
+    if Path(name).is_dir():
+        held = load_checkpoint(Path(name)).model
+        wanted = ModelSpec(held.spec.arch, spec.height, spec.width, images.task, images.classes, held.spec.arguments, held.spec.adapters)
+        net = held.net
+    elif name.startswith("hf:"):
+        encoder: Any = teacher.net.encoder
+        width = teacher.features(torch.zeros(1, 3, spec.height, spec.width)).shape[1]
+        config = encoder.config.to_dict()
+        wanted = ModelSpec(f"{PREFIX}{encoder.config.model_type}", spec.height, spec.width, images.task, images.classes,
+                           {"config": config, "width": width})
+        net = TransformersNet(encoder)
+    else:
+        wanted = ModelSpec(timm_name(name), spec.height, spec.width, images.task, images.classes)
+        net = teacher.net.net  # type: ignore[assignment]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if isinstance(net, TransformersNet):
+            net.classifier = torch.nn.Linear(int(wanted.arguments["width"]), wanted.outputs)
+        else:
+            net.reset_classifier(wanted.outputs)  # type: ignore[operator]
+        model = Model(wanted, net)
+        model.head.reset_parameters()  # timm's own start is huge for a few classes
+    return model, spec
