@@ -84,6 +84,8 @@ class AdaptSettings:
     """Folder of the feature bank; by default one named after teacher and images below `banks`."""
     bank_views: int = 8
     """Views an image beside the clean one, for adapters of pooled features; the probe alone takes the clean image."""
+    bank_runtime: Literal["auto", "torch", "onnx"] = "auto"
+    """What runs the teacher for the bank; auto takes ONNX Runtime on a CPU when the teacher exports, and says which it took."""
     flip: bool = True
     """Mirror images left to right in views; switch off where sides matter."""
 

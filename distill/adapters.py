@@ -112,7 +112,7 @@ class Adapter(nn.Module):
     def factors(self) -> tuple[Tensor, Tensor]:
         """Stacked A (E r, n) and B (m, E r), kernels flattened."""
         ranks = self.spec.experts * self.spec.rank
-        return self.down.weight.view(ranks, -1), self.up.weight.view(-1, ranks)  # type: ignore[operator,union-attr]
+        return self.down.weight.reshape(ranks, -1), self.up.weight.reshape(-1, ranks)  # type: ignore[operator,union-attr]
 
     def gates(self, inputs: Tensor) -> Tensor | None:
         """Gates of an input, shaped to multiply the experts' axis; None without a gate."""

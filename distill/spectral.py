@@ -39,8 +39,9 @@ def start_from_svd(adapter: Adapter, *, rho: float = 10.0) -> None:
     assert isinstance(base, nn.Linear | nn.Conv2d)
     flat = base.weight.flatten(1)
     down, up = spectral_factors(flat, spec.experts, spec.rank, scale=spec.scale, rho=rho)
-    own_down, own_up = adapter.factors
-    own_down.copy_(down)
-    own_up.copy_(up)
-    residual = spec.scale / spec.experts * own_up.double() @ own_down.double()  # of the factors as stored
+    for layer, factor in ((adapter.down, down), (adapter.up, up)):
+        assert isinstance(layer, nn.Linear | nn.Conv2d)
+        layer.weight.copy_(factor.view(layer.weight.shape))
+    own_down, own_up = adapter.factors  # as stored, in the layer's own precision
+    residual = spec.scale / spec.experts * own_up.double() @ own_down.double()
     base.weight.copy_((flat.double() - residual).to(base.weight.dtype).view_as(base.weight))

@@ -1,0 +1,171 @@
+"""rd-adapt as a user meets it: each method end to end, what merges, what is refused, resuming; and ONNX Runtime on what stays."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from distill import adapt as story
+from distill.adapt import adapt
+from distill.adapt_config import AdaptSettings
+from distill.checkpoint import load_checkpoint
+from distill.commands import distill
+from distill.config import DistillSettings
+from distill.forward import onnx_forward, torch_forward
+from distill.models import weights_hash
+from distill.teachers import load_teacher
+from runtimes.errors import PARITY, USAGE, UserError
+from runtimes.folder import check_files, read_json, read_manifest
+
+TINY: dict[str, Any] = {
+    "teacher": "test_vit", "teacher_size": 160, "teacher_weights": "random", "phantom_images": (16, 12, 12), "phantom_size": 32,
+    "epochs": 2, "min_steps": 0, "batch": 8, "bootstrap": 5, "device": "cpu", "bank_runtime": "torch", "bank_views": 1}
+METHODS: dict[str, dict[str, Any]] = {
+    "lora": {"method": "lora", "rank": 2}, "pissa": {"method": "lora", "init": "pissa", "rank": 2}, "moe": {"method": "moe"},
+    "molre": {"method": "molre"}, "molre in blocks": {"method": "molre", "place": "blocks", "rank": 2}, "spectral": {"method": "spectral"}}
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(**changes: Any) -> int:
+    return adapt(AdaptSettings(**(TINY | changes)), "rd-adapt --test")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_writes_a_teacher_that_is_whole_and_can_be_distilled(name: str) -> None:
+    assert run(**METHODS[name]) == 0
+    folder = Path("teacher")
+    manifest = read_manifest(folder, "teacher")
+    check_files(folder, manifest)
+    kept = load_checkpoint(folder).spec.adapters
+    facts = read_json(folder / "metrics.json")
+    assert facts["adapters"]["kept"] == len(kept)
+    assert bool(kept) == (METHODS[name]["method"] != "lora"), "lora folds, what is routed stays"
+    assert facts["adapters"]["merge"]["logit_error"] < 1e-4
+    assert facts["splits"]["test"]["student"]["auroc"]["value"] == pytest.approx(facts["adapters"]["merge"]["auroc_after"], abs=1)
+    assert manifest["parents"]["teacher"] == facts["adapters"]["base_hash"]
+    teacher = load_teacher("teacher")
+    x = torch.randn(3, 3, 160, 160)
+    torch.testing.assert_close(teacher.features(x), load_checkpoint(folder).model.features(x).detach())
+    settings = DistillSettings(student="test_efficientnet", teacher="teacher", size=32, phantom_images=(16, 12, 12), phantom_size=32,
+                               epochs=1, min_steps=0, batch=8, bootstrap=5, device="cpu", bank_runtime="torch", bank_views=1)
+    assert distill(settings, "rd-distill --test") == 0
+    assert read_manifest(Path("student"), "student")["parents"]["teacher"] == teacher.hash
+
+
+def test_the_frozen_network_keeps_its_weights_and_a_spectral_start_takes_only_the_mean_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = load_teacher("test_vit", size=160, weights="random").net.net.state_dict()
+    run(method="moe")
+    held = load_checkpoint(Path("teacher")).model.net.state_dict()
+    shared = {name: name.replace(".base.", ".") for name in held if name.replace(".base.", ".") in base and "head" not in name}
+    assert len(shared) == len(base) - 2
+    assert all(torch.equal(held[name], base[own]) for name, own in shared.items())
+    run(method="spectral", overwrite=True)
+    held = load_checkpoint(Path("teacher")).model.net.state_dict()
+    changed = {name for name, own in shared.items() if not torch.equal(held[name], base[own])}
+    assert changed == {name for name in shared if ".base.weight" in name}
+
+
+@pytest.mark.parametrize(("arch", "size"), [("test_vit", 160), ("test_efficientnet", 64), ("efficientnet-lite2", 64)])
+def test_onnx_runtime_answers_as_torch_for_a_routed_teacher(arch: str, size: int) -> None:
+    run(method="spectral", teacher=arch, teacher_size=size, epochs=1)
+    teacher = load_teacher("teacher")
+    through = onnx_forward(teacher, 1)
+    for count in (1, 5):
+        pixels = torch.randn(count, 3, size, size)
+        torch.testing.assert_close(through(pixels)["pooled"], torch_forward(teacher)(pixels)["pooled"], rtol=1e-4, atol=1e-4)
+
+
+def test_merge_aware_training_ends_in_plain_weights() -> None:
+    run(method="spectral", merge_aware=0.5)
+    facts = read_json(Path("teacher") / "metrics.json")["adapters"]
+    assert facts["kept"] == 0
+    assert facts["merge"]["exact"] > 0
+    assert facts["merge"]["logit_error"] < 1e-4
+    assert facts["merge"]["flips"] == 0
+    assert not any("router" in name for name in load_checkpoint(Path("teacher")).model.net.state_dict())
+
+
+@pytest.mark.parametrize("mode", ["mean", "least-squares"])
+def test_an_approximate_fold_is_measured_and_refused_above_its_limit_without_losing_the_training(
+        mode: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=f"--merge {mode} moves the logits by .*--max-fold-error") as caught:
+        run(method="moe", merge=mode, max_fold_error=1e-9)
+    assert caught.value.exit_code == PARITY
+    assert not Path("teacher").exists()
+    assert run(method="moe", merge=mode, max_fold_error=10.0, resume=True) == 0
+    facts = read_json(Path("teacher") / "metrics.json")["adapters"]
+    assert facts["kept"] == 0
+    merge = facts["merge"]
+    assert merge["approximate"] == len(merge["layers"]) > 0
+    assert 0 < merge["logit_error"] < 10
+    assert all(one["of_change"] > 0 for one in merge["layers"].values())
+    assert "from epoch 2 of 2" in capsys.readouterr().out
+
+
+class Killed(BaseException):
+    """Stands for a kill."""
+
+
+@pytest.mark.parametrize("changes", [{"method": "spectral", "merge_aware": 0.5, "epochs": 3}, {"method": "molre", "epochs": 3}],
+                         ids=["blocks", "pooled"])
+def test_a_killed_run_resumes_to_the_same_weights(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    run(**changes, out=Path("whole"))
+    judge, calls = story.judge, 0
+
+    def dying(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise Killed
+        return judge(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(story, "judge", dying)
+        with pytest.raises(Killed):
+            run(**changes, out=Path("again"))
+    assert run(**changes, out=Path("again"), resume=True) == 0
+    first, second = (load_checkpoint(Path(name)).model.net for name in ("whole", "again"))
+    assert weights_hash(first) == weights_hash(second)
+
+
+@pytest.mark.parametrize(("changes", "told"), [
+    ({"method": "spectral", "place": "pooled"}, "--place blocks"), ({"method": "lora", "merge_aware": 0.2}, "--merge-aware"),
+    ({"method": "moe", "init": "pissa"}, "--init pissa"), ({"method": "moe", "init": "svd"}, "--init svd"), ({"rank": 0}, "--rank"),
+    ({"top_k": 9}, "top-k 9 of 8"), ({"scale": float("nan")}, "--scale"), ({"merge_aware": 1.0}, "--merge-aware"),
+    ({"method": "spectral", "rank": 999}, "--adapt-layers"), ({"teacher": "bank:x"}, "shows no layers"),
+    ({"adapt_layers": "pointwise"}, "--adapt-layers pointwise"), ({"epochs": 0}, "--epochs")])
+def test_what_cannot_be_is_a_usage_error_in_words(changes: dict[str, Any], told: str) -> None:
+    if changes.get("teacher") == "bank:x":
+        changes = changes | {"teacher_size": None, "teacher_weights": None}
+    with pytest.raises(UserError, match=told) as caught:
+        run(**changes)
+    assert caught.value.exit_code == USAGE
+    assert not Path("teacher").exists()
+
+
+def test_a_run_that_diverges_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"not finite.*--lr"):
+        run(method="moe", lr=1e30, epochs=3)
+
+
+def test_a_transformers_encoder_is_adapted_and_comes_back_from_its_folder(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, image_size=32,
+                                    patch_size=8)
+    transformers.ViTModel(config).save_pretrained(tmp_path / "vit")
+    (tmp_path / "vit" / "preprocessor_config.json").write_text(json.dumps({
+        "image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}))
+    run(teacher=f"hf:{tmp_path / 'vit'}", teacher_size=None, teacher_weights=None, method="spectral", adapt_layers="attention")
+    model = load_checkpoint(Path("teacher")).model
+    assert len(model.spec.adapters) == 8
+    assert np.isfinite(load_teacher("teacher").features(torch.randn(2, 3, 32, 32)).numpy()).all()
