@@ -5,6 +5,7 @@ Owns: the order of the steps and what is printed. Does not own: adapters (adapte
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,15 +20,16 @@ from distill.adapt_config import AdaptSettings
 from distill.adaptable import adaptable
 from distill.adapters import adapters_of, routers_of
 from distill.batches import Batches
-from distill.commands import choose_device, describe, read_images
 from distill.config import record
 from distill.fit import fit
 from distill.folding import Folded, batched, fold_teacher
 from distill.insert import POOLED, added_parameters, choose_layers, remove_unused
+from distill.intake import choose_device, describe, read_images
 from distill.losses import prevalence_weights
 from distill.models import Model, adapt_model, count_macs, count_parameters, feature_width
 from distill.objective import Branches, Weights
 from distill.outcome import Outcome, images_digest, write_result
+from distill.peft_folder import starts_of, write_peft
 from distill.pixels import PixelStore, build_pixels
 from distill.predict import Predictions, calibrate, judge, predict, score, summary
 from distill.progress import say, track
@@ -64,6 +66,7 @@ def adapt(settings: AdaptSettings, command: str) -> int:
     added = added_parameters(model.net)
     say("adapters", f"{settings.method}, {len(model.spec.adapters)} layer(s), {added:,} parameters added ({100 * added / plain:.2f} %), "
                     f"head {sum(one.numel() for one in model.head.parameters()):,}, on {device}")
+    starts = starts_of(model.net, settings.start != "zero") if settings.peft else {}
     run.mkdir(parents=True, exist_ok=True)
     parents = {"images": images_digest(images), "teacher": taught.facts["teacher_hash"]}
     check_parents(run, parents)
@@ -83,6 +86,7 @@ def adapt(settings: AdaptSettings, command: str) -> int:
         router.share = 0.0 if settings.merge_aware else 1.0
     model.spec = replace(model.spec, adapters={name: replace(one.spec, constant=bool(settings.merge_aware))
                                                for name, one in adapters_of(model.net)})
+    unmerged = copy.deepcopy(model.net) if settings.peft else None
     folded = merged(settings, branches, images, spec, pixels, answer, device)
     made = {split: answer(branches, images.rows(split)) for split in ("val", "test")}
     calibrations = {branch: calibrate(images, getattr(made["val"], branch), made["val"].rows) for branch in ("student", "probe")}
@@ -93,6 +97,7 @@ def adapt(settings: AdaptSettings, command: str) -> int:
     outcome = Outcome(branches.student, spec, images, made, calibrations, splits, history, [], macs, taught.facts, record(settings),
                       command)
     write_result(settings.out, outcome, kind="teacher", overwrite=replaces,
+                 also=(lambda folder: write_peft(folder / "peft", unmerged, starts, taught.facts["teacher"])) if unmerged else None,
                  more={"adapters": {"method": settings.method, "added": added, "kept": len(branches.student.spec.adapters),
                                     "base_hash": taught.facts["teacher_hash"], **folded.as_dict()}})
     shutil.rmtree(run)

@@ -62,6 +62,8 @@ class AdaptSettings:
     """Last share of the training in which gates become constants, so that all adapters fold exactly."""
     max_fold_error: float = 0.05
     """Largest relative error of the logits that --merge mean and least-squares may bring (exit 3 above)."""
+    peft: bool = False
+    """Also write the adapters as a PEFT folder, <out>/peft, for the original network: lora, or routed with --merge-aware."""
 
     task: Literal["binary", "multiclass", "multilabel", "ordinal"] | None = None
     """Read off the labels when not given."""
@@ -141,6 +143,9 @@ class AdaptSettings:
             raise UserError(f"--init {self.init} needs layers with a spectrum; --place pooled has none: use --place blocks", USAGE)
         if self.method == "spectral" and self.pooled:
             raise UserError("spectral experts come from the spectra of layers; use --place blocks", USAGE)
+        if self.peft and (self.pooled or (self.method != "lora" and not self.merge_aware)):
+            raise UserError("--peft needs changes of layers' weights that do not depend on the input: --method lora, or --merge-aware "
+                            "with --place blocks", USAGE)
         self.spec(64)
         self.teaching()  # checks the settings it shares with rd-distill
 
@@ -168,3 +173,10 @@ class AdaptSettings:
         names = {one.name for one in dataclasses.fields(DistillSettings)} & {one.name for one in dataclasses.fields(self)}
         shared = {name: getattr(self, name) for name in names - {"method", "out", "config"}}
         return DistillSettings(**{**shared, "bank_views": self.bank_views if self.pooled else 0, "out": self.out})
+
+
+def adapt_settings(settings: DistillSettings, out: Path) -> AdaptSettings:
+    """The adaptation behind `rd-distill --adapt`: its data, teacher, device and seed, all else by default."""
+    names = ("data", "task", "label", "skip_bad_images", "split_seed", "phantom_images", "phantom_size", "teacher", "teacher_size",
+             "teacher_weights", "bank_views", "bank_runtime", "flip", "bootstrap", "device", "threads", "seed", "overwrite", "resume")
+    return AdaptSettings(method=settings.adapt, out=out, **{name: getattr(settings, name) for name in names})  # type: ignore[arg-type]

@@ -33,7 +33,6 @@ class Router(nn.Module):
         self.map: nn.Module = nn.Linear(width, spec.experts, bias=False) if spec.gate == "linear" else nn.Sequential(
             nn.Linear(width, spec.hidden), nn.GELU(), nn.Linear(spec.hidden, spec.experts))
         self.balance: Tensor | None = None
-        self.variation: Tensor | None = None
 
     def logits(self, features: Tensor) -> Tensor:
         """Logits of the gates (..., E)."""
@@ -43,7 +42,7 @@ class Router(nn.Module):
         return found if self.share == 1.0 else self.share * found + (1 - self.share) * self.bias
 
     def forward(self, features: Tensor) -> Tensor:
-        """Gates (..., E); in training also the balance loss and the squared variation of the gates of this call."""
+        """Gates (..., E); in training also the balance loss of this call."""
         shares = torch.softmax(self.logits(features).float(), dim=-1)
         gates = shares
         if self.top_k:
@@ -57,8 +56,6 @@ class Router(nn.Module):
             places, experts = shares.flatten(0, -2), shares.shape[-1]
             on = (gates.detach().flatten(0, -2) > 0).float().mean(0) * experts / (self.top_k or experts)
             self.balance = (on * places.mean(0)).sum()  # GOAT, arXiv 2502.16894, appendix C: 1 when balanced
-            every = gates.flatten(0, -2)
-            self.variation = (every - every.mean(0)).pow(2).mean() * experts**2
         return gates.to(features.dtype)
 
 
@@ -163,6 +160,10 @@ def routers_of(net: nn.Module) -> list[Router]:
 
 
 def balance_loss(net: nn.Module) -> Tensor | None:
-    """Mean over adapted layers of the balance loss of the last training call; None where nothing is routed sparsely."""
-    found = [one.balance for one in routers_of(net) if one.balance is not None and one.top_k]
+    """Mean over adapted layers of the balance loss of the last training call, handed out once; None where nothing is sparse."""
+    found = []
+    for router in routers_of(net):
+        if router.balance is not None and router.top_k:
+            found.append(router.balance)
+        router.balance = None  # it holds the whole graph of its step
     return torch.stack(found).mean() if found else None

@@ -5,34 +5,34 @@ Owns: the order of the steps, what is printed, the interrupted run's folder. Doe
 
 from __future__ import annotations
 
-import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from distill.adapt import adapt
+from distill.adapt_config import adapt_settings
 from distill.batches import Batches
 from distill.checkpoint import load_checkpoint
 from distill.config import DistillSettings, record
-from distill.data import load_images
 from distill.fit import fit
+from distill.intake import choose_device, describe, read_images
 from distill.losses import prevalence_weights
 from distill.models import ModelSpec, count_macs, count_parameters, feature_width
 from distill.objective import Branches, Weights
-from distill.outcome import Outcome, data_name, images_digest, write_result, write_table
+from distill.outcome import Outcome, images_digest, write_result
 from distill.pixels import PixelStore, build_pixels
 from distill.predict import Predictions, calibrate, judge, judge_gain, predict, score, summary
 from distill.progress import say, track
 from distill.reprogram import Hint, Reprogram
 from distill.run import NOTE, check_parents, find_run, finished
-from distill.scan import BadImages
 from distill.students import build_student, timm_name
 from distill.teaching import Taught, consult_teacher
 from distill.views import ViewSpec
-from runtimes.errors import MISSING, USAGE, UserError
 from runtimes.folder import MANIFEST, check_out, read_json, write_json
 from runtimes.images import ImageSet, ImageSpec
 
@@ -48,6 +48,9 @@ def distill(settings: DistillSettings, command: str) -> int:
         return 0
     replaces = settings.overwrite or (settings.resume and (run / NOTE).is_file() and bool(read_json(run / NOTE).get("replaces")))
     check_out(settings.out, overwrite=replaces)
+    asked = settings
+    if settings.adapt != "none":
+        settings = with_adapted_teacher(settings, command)
     device = choose_device(settings.device)
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -85,7 +88,7 @@ def distill(settings: DistillSettings, command: str) -> int:
     for warning in warnings:
         say("warning", warning)
     outcome = Outcome(branches.student, spec, images, made, calibrations, splits, history, warnings, macs,
-                      taught.facts if taught else {}, record(settings), command)
+                      taught.facts if taught else {}, record(asked), command)
     write_result(settings.out, outcome, overwrite=replaces)
     shutil.rmtree(run)
     say("done", f"{settings.out}/  report: {settings.out / 'report.html'}  next: rd-export --target onnx"
@@ -93,51 +96,11 @@ def distill(settings: DistillSettings, command: str) -> int:
     return 0
 
 
-def choose_device(name: str) -> str:
-    """The torch device asked for; a missing one is exit code 5, `auto` is a GPU when there is one."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise UserError(f"--device {name} is unknown; expected cpu, cuda, cuda:N or auto", USAGE)
-    if name.startswith("cuda"):
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        index = int(name.partition(":")[2] or 0)
-        if index >= count:
-            raise UserError(f"--device {name}: PyTorch sees {count} CUDA devices; use --device cpu", MISSING)
-    return name
-
-
-def read_images(settings: DistillSettings) -> ImageSet:
-    """The images a set of settings names, checked file by file; bad ones are all listed in a CSV beside --out."""
-    try:
-        with track("data") as update:
-            return load_images(settings.data, task=settings.task, label=settings.label, seed=settings.split_seed,
-                               unlabelled=settings.unlabelled, skip_bad_images=settings.skip_bad_images,
-                               phantom_images=settings.phantom_images, phantom_size=settings.phantom_size, progress=update)
-    except BadImages as error:
-        listed = settings.out.with_name(f"{settings.out.name}.bad-images.csv")
-        listed.parent.mkdir(parents=True, exist_ok=True)
-        write_table(listed, [{"path": one.path, "reason": one.reason, "detail": one.detail} for one in error.problems])
-        raise UserError(f"{error}; all of them are listed in {listed}", error.exit_code) from None
-
-
-def images_for(manifest: dict[str, Any], data: str | None = None) -> ImageSet:
-    """The same images and split a student folder was made from, or another --data read in the same way."""
-    held = dict(manifest["settings"])
-    paths = {key: Path(held[key]) for key in ("out", "config", "unlabelled", "bank") if held.get(key)}
-    held |= {**paths, "phantom_images": tuple(held["phantom_images"]), **({"data": data} if data else {})}
-    return read_images(DistillSettings(**held))
-
-
-def describe(images: ImageSet) -> str:
-    """One line on the data: what, task, classes, sizes of the splits."""
-    counts = {split: len(images.rows(split)) for split in ("train", "val", "test")}
-    kind = "findings" if images.task == "multilabel" else "classes"
-    hidden = int((~images.labelled).sum())
-    skipped = sum(images.facts.get("skipped", {}).values())
-    return (f"{data_name(images)}, {images.task} ({images.facts.get('task_from', '--task')}), "
-            f"{len(images.classes)} {kind}: {counts['train']:,} / {counts['val']:,} / {counts['test']:,} images"
-            + (f", {hidden:,} of them unlabelled" if hidden else "") + (f", {skipped} skipped" if skipped else ""))
+def with_adapted_teacher(settings: DistillSettings, command: str) -> DistillSettings:
+    """Adapt the teacher into <out>-teacher, and go on with that folder as the teacher."""
+    folder = settings.out.with_name(f"{settings.out.name}-teacher")
+    adapt(adapt_settings(settings, folder), command)
+    return replace(settings, teacher=str(folder), teacher_size=None, teacher_weights=None)
 
 
 def student_image_spec(settings: DistillSettings, images: ImageSet) -> ImageSpec:

@@ -56,6 +56,8 @@ class DistillSettings:
     student_weights: str | None = None
     """Start from `pretrained` or from a .safetensors or .pth file; random when not given."""
 
+    adapt: Literal["none", "lora", "moe", "molre", "spectral"] = "none"
+    """Adapt the teacher first, as rd-adapt does, into <out>-teacher."""
     teacher_size: int | None = None
     """Teacher input side in pixels; the teacher's own when not given."""
     teacher_weights: str | None = None
@@ -165,6 +167,8 @@ class DistillSettings:
                 raise UserError(f"--{name.replace('_', '-')} {side} must be between 16 and 1024 pixels", USAGE)
         if self.views == "tied" and self.method == "vanilla":
             raise UserError("--views tied needs a bank; --method vanilla has none", USAGE)
+        if self.adapt != "none" and self.method == "vanilla":
+            raise UserError(f"--adapt {self.adapt} adapts a teacher; --method vanilla has none", USAGE)
         if self.overwrite and self.resume:
             raise UserError("--overwrite and --resume contradict each other; give one", USAGE)
 

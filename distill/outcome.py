@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -46,10 +46,10 @@ class Outcome:
 
 
 def write_result(out: Path, outcome: Outcome, *, overwrite: bool, kind: Literal["student", "teacher"] = "student",
-                 more: dict[str, Any] | None = None) -> None:
+                 more: dict[str, Any] | None = None, also: Callable[[Path], None] | None = None) -> None:
     """Write the folder of a student, or of an adapted teacher; it appears whole or not at all, its manifest last.
 
-    more: further facts for metrics.json and the manifest.
+    more: further facts for metrics.json and the manifest; also: writes further files before the manifest.
     """
     images, calibration = outcome.images, outcome.calibrations["student"]
     metrics = {"format": 1, "task": images.task, "classes": list(images.classes), "params": count_parameters(outcome.model),
@@ -68,6 +68,8 @@ def write_result(out: Path, outcome: Outcome, *, overwrite: bool, kind: Literal[
                      facts=facts(outcome), metrics=metrics, history=outcome.history, test=branch_view(outcome, "test"),
                      val=branch_view(outcome, "val"), worst=worst_cases(outcome), warnings=outcome.warnings)
         (folder / "README.md").write_text(model_card(outcome, metrics), encoding="utf-8")
+        if also:
+            also(folder)
         write_manifest(folder, kind, {
             "command": outcome.command, "settings": outcome.settings, "versions": versions(),
             "weights_hash": weights_hash(outcome.model.net), "licence": licences["teacher"],

@@ -82,7 +82,7 @@ def parity_rows(images: ImageSet, most: int) -> list[int]:
 
 
 def _images(checkpoint: Checkpoint, data: str | None) -> ImageSet:
-    from distill.commands import images_for
+    from distill.intake import images_for
 
     try:
         images = images_for(checkpoint.manifest, data)

@@ -143,6 +143,7 @@ def test_a_killed_run_resumes_to_the_same_weights(changes: dict[str, Any], monke
     ({"method": "moe", "init": "pissa"}, "--init pissa"), ({"method": "moe", "init": "svd"}, "--init svd"), ({"rank": 0}, "--rank"),
     ({"top_k": 9}, "top-k 9 of 8"), ({"scale": float("nan")}, "--scale"), ({"merge_aware": 1.0}, "--merge-aware"),
     ({"method": "spectral", "rank": 999}, "--adapt-layers"), ({"teacher": "bank:x"}, "shows no layers"),
+    ({"method": "moe", "peft": True}, "--peft needs"),
     ({"adapt_layers": "pointwise"}, "--adapt-layers pointwise"), ({"epochs": 0}, "--epochs")])
 def test_what_cannot_be_is_a_usage_error_in_words(changes: dict[str, Any], told: str) -> None:
     if changes.get("teacher") == "bank:x":
@@ -151,6 +152,19 @@ def test_what_cannot_be_is_a_usage_error_in_words(changes: dict[str, Any], told:
         run(**changes)
     assert caught.value.exit_code == USAGE
     assert not Path("teacher").exists()
+
+
+@pytest.mark.parametrize("changes", [{"method": "lora", "init": "pissa"}, {"method": "spectral", "merge_aware": 0.5}],
+                         ids=["pissa", "spectral"])
+def test_peft_puts_the_adapters_on_the_original_network_with_equal_features(changes: dict[str, Any]) -> None:
+    peft = pytest.importorskip("peft")
+    run(**changes, peft=True)
+    original = load_teacher("test_vit", size=160, weights="random").net.net
+    x = torch.randn(3, 3, 160, 160)
+    with torch.no_grad():
+        loaded = peft.PeftModel.from_pretrained(original, "teacher/peft").eval().base_model.model
+        torch.testing.assert_close(loaded.forward_head(loaded.forward_features(x), pre_logits=True), load_teacher("teacher").features(x),
+                                   rtol=1e-3, atol=1e-4)
 
 
 def test_a_run_that_diverges_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,16 +127,27 @@ def test_the_balance_loss_is_one_when_balanced_and_more_when_not() -> None:
 
 def test_gates_become_constants_as_their_share_falls() -> None:
     torch.manual_seed(0)
-    router, x = Router(12, SPECS["molre"]).train(), torch.randn(50, 12) * 5
-    variations = []
+    router, x = Router(12, SPECS["molre"]).eval(), torch.randn(50, 12) * 5
+    spreads = []
     for share in (1.0, 0.5, 0.1, 0.0):
         router.share = share
-        gates = router(x)
-        assert router.variation is not None
-        variations.append(float(router.variation.detach()))
-    assert variations == sorted(variations, reverse=True)
-    assert variations[-1] < 1e-12
+        gates = router(x).detach()
+        spreads.append(float(gates.var(0).sum()))
+    assert spreads == sorted(spreads, reverse=True)
     assert (gates == gates[0]).all()
+
+
+def test_the_place_where_gates_would_stand_still_follows_the_mean_of_their_logits() -> None:
+    torch.manual_seed(0)
+    router, x = Router(12, SPECS["top-2"]).train(), torch.randn(500, 12) + 1
+    for _ in range(200):
+        router(x)
+    torch.testing.assert_close(router.bias.detach(), router.map(x).mean(0).detach(), rtol=1e-3, atol=1e-3)
+    router.share = 0.5
+    before = router.bias.detach().clone()
+    router(x).square().sum().backward()
+    assert torch.equal(router.bias, before)  # from here on it is trained, not followed
+    assert router.bias.grad is not None
 
 
 def test_bf16_autocast_gives_finite_gradients_near_fp32_ones() -> None:

@@ -17,8 +17,9 @@ from tiny import tiny_images
 
 from distill import commands, teaching
 from distill.checkpoint import load_checkpoint
-from distill.commands import choose_device, describe, distill, images_for, student_image_spec
+from distill.commands import distill, student_image_spec
 from distill.config import DistillSettings
+from distill.intake import choose_device, describe, images_for
 from distill.predict import judge_gain, summary
 from distill.run import NOTE
 from runtimes.errors import MISSING, USAGE, UserError, finish
@@ -339,3 +340,13 @@ def test_the_summary_has_all_branches_with_intervals() -> None:
 def test_a_loss_that_explodes_is_one_sentence_and_keeps_the_run() -> None:
     assert "the loss is not finite at step" in refused(1, method="vanilla", lr=1e30, epochs=4)
     assert read_json(Path("student.partial") / NOTE)["settings"]["lr"] == 1e30
+
+
+def test_adapt_runs_both_commands_in_one_and_resumes_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(adapt="lora", teacher="test_vit", teacher_size=160) == 0
+    assert read_manifest(Path("student-teacher"), "teacher")["settings"]["method"] == "lora"
+    manifest = read_manifest(Path("student"), "student")
+    assert manifest["teacher"] == "student-teacher"
+    assert manifest["settings"]["adapt"] == "lora"
+    assert run(adapt="lora", teacher="test_vit", teacher_size=160, resume=True) == 0  # finished: nothing to do
+    assert "--adapt lora" in refused(USAGE, adapt="lora", method="vanilla")

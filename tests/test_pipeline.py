@@ -102,7 +102,7 @@ def test_student_teacher_branch_and_probe_stand_side_by_side(
 @pytest.mark.parametrize("method", METHODS)
 def test_predictions_are_those_of_the_saved_weights_on_the_test_split(phantom_student: Callable[[str], Path], method: str) -> None:
     from distill.calibrate import apply_temperatures
-    from distill.commands import images_for
+    from distill.intake import images_for
 
     folder = phantom_student(method)
     checkpoint = load_checkpoint(folder)

@@ -1,0 +1,67 @@
+"""What every command of the workshop begins with: the device asked for, the images named, one line on them.
+
+Owns: choose_device, read_images, images_for, describe. Does not own: forms of data (data.py), settings (config.py).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distill.config import DistillSettings
+from distill.data import load_images
+from distill.outcome import data_name, write_table
+from distill.progress import track
+from distill.scan import BadImages
+from runtimes.errors import MISSING, USAGE, UserError
+from runtimes.images import ImageSet
+
+
+def choose_device(name: str) -> str:
+    """The torch device asked for; a missing one is exit code 5, `auto` is a GPU when there is one."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise UserError(f"--device {name} is unknown; expected cpu, cuda, cuda:N or auto", USAGE)
+    if name.startswith("cuda"):
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        index = int(name.partition(":")[2] or 0)
+        if index >= count:
+            raise UserError(f"--device {name}: PyTorch sees {count} CUDA devices; use --device cpu", MISSING)
+    return name
+
+
+def read_images(settings: DistillSettings) -> ImageSet:
+    """The images a set of settings names, checked file by file; bad ones are all listed in a CSV beside --out."""
+    try:
+        with track("data") as update:
+            return load_images(settings.data, task=settings.task, label=settings.label, seed=settings.split_seed,
+                               unlabelled=settings.unlabelled, skip_bad_images=settings.skip_bad_images,
+                               phantom_images=settings.phantom_images, phantom_size=settings.phantom_size, progress=update)
+    except BadImages as error:
+        listed = settings.out.with_name(f"{settings.out.name}.bad-images.csv")
+        listed.parent.mkdir(parents=True, exist_ok=True)
+        write_table(listed, [{"path": one.path, "reason": one.reason, "detail": one.detail} for one in error.problems])
+        raise UserError(f"{error}; all of them are listed in {listed}", error.exit_code) from None
+
+
+def images_for(manifest: dict[str, Any], data: str | None = None) -> ImageSet:
+    """The same images and split a student folder was made from, or another --data read in the same way."""
+    held = dict(manifest["settings"])
+    paths = {key: Path(held[key]) for key in ("out", "config", "unlabelled", "bank") if held.get(key)}
+    held |= {**paths, "phantom_images": tuple(held["phantom_images"]), **({"data": data} if data else {})}
+    return read_images(DistillSettings(**held))
+
+
+def describe(images: ImageSet) -> str:
+    """One line on the data: what, task, classes, sizes of the splits."""
+    counts = {split: len(images.rows(split)) for split in ("train", "val", "test")}
+    kind = "findings" if images.task == "multilabel" else "classes"
+    hidden = int((~images.labelled).sum())
+    skipped = sum(images.facts.get("skipped", {}).values())
+    return (f"{data_name(images)}, {images.task} ({images.facts.get('task_from', '--task')}), "
+            f"{len(images.classes)} {kind}: {counts['train']:,} / {counts['val']:,} / {counts['test']:,} images"
+            + (f", {hidden:,} of them unlabelled" if hidden else "") + (f", {skipped} skipped" if skipped else ""))
