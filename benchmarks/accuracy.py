@@ -1,7 +1,6 @@
 """Accuracy of every method in the same loop on real data, over seeds: BUSI, NIH ChestX-ray14 (1000), PneumoniaMNIST (rebuilt).
 
-Owns: which runs make a study, running them as `rd-distill` commands, a row per finished run, the table.
-Does not own: training. Resumable: finished rows are not run again.
+Owns: which runs make a study, the table. Does not own: running them and keeping their rows (study.py), training.
 
     python benchmarks/accuracy.py busi --seeds 3 --workers 2
     python benchmarks/accuracy.py pneumonia --table
@@ -9,24 +8,15 @@ Does not own: training. Resumable: finished rows are not run again.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import shutil
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from record import RESULTS
+from study import SHARED, Run, carry_out, figures, points, rd_distill, read_rows, study_parser
 
-HERE = Path(__file__).resolve().parent
-SHARED = Path(os.environ.get("RD_SHARED", HERE.parent.parent / "shared")) / "data"
 METHODS: dict[str, list[str]] = {
     "vanilla": ["--method", "vanilla"],
     "kd": ["--method", "kd"],
@@ -34,21 +24,6 @@ METHODS: dict[str, list[str]] = {
     "rd": ["--method", "rd"],
     "rd without CKA": ["--method", "rd", "--cka-weight", "0"],
 }
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training: where its row belongs and the flags that make it."""
-
-    setting: str
-    method: str
-    seed: int
-    flags: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """Identity of the row."""
-        return f"{self.setting} / {self.method} / seed {self.seed}"
 
 
 def busi(seeds: int, work: Path) -> Iterator[Run]:
@@ -105,7 +80,7 @@ def pneumonia_teacher(work: Path) -> Path:
         others = np.setdiff1d(np.arange(len(arrays["train_labels"])), mine)
         arrays |= {"train_images": arrays["train_images"][others], "train_labels": arrays["train_labels"][others]}
         np.savez(data, **arrays)  # type: ignore[arg-type]
-        command(["--data", str(data), "--student", "efficientnet-lite0", "--student-weights", "pretrained", "--size", "112",
+        rd_distill(["--data", str(data), "--student", "efficientnet-lite0", "--student-weights", "pretrained", "--size", "112",
                  "--method", "vanilla", "--epochs", "3", "--lr", "3e-4", "--out", str(folder), "--overwrite"], work)
     return folder
 
@@ -134,32 +109,13 @@ def pneumonia_sets(work: Path, seed: int) -> tuple[Path, Path, Path]:
 STUDIES = {"busi": busi, "nih": nih, "pneumonia": pneumonia}
 
 
-def command(flags: list[str], work: Path) -> None:
-    """Run rd-distill and stop with its own words when it fails."""
-    done = subprocess.run([sys.executable, "-m", "distill.cli", *flags], cwd=work, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"rd-distill {' '.join(flags)}\n{done.stdout[-1500:]}\n{done.stderr[-1500:]}")
-
-
-def perform(run: Run, work: Path, rows: Path, extra: list[str]) -> None:
-    """Train one student, append its row, throw the folder away."""
-    out = work / "".join(letter if letter.isalnum() else "-" for letter in run.name)
-    start = time.monotonic()
-    command([*run.flags, "--seed", str(run.seed), "--threads", "1", "--out", str(out), "--overwrite", "--audit", "0.002", *extra], work)
-    metrics = json.loads((out / "metrics.json").read_text())
-    manifest = json.loads((out / "manifest.json").read_text())
-    splits = {split: {branch: {name: found["value"] for name, found in entry.items() if isinstance(found, dict) and "value" in found}
-                      for branch, entry in content.items() if isinstance(entry, dict)} | {"cka": content.get("cka"), "n": content["n"]}
-              for split, content in metrics["splits"].items()}
-    flags = [flag.replace(str(SHARED), "$RD_SHARED/data").replace(str(work), "$WORK") for flag in run.flags]
-    row = {"run": run.name, "setting": run.setting, "method": run.method, "seed": run.seed, "seconds": round(time.monotonic() - start),
-           "flags": flags + extra, "params": metrics["params"], "macs": metrics["macs"], "versions": manifest["versions"], "splits": splits}
-    with rows.open("a") as file:
-        file.write(json.dumps(row) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+def perform(run: Run, work: Path, extra: list[str]) -> dict[str, Any]:
+    """Train one student, read its figures, throw the folder away."""
+    out = work / run.slug
+    rd_distill([*run.flags, "--seed", str(run.seed), "--threads", "1", "--out", str(out), "--overwrite", "--audit", "0.002", *extra], work)
+    row = {**run.row(work), "extra": extra, **figures(out)}
     shutil.rmtree(out)
-    print(f"{run.name}: test AUROC {row['splits']['test']['student'].get('auroc', float('nan')):.3f}, {row['seconds']} s", flush=True)  # type: ignore[index]
+    return row
 
 
 def table(rows: list[dict[str, Any]], split: str = "test") -> str:
@@ -168,12 +124,6 @@ def table(rows: list[dict[str, Any]], split: str = "test") -> str:
              "teacher branch", "probe", "ECE")
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     settings = list(dict.fromkeys(row["setting"] for row in rows))
-
-    def spread(found: list[float]) -> str:
-        if not found:
-            return "-"
-        sd = f" ({statistics.stdev(found) * 100:.1f})" if len(found) > 1 else ""
-        return f"{statistics.mean(found) * 100:.1f}{sd}"
 
     for setting in settings:
         here = [row for row in rows if row["setting"] == setting]
@@ -186,8 +136,8 @@ def table(rows: list[dict[str, Any]], split: str = "test") -> str:
             found = {row["seed"]: row["splits"][split]["student"]["auroc"] for row in own}
             gains = ", ".join(f"{(value - base[seed]) * 100:+.1f}" for seed, value in found.items() if seed in base)
             cells = [setting, method, str(len(own)),
-                     *(spread(pick("student", name)) for name in ("accuracy", "balanced_accuracy", "auroc")),
-                     gains if method != "vanilla" else "", *(spread(pick(*one)) for one in (("teacher", "auroc"), ("probe", "auroc"),
+                     *(points(pick("student", name)) for name in ("accuracy", "balanced_accuracy", "auroc")),
+                     gains if method != "vanilla" else "", *(points(pick(*one)) for one in (("teacher", "auroc"), ("probe", "auroc"),
                                                                                              ("student", "ece")))]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -195,31 +145,18 @@ def table(rows: list[dict[str, Any]], split: str = "test") -> str:
 
 def main() -> None:
     """Run what is missing of a study and print its table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = study_parser(__doc__ or "")
     parser.add_argument("study", choices=STUDIES)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--work", type=Path, default=HERE.parent / "runs" / "accuracy")
-    parser.add_argument("--rows", type=Path, help="file of finished rows; benchmarks/results/accuracy-<study>.jsonl by default")
     parser.add_argument("--methods", nargs="*", help="only these methods")
-    parser.add_argument("--table", action="store_true", help="print the table of finished rows and run nothing")
-    parser.add_argument("--split", default="test", help="split of the table")
     parser.add_argument("extra", nargs="*", help="further flags for every run, after --")
     given = parser.parse_args()
-    rows = given.rows or HERE / "results" / f"accuracy-{given.study}.jsonl"
-    rows.parent.mkdir(parents=True, exist_ok=True)
-    if not SHARED.is_dir():
-        sys.exit(f"real data not found in {SHARED}; set RD_SHARED to the folder that holds data/")
+    rows = given.rows or RESULTS / f"accuracy-{given.study}.jsonl"
     if not given.table:
         work = given.work.resolve()
         work.mkdir(parents=True, exist_ok=True)
-        finished = {json.loads(line)["run"] for line in rows.read_text().splitlines()} if rows.is_file() else set()
-        runs = [run for run in STUDIES[given.study](given.seeds, work)
-                if run.name not in finished and (not given.methods or run.method in given.methods)]
-        print(f"{given.study}: {len(finished)} rows finished, {len(runs)} to run", flush=True)
-        with ThreadPoolExecutor(given.workers) as pool:
-            list(pool.map(lambda run: perform(run, work, rows, given.extra), runs))
-    print(table([json.loads(line) for line in rows.read_text().splitlines()], given.split))
+        runs = [run for run in STUDIES[given.study](given.seeds, work) if not given.methods or run.method in given.methods]
+        carry_out(runs, rows, given.workers, lambda run: perform(run, work, given.extra))
+    print(table(read_rows(rows), given.split))
 
 
 if __name__ == "__main__":

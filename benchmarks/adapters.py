@@ -1,0 +1,103 @@
+"""What each adapter does for a teacher, and for the student distilled from it, over seeds: BUSI, PneumoniaMNIST (rebuilt), NIH.
+
+Owns: which runs make the study, the table. Does not own: running them and keeping their rows (study.py), training.
+
+    python benchmarks/adapters.py --seeds 3 --workers 2
+    python benchmarks/adapters.py --table
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from accuracy import pneumonia_arrays, student_rows
+from record import RESULTS
+from study import SHARED, Run, carry_out, command, figures, points, rd_distill, read_rows, study_parser
+
+TEACHER = ("--teacher", "efficientnet-lite0", "--teacher-size", "160")
+# Total rank 8 a layer, so that all have the same factors; gates and a pooled adapter are what differs.
+METHODS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "lora": ("--method", "lora", "--rank", "8"),
+    "lora, PiSSA start": ("--method", "lora", "--rank", "8", "--init", "pissa"),
+    "mixture, start from zero": ("--method", "moe"),
+    "molre, behind the pool": ("--method", "molre"),
+    "molre, in the blocks": ("--method", "molre", "--place", "blocks", "--experts", "4", "--rank", "2"),
+    "spectral": ("--method", "spectral"),
+}
+SIZES = {"BUSI": "96", "pneumonia, 470 labels": "64", "NIH 1000": "64"}
+
+
+def runs(seeds: int, work: Path) -> Iterator[Run]:
+    """Every method on every set, seed by seed, so that a study cut short has whole seeds."""
+    import numpy as np
+
+    arrays, ten = pneumonia_arrays(), work / "pneumoniamnist-10.npz"
+    mine = student_rows(arrays["train_labels"].reshape(-1))
+    np.savez(ten, **(arrays | {f"train_{name}": arrays[f"train_{name}"][mine] for name in ("images", "labels")}))  # type: ignore[arg-type]
+    data = {"BUSI": SHARED / "busi_256px", "pneumonia, 470 labels": ten, "NIH 1000": SHARED / "nih_cxr14_1000_64px" / "labels.csv"}
+    for seed in range(seeds):
+        for setting, path in data.items():
+            for method, own in METHODS.items():
+                yield Run(setting, method, seed, ("--data", str(path), "--skip-bad-images", *own))
+
+
+def perform(run: Run, work: Path) -> dict[str, Any]:
+    """Adapt a teacher, distil a student from it, read the figures of both, throw the folders away."""
+    adapted, student = work / f"{run.slug}-teacher", work / run.slug
+    common = ["--seed", str(run.seed), "--threads", "1", "--overwrite"]
+    row = run.row(work)
+    teacher = list(TEACHER)
+    if run.method != "none":
+        command("distill.adapt_cli", [*run.flags, *TEACHER, *common, "--out", str(adapted)], work)
+        row |= {"teacher": figures(adapted), "adapters": json.loads((adapted / "metrics.json").read_text())["adapters"]}
+        row["adapters"]["merge"].pop("layers")
+        teacher = ["--teacher", str(adapted)]
+    rd_distill([*run.flags[:3], *teacher, "--student", "mobilenetv3_small_050", "--size", SIZES[run.setting], *common, "--audit", "0.002",
+                "--bank", str(work / f"{run.slug}-bank"), "--out", str(student)], work)
+    row |= figures(student)
+    for folder in (adapted, student, work / f"{run.slug}-bank"):
+        shutil.rmtree(folder, ignore_errors=True)
+    return row
+
+
+def table(rows: list[dict[str, Any]], split: str) -> str:
+    """Markdown: mean (sd over seeds) in points; parameters added, seconds a run."""
+    heads = ("data", "adapter", "seeds", "parameters added", "teacher AUROC", "teacher balanced accuracy", "student AUROC",
+             "student minus the plain teacher's, by seed", "seconds")
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for setting in dict.fromkeys(row["setting"] for row in rows):
+        here = [row for row in rows if row["setting"] == setting]
+        plain = {row["seed"]: row["splits"][split]["student"]["auroc"] for row in here if row["method"] == "none"}
+        for method in METHODS:
+            own = sorted((row for row in here if row["method"] == method), key=lambda row: int(row["seed"]))
+            if not own:
+                continue
+            side = [row["teacher"]["splits"][split]["student"] if "teacher" in row else row["splits"][split]["probe"] for row in own]
+            student = {row["seed"]: row["splits"][split]["student"]["auroc"] for row in own}
+            gains = ", ".join(f"{(value - plain[seed]) * 100:+.1f}" for seed, value in student.items() if seed in plain)
+            lines.append(f"| {setting} | {method if method != 'none' else 'none: linear probe'} | {len(own)} "
+                         f"| {own[0].get('adapters', {}).get('added', 0):,} "
+                         f"| {points([one['auroc'] for one in side])} | {points([one['balanced_accuracy'] for one in side])} "
+                         f"| {points(list(student.values()))} | {gains if method != 'none' else ''} "
+                         f"| {sum(row['seconds'] for row in own) // len(own)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what is missing and print the table."""
+    given = study_parser(__doc__ or "").parse_args()
+    rows = given.rows or RESULTS / "adapters.jsonl"
+    if not given.table:
+        work = given.work.resolve()
+        work.mkdir(parents=True, exist_ok=True)
+        carry_out(runs(given.seeds, work), rows, given.workers, lambda run: perform(run, work))
+    print(table(read_rows(rows), given.split))
+
+
+if __name__ == "__main__":
+    main()

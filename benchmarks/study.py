@@ -1,0 +1,118 @@
+"""What studies of accuracy share: runs of our own commands, a row per finished run, going on where a study was stopped.
+
+Owns: Run, running commands, rows on disk, figures of a folder, points. Does not own: which runs make a study, their tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+SHARED = Path(os.environ.get("RD_SHARED", HERE.parent.parent / "shared")) / "data"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: where its row belongs and the flags that make it."""
+
+    setting: str
+    method: str
+    seed: int
+    flags: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Identity of the row."""
+        return f"{self.setting} / {self.method} / seed {self.seed}"
+
+    @property
+    def slug(self) -> str:
+        """The name as a folder's."""
+        return "".join(letter if letter.isalnum() else "-" for letter in self.name)
+
+    def row(self, work: Path) -> dict[str, Any]:
+        """The start of the row: what was run, without paths of this machine."""
+        flags = [flag.replace(str(SHARED), "$RD_SHARED/data").replace(str(work), "$WORK") for flag in self.flags]
+        return {"run": self.name, "setting": self.setting, "method": self.method, "seed": self.seed, "flags": flags}
+
+
+def rd_distill(flags: list[str], work: Path) -> None:
+    """Run rd-distill and stop with its own words when it fails."""
+    command("distill.cli", flags, work)
+
+
+def command(module: str, flags: list[str], work: Path) -> None:
+    """Run one of our commands and stop with its own words when it fails."""
+    done = subprocess.run([sys.executable, "-m", module, *flags], cwd=work, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{module} {' '.join(flags)}\n{done.stdout[-1500:]}\n{done.stderr[-1500:]}")
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """Size, versions and the figures of every split and branch of a student or teacher folder."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    manifest = json.loads((folder / "manifest.json").read_text())
+    splits = {split: {branch: {name: found["value"] for name, found in entry.items() if isinstance(found, dict) and "value" in found}
+                      for branch, entry in content.items() if isinstance(entry, dict)} | {"cka": content.get("cka"), "n": content["n"]}
+              for split, content in metrics["splits"].items()}
+    return {"params": metrics["params"], "macs": metrics["macs"], "versions": manifest["versions"], "splits": splits}
+
+
+def carry_out(runs: Iterable[Run], rows: Path, workers: int, perform: Callable[[Run], dict[str, Any]]) -> None:
+    """Perform the runs that have no row yet, some at a time, and append the row of each as it ends."""
+    if not SHARED.is_dir():
+        sys.exit(f"real data not found in {SHARED}; set RD_SHARED to the folder that holds data/")
+    rows.parent.mkdir(parents=True, exist_ok=True)
+    finished = {row["run"] for row in read_rows(rows)}
+    waiting = [run for run in runs if run.name not in finished]
+    print(f"{len(finished)} rows finished, {len(waiting)} to run", flush=True)
+    lock = threading.Lock()
+
+    def one(run: Run) -> None:
+        start = time.monotonic()
+        row = {**perform(run), "seconds": round(time.monotonic() - start)}
+        with lock, rows.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        print(f"{run.name}: test AUROC {row['splits']['test']['student'].get('auroc', float('nan')):.3f}, {row['seconds']} s", flush=True)
+
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(one, waiting))
+
+
+def read_rows(rows: Path) -> list[dict[str, Any]]:
+    """The rows of a study so far."""
+    return [json.loads(line) for line in rows.read_text().splitlines()] if rows.is_file() else []
+
+
+def points(found: list[float]) -> str:
+    """Mean (standard deviation over seeds) in points."""
+    if not found:
+        return "-"
+    sd = f" ({statistics.stdev(found) * 100:.1f})" if len(found) > 1 else ""
+    return f"{statistics.mean(found) * 100:.1f}{sd}"
+
+
+def study_parser(text: str) -> argparse.ArgumentParser:
+    """The flags every study takes."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--work", type=Path, default=HERE.parent / "runs" / "accuracy")
+    parser.add_argument("--rows", type=Path, help="file of finished rows; one below benchmarks/results by default")
+    parser.add_argument("--table", action="store_true", help="print the table of finished rows and run nothing")
+    parser.add_argument("--split", default="test", help="split of the table")
+    return parser
