@@ -23,12 +23,13 @@ from distill.batches import Batches
 from distill.config import record
 from distill.fit import fit
 from distill.folding import Folded, batched, fold_teacher
+from distill.heads import head_of, load_heads, save_heads
 from distill.insert import POOLED, added_parameters, choose_layers, remove_unused
 from distill.intake import choose_device, describe, read_images
 from distill.losses import prevalence_weights
 from distill.models import Model, adapt_model, count_macs, count_parameters, feature_width
 from distill.objective import Branches, Weights
-from distill.outcome import Outcome, images_digest, write_result
+from distill.outcome import Outcome, data_name, images_digest, write_result
 from distill.peft_folder import starts_of, write_peft
 from distill.pixels import PixelStore, build_pixels
 from distill.predict import Predictions, calibrate, judge, predict, score, summary
@@ -37,6 +38,7 @@ from distill.run import NOTE, check_parents, find_run, finished
 from distill.spectral import start_from_svd
 from distill.teaching import Taught, consult_teacher
 from distill.views import ViewSpec, normalise, unit_levels
+from runtimes.errors import USAGE, UserError
 from runtimes.folder import check_out, read_json, write_json
 from runtimes.images import ImageSet, ImageSpec
 
@@ -62,7 +64,9 @@ def adapt(settings: AdaptSettings, command: str) -> int:
     taught = consult_teacher(settings.teaching(), images, views, device)
     model, spec = adaptable(settings.teacher, images, size=settings.teacher_size, weights=settings.teacher_weights, seed=settings.seed)
     plain = count_parameters(model) - sum(one.numel() for one in model.head.parameters())
-    model = build_adapters(settings, model, spec)
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        model = build_adapters(settings, model, spec)
     added = added_parameters(model.net)
     say("adapters", f"{settings.method}, {len(model.spec.adapters)} layer(s), {added:,} parameters added ({100 * added / plain:.2f} %), "
                     f"head {sum(one.numel() for one in model.head.parameters()):,}, on {device}")
@@ -96,8 +100,14 @@ def adapt(settings: AdaptSettings, command: str) -> int:
     macs = count_macs(branches.student, spec.height, spec.width)
     outcome = Outcome(branches.student, spec, images, made, calibrations, splits, history, [], macs, taught.facts, record(settings),
                       command)
-    write_result(settings.out, outcome, kind="teacher", overwrite=replaces,
-                 also=(lambda folder: write_peft(folder / "peft", unmerged, starts, taught.facts["teacher"])) if unmerged else None,
+    earlier = load_heads(Path(settings.teacher)) if Path(settings.teacher).is_dir() else []
+
+    def also(folder: Path) -> None:
+        save_heads(folder, [*earlier, head_of(branches.student, data_name(images), earlier)])
+        if unmerged is not None:
+            write_peft(folder / "peft", unmerged, starts, taught.facts["teacher"])
+
+    write_result(settings.out, outcome, kind="teacher", overwrite=replaces, also=also,
                  more={"adapters": {"method": settings.method, "added": added, "kept": len(branches.student.spec.adapters),
                                     "base_hash": taught.facts["teacher_hash"], **folded.as_dict()}})
     shutil.rmtree(run)
@@ -106,9 +116,21 @@ def adapt(settings: AdaptSettings, command: str) -> int:
 
 
 def build_adapters(settings: AdaptSettings, model: Model, spec: ImageSpec) -> Model:
-    """The teacher with fresh adapters at their start; says which layers were left alone and why."""
+    """The teacher with fresh adapters at their start, or with those it has; says which layers were left alone and why."""
+    held = dict(model.spec.adapters)
     if settings.pooled:
+        if POOLED in held:
+            raise UserError(f"teacher {settings.teacher} has an adapter behind its pool already, and a second would hide it; "
+                            "adapt the original teacher, or use --place blocks", USAGE)
         return adapt_model(model, {POOLED: settings.spec(feature_width(model))})
+    inside = {name: one for name, one in held.items() if name != POOLED}
+    if inside:
+        wanted, own = settings.spec(64), next(iter(inside.values()))
+        if any((getattr(wanted, part) != getattr(own, part)) for part in ("experts", "rank", "gate", "top_k")):
+            raise UserError(f"teacher {settings.teacher} has adapters of {own.experts} experts of rank {own.rank}, gate {own.gate}; go on "
+                            "with the same --method, --experts, --rank and --top-k, or fold them first with --merge mean", USAGE)
+        say("", f"going on with the {len(inside)} adapters of {settings.teacher}")
+        return model
     wide = settings.spec(64)
     chosen = choose_layers(model.net, settings.adapt_layers, wide.rank * (wide.experts if settings.start == "svd" else 1))
     inputs = {name: model.net.get_submodule(name).weight[0].numel() for name in chosen.layers}  # type: ignore[index,union-attr,operator]

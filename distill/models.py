@@ -132,15 +132,15 @@ def build_net(arch: str, height: int, width: int, outputs: int, **arguments: Any
 
 def build_model(spec: ModelSpec) -> Model:
     """Create a model with random weights from its spec."""
-    model = Model(spec, build_net(spec.arch, spec.height, spec.width, spec.outputs, **spec.arguments))
+    model = Model(replace(spec, adapters={}), build_net(spec.arch, spec.height, spec.width, spec.outputs, **spec.arguments))
     return adapt_model(model, spec.adapters) if spec.adapters else model
 
 
 def adapt_model(model: Model, adapters: Mapping[str, AdapterSpec]) -> Model:
-    """The same model, frozen, with fresh adapters in place; its head stays trainable."""
+    """The same model, frozen, with fresh adapters in place beside those it has; its head stays trainable."""
     insert(model.net, adapters, feature_width(model))
     model.head.requires_grad_(True)
-    model.spec = replace(model.spec, adapters=dict(adapters))
+    model.spec = replace(model.spec, adapters={**model.spec.adapters, **adapters})
     return model
 
 

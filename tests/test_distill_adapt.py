@@ -17,6 +17,7 @@ from distill.checkpoint import load_checkpoint
 from distill.commands import distill
 from distill.config import DistillSettings
 from distill.forward import onnx_forward, torch_forward
+from distill.heads import load_heads
 from distill.models import weights_hash
 from distill.teachers import load_teacher
 from runtimes.errors import PARITY, USAGE, UserError
@@ -83,6 +84,33 @@ def test_onnx_runtime_answers_as_torch_for_a_routed_teacher(arch: str, size: int
     for count in (1, 5):
         pixels = torch.randn(count, 3, size, size)
         torch.testing.assert_close(through(pixels)["pooled"], torch_forward(teacher)(pixels)["pooled"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["lora", "spectral"])
+def test_a_second_task_goes_on_from_the_folder_and_every_head_is_kept(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run(method=method, out=Path("first"))
+    first = load_checkpoint(Path("first")).model
+    again = {"method": method, "teacher": "first", "teacher_size": None, "teacher_weights": None, "split_seed": 1}
+    run(**again, out=Path("second"))
+    heads = load_heads(Path("second"))
+    assert [one.name for one in heads] == ["phantom (synthetic head CT)", "phantom (synthetic head CT)-2"]
+    assert torch.equal(heads[0].weight, first.head.weight)
+    second = load_checkpoint(Path("second")).model
+    assert torch.equal(heads[1].weight, second.head.weight)
+    features = second.features(torch.randn(2, 3, 160, 160))
+    torch.testing.assert_close(heads[1].logits(features), second.logits(features))
+    assert heads[0].logits(features).shape == (2, 6)
+    assert len(second.spec.adapters) == len(first.spec.adapters)
+    assert ("going on with" in capsys.readouterr().out) == (method == "spectral")
+    if method == "spectral":
+        with pytest.raises(UserError, match="go on with the same --method"):
+            run(**{**again, "method": "lora"}, out=Path("third"))
+
+
+def test_a_second_adapter_behind_the_pool_is_refused() -> None:
+    run(method="molre", out=Path("first"))
+    with pytest.raises(UserError, match="behind its pool already"):
+        run(method="molre", teacher="first", teacher_size=None, teacher_weights=None)
 
 
 def test_merge_aware_training_ends_in_plain_weights() -> None:

@@ -1,0 +1,134 @@
+"""What a teacher forgets when it is adapted to one task after another: BUSI, PneumoniaMNIST (rebuilt), NIH, by method and seed.
+
+Owns: the sequence, the figures of every kept head after every stage, the table. Does not own: training, keeping rows (study.py).
+
+    python benchmarks/forgetting.py --seeds 3 --workers 2
+    python benchmarks/forgetting.py --table
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from record import RESULTS
+from study import SHARED, Run, carry_out, command, points, read_rows, study_parser
+
+from distill.calibrate import apply_temperatures
+from distill.checkpoint import load_checkpoint
+from distill.data import load_images
+from distill.evaluate import evaluate
+from distill.heads import TaskHead, load_heads
+from distill.models import Model
+from distill.views import normalise, unit_levels
+from runtimes.images import ImageSet, ImageSpec
+
+METHODS: dict[str, tuple[str, ...]] = {
+    "lora": ("--method", "lora", "--rank", "8"),
+    "mixture, start from zero": ("--method", "moe"),
+    "spectral": ("--method", "spectral"),
+}
+SEQUENCE = {"BUSI": "busi_256px", "pneumonia": "pneumoniamnist_rebuilt.npz", "NIH": "nih_cxr14_1000_64px/labels.csv"}
+SIDE = 128
+
+
+def runs(seeds: int) -> Iterator[Run]:
+    """Every method, seed by seed."""
+    for seed in range(seeds):
+        for method, own in METHODS.items():
+            yield Run("BUSI, pneumonia, NIH", method, seed, own)
+
+
+def perform(run: Run, work: Path) -> dict[str, Any]:
+    """Adapt to one task after another, each time from the folder before, and try every head kept so far."""
+    teacher = ["--teacher", "efficientnet-lite0", "--teacher-size", str(SIDE)]
+    stages: list[dict[str, Any]] = []
+    folders: list[Path] = []
+    added = 0
+    for name, data in SEQUENCE.items():
+        out = work / f"{run.slug}-{name}"
+        steps = ["--epochs", "3"] if name == "pneumonia" else []
+        command("distill.adapt_cli", [*run.flags, "--data", str(SHARED / data), "--skip-bad-images", *teacher, *steps, "--overwrite",
+                                      "--seed", str(run.seed), "--threads", "1", "--out", str(out)], work)
+        folders.append(out)
+        teacher = ["--teacher", str(out)]
+        added = added or int(load_added(out))
+        stages.append(judged(out))
+    for folder in folders:
+        shutil.rmtree(folder)
+    final = {"test": {"student": {"auroc": stages[-1][list(SEQUENCE)[-1]]["auroc"]}}}
+    return {**run.row(work), "stages": stages, "added": added, "splits": final}
+
+
+def load_added(folder: Path) -> int:
+    """Parameters that the adapters of a folder brought."""
+    from runtimes.folder import read_json
+
+    return int(read_json(folder / "metrics.json")["adapters"]["added"])
+
+
+def judged(folder: Path) -> dict[str, Any]:
+    """AUROC and accuracy of every kept head on the test split of its own task, by the network as it is now."""
+    checkpoint = load_checkpoint(folder)
+    found = {}
+    for head, (name, data) in zip(load_heads(folder), SEQUENCE.items(), strict=False):
+        images = load_images(str(SHARED / data), skip_bad_images=True)
+        found[name] = figures_of(checkpoint.model, checkpoint.image_spec, head, images)
+    return found
+
+
+@torch.no_grad()
+def figures_of(model: Model, spec: ImageSpec, head: TaskHead, images: ImageSet) -> dict[str, float]:
+    """One head's figures on a test split."""
+    rows = images.rows("test")
+    own = ImageSpec(spec.height, spec.width, images.facts.get("channels", 3), mean=spec.mean, std=spec.std)
+    logits = []
+    for start in range(0, len(rows), 32):
+        levels = np.stack([own.stored(images.raw(int(row))) for row in rows[start:start + 32]])
+        pixels = normalise(unit_levels(levels), own.mean, own.std).to(memory_format=torch.channels_last)
+        logits.append(head.logits(model.features(pixels)))
+    ones = tuple(1.0 for _ in (head.classes if head.task == "multilabel" else [0]))
+    answers = apply_temperatures(torch.cat(logits).numpy(), ones, head.task)
+    scores = evaluate(images.labels[rows], answers, task=head.task, classes=head.classes, n_bootstrap=0)
+    return {name: scores[name]["value"] for name in ("auroc", "accuracy", "balanced_accuracy") if name in scores}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: AUROC of each task right after it was learnt and at the end, forgetting in points and relative to chance."""
+    heads = ("method", "seeds", "parameters added", *(f"{name}: when learnt" for name in SEQUENCE),
+             *(f"{name}: at the end" for name in list(SEQUENCE)[:-1]), "forgotten, points of AUROC", "of what was above chance")
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    names = list(SEQUENCE)
+    for method in METHODS:
+        own = [row for row in rows if row["method"] == method]
+        if not own:
+            continue
+        learnt = [points([row["stages"][index][name]["auroc"] for row in own]) for index, name in enumerate(names)]
+        last = [points([row["stages"][-1][name]["auroc"] for row in own]) for name in names[:-1]]
+        lost = [statistics.mean(row["stages"][index][name]["auroc"] - row["stages"][-1][name]["auroc"]
+                                for index, name in enumerate(names[:-1])) for row in own]
+        above = [statistics.mean((row["stages"][index][name]["auroc"] - row["stages"][-1][name]["auroc"])
+                                 / (row["stages"][index][name]["auroc"] - 0.5) for index, name in enumerate(names[:-1])) for row in own]
+        cells = [method, str(len(own)), f"{own[0]['added']:,}", *learnt, *last, points(lost), f"{points(above)} %"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what is missing and print the table."""
+    given = study_parser(__doc__ or "").parse_args()
+    rows = given.rows or RESULTS / "forgetting.jsonl"
+    if not given.table:
+        work = given.work.resolve()
+        work.mkdir(parents=True, exist_ok=True)
+        carry_out(runs(given.seeds), rows, given.workers, lambda run: perform(run, work))
+    print(table(read_rows(rows)))
+
+
+if __name__ == "__main__":
+    main()
