@@ -1,6 +1,7 @@
-"""Speed as ratios taken in one run, interleaved A B A B: a step, a bank, a whole distillation, a session, a start.
+"""Speed as ratios taken in one run, interleaved A B A B: a step, a bank, a whole distillation, a session, a start, adapters.
 
-Owns: flags, the sub-commands session and start, printing and storing. Does not own: the workshop's (speed_training.py, speed_whole.py).
+Owns: flags, the sub-commands session and start, printing and storing. Does not own: the workshop's (speed_training.py, speed_whole.py,
+speed_adapters.py).
 The process is held to --cores cores (1 unless said), with as many threads unless --threads says otherwise, so that nothing
 hides on another core: with `--cores 2 --threads 1` the next batch is made beside the step, as on any machine with two cores.
 
@@ -10,6 +11,7 @@ hides on another core: with `--cores 2 --threads 1` the next batch is made besid
     python benchmarks/speed.py whole --images 96 --epochs 40
     python benchmarks/speed.py session --artifact artifact-onnx-fp32
     python benchmarks/speed.py start
+    python benchmarks/speed.py adapters --cores 2
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ import numpy as np
 from record import RESULTS, facts, keep_memory, ratio, spread, store
 
 BIN = Path(sys.executable).parent
-COMMANDS = ("rd-distill", "rd-export", "rd-verify")
+COMMANDS = ("rd-distill", "rd-adapt", "rd-export", "rd-verify")
 TINY = ("--student", "mobilenetv3_small_050", "--size", "96", "--method", "vanilla", "--phantom-images", "64", "32", "32",
         "--epochs", "1", "--min-steps", "1", "--bootstrap", "20")
 
@@ -111,7 +113,7 @@ def show(rows: Mapping[str, Any], indent: str = "") -> None:
 def main() -> None:
     """Measure, print, store."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("step", "bank", "whole", "session", "start"))
+    parser.add_argument("what", choices=("step", "bank", "whole", "session", "start", "adapters"))
     parser.add_argument("--cores", type=int, default=1, help="cores this process is held to")
     parser.add_argument("--threads", type=int, help="threads of PyTorch and ONNX Runtime; as many as cores when not given")
     parser.add_argument("--keep-memory", action="store_true", help="have the C library keep freed memory (glibc), for everything timed")
@@ -129,7 +131,8 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-given.cores:])
-    if given.what in ("step", "bank", "whole"):
+    if given.what in ("step", "bank", "whole", "adapters"):
+        import speed_adapters
         import speed_training
         import speed_whole
         import torch
@@ -137,6 +140,7 @@ def main() -> None:
         torch.set_num_threads(threads)
         rows = {"step": lambda: speed_training.step(given.samples or 8, given.rounds),
                 "bank": lambda: speed_training.bank(given.samples or 64, given.rounds, tuple(given.teachers)),
+                "adapters": lambda: speed_adapters.adapters(given.samples or 3, given.rounds),
                 "whole": lambda: speed_whole.whole(given.images, given.epochs, (548, 232, 40))}[given.what]()
     else:
         rows = session(given.artifact, given.samples or 1000, threads) if given.what == "session" else start(given.samples or 7)

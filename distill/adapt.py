@@ -20,8 +20,8 @@ from distill.adapt_config import AdaptSettings
 from distill.adaptable import adaptable
 from distill.adapters import adapters_of, routers_of
 from distill.batches import Batches
-from distill.config import record
 from distill.fit import fit
+from distill.flags import record
 from distill.folding import Folded, batched, fold_teacher
 from distill.heads import head_of, load_heads, save_heads
 from distill.insert import POOLED, added_parameters, choose_layers, remove_unused

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from distill.adapt_config import AdaptSettings
-from distill.config import command_line, parse
+from distill.flags import command_line, parse
 from runtimes.errors import finish
 
 

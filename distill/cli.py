@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 
-from distill.config import DistillSettings, command_line, parse
+from distill.config import DistillSettings
+from distill.flags import command_line, parse
 from runtimes.errors import finish
 
 

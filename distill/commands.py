@@ -18,8 +18,9 @@ from distill.adapt import adapt
 from distill.adapt_config import adapt_settings
 from distill.batches import Batches
 from distill.checkpoint import load_checkpoint
-from distill.config import DistillSettings, record
+from distill.config import DistillSettings
 from distill.fit import fit
+from distill.flags import record
 from distill.intake import choose_device, describe, read_images
 from distill.losses import prevalence_weights
 from distill.models import ModelSpec, count_macs, count_parameters, feature_width

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Protocol
 
-from distill.config import record
+from distill.flags import record
 from runtimes.errors import USAGE, UserError
 from runtimes.folder import MANIFEST, read_json
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from distill.config import command_line, parse
+from distill.flags import command_line, parse
 from export.config import ExportSettings
 from runtimes.errors import finish
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.checkpoint import Checkpoint
-from distill.config import record
+from distill.flags import record
 from distill.models import count_parameters
 from export.config import ExportSettings
 from runtimes.folder import MANIFEST, changed_files, read_json, sha256_file

@@ -18,7 +18,7 @@ BELOW = {"runtimes": {"runtimes"}, "distill": {"runtimes", "distill"}, "export":
 GROUND = {"numpy", "PIL"}  # what every file of the ground floor may import beside the standard library
 GROUND_BY_FILE = {"runtimes/cli.py": {"tyro", "rich"}, "runtimes/ort.py": {"onnxruntime"}}
 # What the door takes from the workshop: a finished student, the images it was made from, and how settings are read and told.
-THROUGH_THE_DOOR = {"checkpoint", "config", "evaluate", "intake", "models", "progress"}
+THROUGH_THE_DOOR = {"checkpoint", "evaluate", "flags", "intake", "models", "progress"}
 FROM_INTAKE = {"images_for"}
 BASES = {"nn.Module", "torch.nn.Module", "Module", "Dataset", "Exception", "UserError", "Protocol"}
 SEQUENCES = {"distill/phantom.py"}  # a lazy list of images is a collections.abc.Sequence, which types know by name only

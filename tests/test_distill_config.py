@@ -14,7 +14,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.config import DistillSettings, config_path, parse, record, yaml_flags
+from distill.config import DistillSettings
+from distill.flags import config_path, parse, record, yaml_flags
 from export.config import ExportSettings
 from runtimes.errors import USAGE, UserError
 

@@ -17,7 +17,7 @@ import pytest
 from conftest import Case, image_set, random_images, write_student
 from PIL import Image
 
-from distill.config import parse
+from distill.flags import parse
 from export.commands import export, parity_rows
 from export.config import ExportSettings
 from runtimes.errors import MISSING, PARITY, USAGE, UserError

@@ -1,0 +1,80 @@
+"""How every command reads its settings: defaults, then --config, then flags; and how they are kept in a record.
+
+Owns: `parse`, YAML files as flags, `record`. Does not own: any setting. Importing this file loads neither torch nor timm.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from runtimes.errors import USAGE, UserError
+
+Settings = TypeVar("Settings")
+
+
+def parse(kind: type[Settings], arguments: Sequence[str], prog: str, description: str) -> Settings:
+    """Read settings from defaults, then the YAML file of --config, then flags; a wrong key or value is exit code 2."""
+    import tyro
+
+    path = config_path(arguments)
+    given = [*yaml_flags(kind, path), *arguments] if path else list(arguments)
+    return tyro.cli(kind, prog=prog, description=description, args=given, config=(tyro.conf.AvoidSubcommands,))
+
+
+def config_path(arguments: Sequence[str]) -> Path | None:
+    """The file named by --config, if any."""
+    for index, argument in enumerate(arguments):
+        if argument == "--config" and index + 1 < len(arguments):
+            return Path(arguments[index + 1])
+        if argument.startswith("--config="):
+            return Path(argument.partition("=")[2])
+    return None
+
+
+def yaml_flags(kind: type[Any], path: Path) -> list[str]:
+    """A YAML file's settings as flags, so that they are checked exactly as typed ones; unknown keys name the nearest."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"--config {path} cannot be read: {str(error).splitlines()[0]}", USAGE) from None
+    if content is None:
+        return []
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path} holds {type(content).__name__}, expected `key: value` lines", USAGE)
+    names = [one.name for one in dataclasses.fields(kind) if one.name != "config"]
+    flags: list[str] = []
+    for key, value in content.items():
+        name = str(key).replace("-", "_")
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            raise UserError(f"--config {path}: unknown setting {key!r}" + (f"; did you mean {near[0]}?" if near else ""), USAGE)
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, dict):
+            raise UserError(f"--config {path}: {key} holds a mapping, expected one value or a list", USAGE)
+        if isinstance(value, bool):
+            flags.append(flag if value else f"--no-{name.replace('_', '-')}")
+        elif isinstance(value, list):
+            flags += [flag, *map(str, value)]
+        elif value is not None:
+            flags += [flag, str(value)]
+    return flags
+
+
+def record(settings: Any) -> dict[str, Any]:
+    """Settings as JSON values, for the manifest."""
+    return {key: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+            for key, value in dataclasses.asdict(settings).items()}
+
+
+def command_line(prog: str) -> str:
+    """The command as the user typed it."""
+    import shlex
+
+    return shlex.join([prog, *sys.argv[1:]])
