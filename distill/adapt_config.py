@@ -135,6 +135,8 @@ class AdaptSettings:
             raise UserError(f"--merge-aware {self.merge_aware} must be at least 0 and below 1", USAGE)
         if self.merge_aware and self.method == "lora":
             raise UserError("--merge-aware is for gates; lora has none and folds exactly as it is", USAGE)
+        if self.merge_aware and self.select == "best":
+            raise UserError("--merge-aware changes the gates until the last epoch; leave --select best out", USAGE)
         if self.init == "pissa" and self.method != "lora":
             raise UserError("--init pissa is for lora; routed experts start with --init svd or zero", USAGE)
         if self.init == "svd" and self.method != "spectral":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +75,7 @@ class Seen:
     moments: Tensor | None = None
     changes: Tensor | None = None
     products: Tensor | None = None
-    facts: dict[str, float] = field(default_factory=dict)
+    gate_rows: int = 0
 
 
 @torch.no_grad()
@@ -89,7 +89,7 @@ def watch(net: nn.Module, batches: Iterable[Tensor], run: Callable[[Tensor], Ten
         assert gates is not None
         mean = _rows(adapter, gates).double()
         one.gates = mean.sum(0) + (0 if one.gates is None else one.gates)
-        one.facts["gate_rows"] = one.facts.get("gate_rows", 0) + len(mean)
+        one.gate_rows += len(mean)
         if moments:
             x = unfolded(adapter, inputs).double()
             y = _rows(adapter, adapter.change(inputs)).double()
@@ -107,7 +107,7 @@ def watch(net: nn.Module, batches: Iterable[Tensor], run: Callable[[Tensor], Ten
 def mean_gates(seen: Seen) -> Tensor:
     """Gates averaged over the calibration inputs, (E,) float64."""
     assert seen.gates is not None
-    return seen.gates / seen.facts["gate_rows"]
+    return seen.gates / seen.gate_rows
 
 
 def least_squares(seen: Seen, ridge: float = 1e-6) -> tuple[Tensor, Tensor]:

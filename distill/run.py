@@ -20,11 +20,19 @@ class RunSettings(Protocol):
     """What a command's settings must say for its run to be found again."""
 
     @property
-    def out(self) -> Path: ...
+    def out(self) -> Path:
+        """The result's folder."""
+        ...
+
     @property
-    def overwrite(self) -> bool: ...
+    def overwrite(self) -> bool:
+        """Whether to replace what is there."""
+        ...
+
     @property
-    def resume(self) -> bool: ...
+    def resume(self) -> bool:
+        """Whether to go on with what is there."""
+        ...
 
 
 def find_run(settings: RunSettings) -> tuple[Path, dict[str, Any]]:

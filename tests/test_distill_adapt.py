@@ -171,7 +171,7 @@ def test_a_killed_run_resumes_to_the_same_weights(changes: dict[str, Any], monke
     ({"method": "moe", "init": "pissa"}, "--init pissa"), ({"method": "moe", "init": "svd"}, "--init svd"), ({"rank": 0}, "--rank"),
     ({"top_k": 9}, "top-k 9 of 8"), ({"scale": float("nan")}, "--scale"), ({"merge_aware": 1.0}, "--merge-aware"),
     ({"method": "spectral", "rank": 999}, "--adapt-layers"), ({"teacher": "bank:x"}, "shows no layers"),
-    ({"method": "moe", "peft": True}, "--peft needs"),
+    ({"method": "moe", "peft": True}, "--peft needs"), ({"merge_aware": 0.5, "select": "best"}, "--select best"),
     ({"adapt_layers": "pointwise"}, "--adapt-layers pointwise"), ({"epochs": 0}, "--epochs")])
 def test_what_cannot_be_is_a_usage_error_in_words(changes: dict[str, Any], told: str) -> None:
     if changes.get("teacher") == "bank:x":
