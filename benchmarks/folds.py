@@ -1,0 +1,133 @@
+"""What folding routed adapters costs: mean gates, least squares, and training that makes the gates constant; BUSI and pneumonia.
+
+Owns: which runs make the study, folding a finished teacher both ways, the table. Does not own: folds (distill/merge.py), rows (study.py).
+
+    python benchmarks/folds.py --seeds 3 --workers 2
+    python benchmarks/folds.py --table
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from record import RESULTS
+from study import SHARED, Run, carry_out, command, figures, points, read_rows, study_parser
+
+from distill.calibrate import apply_temperatures
+from distill.checkpoint import Checkpoint, load_checkpoint
+from distill.data import load_images
+from distill.evaluate import evaluate
+from distill.folding import Folded, MergeMode, batched, fold_teacher
+from distill.views import normalise, unit_levels
+from runtimes.folder import read_json
+from runtimes.images import ImageSet, ImageSpec
+
+DATA = {"BUSI": "busi_256px", "pneumonia": "pneumoniamnist_rebuilt.npz"}
+METHODS: dict[str, tuple[str, ...]] = {
+    "mixture, start from zero": ("--method", "moe"),
+    "spectral": ("--method", "spectral"),
+    "molre, in the blocks": ("--method", "molre", "--place", "blocks", "--experts", "4", "--rank", "2"),
+}
+AWARE = 0.3
+FOLD_IMAGES = 256
+
+
+def runs(seeds: int) -> Iterator[Run]:
+    """Every method on both sets, as it is and with gates that become constants."""
+    for seed in range(seeds):
+        for setting, data in DATA.items():
+            for method, own in METHODS.items():
+                flags = ("--data", str(SHARED / data), "--skip-bad-images", "--teacher-size", "128",
+                         *(("--epochs", "3") if setting == "pneumonia" else ()), *own)
+                yield Run(setting, method, seed, flags)
+                yield Run(setting, f"{method}, merge-aware", seed, (*flags, "--merge-aware", str(AWARE)))
+
+
+def perform(run: Run, work: Path) -> dict[str, Any]:
+    """Adapt, and fold what stays in both ways, measured on the test images; gates are averaged over training images."""
+    out = work / run.slug
+    command("distill.adapt_cli", [*run.flags, "--seed", str(run.seed), "--threads", "1", "--overwrite", "--out", str(out)], work)
+    row = {**run.row(work), **figures(out), "merge": read_json(out / "metrics.json")["adapters"]["merge"], "folds": {}}
+    if "--merge-aware" not in run.flags:
+        images = load_images(run.flags[1], skip_bad_images=True)
+        modes: tuple[MergeMode, ...] = ("mean", "least-squares")
+        for mode in modes:
+            found = folded(load_checkpoint(out), images, mode, run.seed).as_dict()["merge"]
+            layers = found.pop("layers")
+            found["median_error_of_change"] = statistics.median(one["of_change"] for one in layers.values())
+            found["median_error_of_output"] = statistics.median(one["of_output"] for one in layers.values())
+            row["folds"][mode] = found
+    row["merge"].pop("layers")
+    shutil.rmtree(out)
+    return row
+
+
+def folded(checkpoint: Checkpoint, images: ImageSet, mode: MergeMode, seed: int) -> Folded:
+    """One fold of a teacher, judged on its whole test split."""
+    spec, model = checkpoint.image_spec, checkpoint.model
+    own = ImageSpec(spec.height, spec.width, images.facts.get("channels", 3), mean=spec.mean, std=spec.std)
+    train = np.sort(np.random.default_rng([seed, 13]).permutation(images.rows("train"))[:FOLD_IMAGES])
+    test = images.rows("test")
+
+    def load(rows: NDArray[np.int64]) -> torch.Tensor:
+        return normalise(unit_levels(np.stack([own.stored(images.raw(int(row))) for row in rows])), own.mean, own.std)
+
+    def logits() -> NDArray[np.float32]:
+        with torch.no_grad():
+            return torch.cat([model(pixels) for pixels in batched(test, load)]).numpy()
+
+    def auroc(found: NDArray[np.float32]) -> float | None:
+        answers = apply_temperatures(found, (1.0,), images.task)
+        return float(evaluate(images.labels[test], answers, task=images.task, classes=images.classes, n_bootstrap=0)["auroc"]["value"])
+
+    return fold_teacher(model, mode, most=float("inf"), train=lambda: batched(train, load), val=lambda: batched(test, load), logits=logits,
+                        decide=lambda found: found.argmax(axis=1), auroc=auroc)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: a row a method and fold; errors in per cent, AUROC in points, flips in per cent of the test images."""
+    heads = ("data", "adapter", "fold", "seeds", "change, median layer", "layer output", "logits", "AUROC change", "flips", "AUROC")
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for setting in DATA:
+        for method in METHODS:
+            own = [row for row in rows if (row["setting"], row["method"]) == (setting, method)]
+            aware = [row for row in rows if (row["setting"], row["method"]) == (setting, f"{method}, merge-aware")]
+            if own:
+                lines.append(f"| {setting} | {method} | none: kept | {len(own)} | 0 | 0 | 0 | 0 | 0 "
+                             f"| {points([row['splits']['test']['student']['auroc'] for row in own])} |")
+            for mode in ("mean", "least-squares") if own else ():
+                folds = [row["folds"][mode] for row in own]
+                errors = [f"{points([fold[name] for fold in folds])} %"
+                          for name in ("median_error_of_change", "median_error_of_output", "logit_error")]
+                moved = points([fold["auroc_after"] - fold["auroc_before"] for fold in folds])
+                flips = points([fold["flips"] / fold["images"] for fold in folds])
+                lines.append(f"| {setting} | {method} | {mode} | {len(own)} | {' | '.join(errors)} | {moved} | {flips} % "
+                             f"| {points([fold['auroc_after'] for fold in folds])} |")
+            if aware:
+                error = max(row["merge"]["logit_error"] for row in aware)
+                lines.append(f"| {setting} | {method} | merge-aware, exact | {len(aware)} | 0 | 0 | {100 * error:.1g} % at most | 0 | "
+                             f"{sum(row['merge']['flips'] for row in aware)} of all "
+                             f"| {points([row['splits']['test']['student']['auroc'] for row in aware])} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what is missing and print the table."""
+    given = study_parser(__doc__ or "").parse_args()
+    rows = given.rows or RESULTS / "folds.jsonl"
+    if not given.table:
+        work = given.work.resolve()
+        work.mkdir(parents=True, exist_ok=True)
+        carry_out(runs(given.seeds), rows, given.workers, lambda run: perform(run, work))
+    print(table(read_rows(rows)))
+
+
+if __name__ == "__main__":
+    main()
