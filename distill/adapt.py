@@ -61,8 +61,8 @@ def adapt(settings: AdaptSettings, command: str) -> int:
     images = read_images(settings.teaching())
     say("data", describe(images))
     views = ViewSpec(flip=0.5 if settings.flip else 0.0)
-    taught = consult_teacher(settings.teaching(), images, views, device)
     model, spec = adaptable(settings.teacher, images, size=settings.teacher_size, weights=settings.teacher_weights, seed=settings.seed)
+    taught = consult_teacher(settings.teaching(), images, views, device)
     plain = count_parameters(model) - sum(one.numel() for one in model.head.parameters())
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
