@@ -41,7 +41,7 @@ def adaptable(name: str, images: ImageSet, *, size: int | None, weights: str | N
         width = teacher.features(torch.zeros(1, 3, spec.height, spec.width)).shape[1]
         config = encoder.config.to_dict()
         wanted = ModelSpec(f"{PREFIX}{encoder.config.model_type}", spec.height, spec.width, images.task, images.classes,
-                           {"config": config, "width": width})
+                           {"config": config, "features": width})
         net = TransformersNet(encoder)
     else:
         wanted = ModelSpec(timm_name(name), spec.height, spec.width, images.task, images.classes)
@@ -49,7 +49,7 @@ def adaptable(name: str, images: ImageSet, *, size: int | None, weights: str | N
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if isinstance(net, TransformersNet):
-            net.classifier = torch.nn.Linear(int(wanted.arguments["width"]), wanted.outputs)
+            net.classifier = torch.nn.Linear(int(wanted.arguments["features"]), wanted.outputs)
         else:
             net.reset_classifier(wanted.outputs)  # type: ignore[operator]
         model = Model(wanted, net)

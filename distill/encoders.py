@@ -44,11 +44,11 @@ class TransformersNet(nn.Module):
         return self.classifier
 
 
-def from_config(arch: str, outputs: int, config: dict[str, Any], width: int) -> TransformersNet:
-    """An encoder with random weights from the config of its model type."""
+def from_config(arch: str, outputs: int, config: dict[str, Any], features: int) -> TransformersNet:
+    """An encoder with random weights from the config of its model type; features: width of what it answers."""
     try:
         import transformers
     except ModuleNotFoundError:
         raise UserError(f"{arch} needs transformers; pip install 'rd-distill[teachers]'") from None
     held: Any = transformers.AutoConfig.for_model(arch.removeprefix(PREFIX), **{k: v for k, v in config.items() if k != "model_type"})
-    return TransformersNet(transformers.AutoModel.from_config(held), width, outputs)
+    return TransformersNet(transformers.AutoModel.from_config(held), features, outputs)

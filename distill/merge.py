@@ -31,6 +31,7 @@ def constant_gates(adapter: Adapter) -> Tensor | None:
     return gates  # type: ignore[no-any-return]
 
 
+@torch.no_grad()
 def weight_change(adapter: Adapter, gates: Tensor) -> Tensor:
     """s sum_i g_i B_i A_i, (m, n) in float64, for gates (E,)."""
     down, up = adapter.factors
