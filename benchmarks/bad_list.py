@@ -102,7 +102,7 @@ CASES: tuple[Case, ...] = (
     # settings
     Case("--out not empty", TINY, 2, "not empty", text("student/notes.txt", "mine")),
     Case("--out is a file", TINY, 2, "is a file", text("student", "mine")),
-    Case("--out below a file", PLAIN + " --out notes.txt/student", 1, "notes.txt", text("notes.txt", "mine")),
+    Case("--out below a file", PLAIN + " --out notes.txt/student", 2, "which is a file", text("notes.txt", "mine")),
     Case("--out where nothing can be written", PLAIN + " --out /proc/nothing/student", 1, "/proc"),
     Case("--resume with other settings", TAUGHT + " --resume", 2, "other settings", interrupted),
     Case("--resume of a run of no settings", TAUGHT + " --resume", 2, "other settings", text("student.partial/settings.json", "{}")),
