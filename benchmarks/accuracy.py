@@ -71,6 +71,14 @@ def student_rows(labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.sort(np.concatenate([shares[0][:count], shares[1][:470 - count]]))
 
 
+def pneumonia_subset(work: Path) -> Path:
+    """The set with the student's 470 training images alone; validation and test whole."""
+    arrays, path = pneumonia_arrays(), work / "pneumoniamnist-10.npz"
+    mine = student_rows(arrays["train_labels"].reshape(-1))
+    np.savez(path, **(arrays | {f"train_{name}": arrays[f"train_{name}"][mine] for name in ("images", "labels")}))  # type: ignore[arg-type]
+    return path
+
+
 def pneumonia_teacher(work: Path) -> Path:
     """EfficientNet-Lite0 fine-tuned on the other 90 %: 3 epochs at 112 px from ImageNet weights."""
     folder, data = work / "pneumonia-teacher", work / "pneumoniamnist-teacher.npz"

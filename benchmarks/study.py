@@ -11,6 +11,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -48,16 +49,21 @@ class Run:
         return {"run": self.name, "setting": self.setting, "method": self.method, "seed": self.seed, "flags": flags}
 
 
-def rd_distill(flags: list[str], work: Path) -> None:
-    """Run rd-distill and stop with its own words when it fails."""
-    command("distill.cli", flags, work)
+def rd_distill(flags: list[str], work: Path) -> float:
+    """Run rd-distill and return the processor seconds it took; stop with its own words when it fails."""
+    return command("distill.cli", flags, work)
 
 
-def command(module: str, flags: list[str], work: Path) -> None:
-    """Run one of our commands and stop with its own words when it fails."""
-    done = subprocess.run([sys.executable, "-m", module, *flags], cwd=work, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{module} {' '.join(flags)}\n{done.stdout[-1500:]}\n{done.stderr[-1500:]}")
+def command(module: str, flags: list[str], work: Path) -> float:
+    """Run one of our commands and return the processor seconds it took; stop with its own words when it fails."""
+    with tempfile.TemporaryFile("w+") as said:
+        running = subprocess.Popen([sys.executable, "-m", module, *flags], cwd=work, stdout=said, stderr=subprocess.STDOUT)
+        _, status, used = os.wait4(running.pid, 0)
+        running.returncode = os.waitstatus_to_exitcode(status)
+        if running.returncode:
+            said.seek(0)
+            sys.exit(f"{module} {' '.join(flags)}\n{said.read()[-3000:]}")
+    return used.ru_utime + used.ru_stime
 
 
 def figures(folder: Path) -> dict[str, Any]:
