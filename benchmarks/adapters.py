@@ -36,7 +36,8 @@ SIZES = {"BUSI": "96", "pneumonia, 470 labels": "64", "NIH 1000": "64"}
 
 def runs(seeds: int, work: Path) -> Iterator[Run]:
     """Every method on every set, seed by seed, so that a study cut short has whole seeds."""
-    data = {"BUSI": SHARED / "busi_256px", "pneumonia, 470 labels": pneumonia_subset(work), "NIH 1000": SHARED / "nih_cxr14_1000_64px" / "labels.csv"}
+    data = {"BUSI": SHARED / "busi_256px", "pneumonia, 470 labels": pneumonia_subset(work),
+            "NIH 1000": SHARED / "nih_cxr14_1000_64px" / "labels.csv"}
     for seed in range(seeds):
         for setting, path in data.items():
             for method, own in METHODS.items():
@@ -50,7 +51,8 @@ def perform(run: Run, work: Path) -> dict[str, Any]:
     row = run.row(work)
     teacher, bank = list(TEACHER), []  # the plain teacher's bank serves all seeds
     if run.method != "none":
-        row["adapt_cpu_seconds"] = round(command("distill.adapt_cli", [*run.flags, *TEACHER, *EPOCHS, *VIEWS, *common, "--out", str(adapted)], work))
+        flags = [*run.flags, *TEACHER, *EPOCHS, *VIEWS, *common, "--out", str(adapted)]
+        row["adapt_cpu_seconds"] = round(command("distill.adapt_cli", flags, work))
         row |= {"teacher": figures(adapted), "adapters": json.loads((adapted / "metrics.json").read_text())["adapters"]}
         row["adapters"]["merge"].pop("layers")
         teacher, bank = ["--teacher", str(adapted)], ["--bank", str(work / f"{run.slug}-bank")]

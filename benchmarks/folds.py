@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from accuracy import pneumonia_subset
+from numpy.typing import NDArray
 from record import RESULTS
 from study import SHARED, Run, carry_out, command, figures, points, read_rows, study_parser
 
