@@ -77,12 +77,12 @@ def folded(checkpoint: Checkpoint, images: ImageSet, mode: MergeMode, seed: int)
     train = np.sort(np.random.default_rng([seed, 13]).permutation(images.rows("train"))[:FOLD_IMAGES])
     test = images.rows("test")
 
-    def load(rows: NDArray[np.int64]) -> torch.Tensor:
-        return normalise(unit_levels(np.stack([own.stored(images.raw(int(row))) for row in rows])), own.mean, own.std)
+    def load(rows: NDArray[np.int64]) -> tuple[torch.Tensor, ...]:
+        return (normalise(unit_levels(np.stack([own.stored(images.raw(int(row))) for row in rows])), own.mean, own.std),)
 
     def logits() -> NDArray[np.float32]:
         with torch.no_grad():
-            return torch.cat([model(pixels) for pixels in batched(test, load)]).numpy()
+            return torch.cat([model(*inputs) for inputs in batched(test, load)]).numpy()
 
     def auroc(found: NDArray[np.float32]) -> float | None:
         answers = apply_temperatures(found, (1.0,), images.task)

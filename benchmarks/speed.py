@@ -49,7 +49,7 @@ def session(artifact: Path | None, samples: int, threads: int) -> dict[str, Any]
         for batch in (1, 8):
             shape = (batch, height, width, opened.artifact.image_spec.channels)
             image = np.random.default_rng(batch).integers(0, 255, shape, dtype=np.uint8)
-            feed = {opened.runtime._input: image}
+            feed = {opened.runtime._inputs[0]: image}
             times: dict[str, list[float]] = {"raw": [], "session": []}
             for turn in range(samples + 50):
                 start = time.perf_counter()

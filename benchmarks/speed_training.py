@@ -20,7 +20,8 @@ import torch
 from record import interleave, ratio, timed
 from torch import Tensor
 
-from distill.bank import FeatureBank, bank_key, build_bank
+from distill.bank import FeatureBank, bank_key
+from distill.banking import build_bank
 from distill.batches import Batches
 from distill.data import load_images
 from distill.fit import fit

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from speed_training import BATCH, STUDENTS, VIEWS, Setting, batches_of
 
-from distill.bank import bank_key, build_bank
+from distill.bank import bank_key
+from distill.banking import build_bank
 from distill.batches import Batches
 from distill.data import load_images
 from distill.forward import onnx_forward, torch_forward

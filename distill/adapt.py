@@ -37,7 +37,7 @@ from distill.progress import say, track
 from distill.run import NOTE, check_parents, find_run, finished
 from distill.spectral import start_from_svd
 from distill.teaching import Taught, consult_teacher
-from distill.views import ViewSpec, normalise, unit_levels
+from distill.views import ViewSpec
 from runtimes.errors import USAGE, UserError
 from runtimes.folder import check_out, read_json, write_json
 from runtimes.images import ImageSet, ImageSpec
@@ -61,15 +61,17 @@ def adapt(settings: AdaptSettings, command: str) -> int:
     images = read_images(settings.teaching())
     say("data", describe(images))
     views = ViewSpec(flip=0.5 if settings.flip else 0.0)
-    model, spec = adaptable(settings.teacher, images, size=settings.teacher_size, weights=settings.teacher_weights, seed=settings.seed)
+    model, spec = adaptable(settings.teacher, images, size=settings.teacher_size, weights=settings.teacher_weights, seed=settings.seed,
+                            pooling=settings.slice_pooling)
     taught = consult_teacher(settings.teaching(), images, views, device)
-    plain = count_parameters(model) - sum(one.numel() for one in model.head.parameters())
+    plain = count_parameters(model) - count_parameters(model.head) - (count_parameters(model.slice_pool) if spec.slices else 0)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         model = build_adapters(settings, model, spec)
     added = added_parameters(model.net)
+    pool = count_parameters(model.slice_pool) if spec.slices else 0
     say("adapters", f"{settings.method}, {len(model.spec.adapters)} layer(s), {added:,} parameters added ({100 * added / plain:.2f} %), "
-                    f"head {sum(one.numel() for one in model.head.parameters()):,}, on {device}")
+                    f"head {count_parameters(model.head):,}{f', pooling of slices {pool:,}' if pool else ''}, on {device}")
     starts = starts_of(model.net, settings.start != "zero") if settings.peft else {}
     run.mkdir(parents=True, exist_ok=True)
     parents = {"images": images_digest(images), "teacher": taught.facts["teacher_hash"]}
@@ -78,7 +80,7 @@ def adapt(settings: AdaptSettings, command: str) -> int:
     with track("pixels") as update:
         pixels = build_pixels(run, images, spec, update)
     branches = Branches(model)
-    banked = POOLED in model.spec.adapters
+    banked = settings.pooled
 
     def answer(judged: Branches, rows: Any) -> Predictions:
         return predict(judged, pixels, spec, rows, device=device, bank=taught.bank, bank_rows=taught.rows, probe=taught.probe,
@@ -120,9 +122,9 @@ def build_adapters(settings: AdaptSettings, model: Model, spec: ImageSpec) -> Mo
     held = dict(model.spec.adapters)
     if settings.pooled:
         if POOLED in held:
-            raise UserError(f"teacher {settings.teacher} has an adapter behind its pool already, and a second would hide it; "
+            raise UserError(f"teacher {settings.teacher} has an adapter behind its pool already, and what is trained now would follow it; "
                             "adapt the original teacher, or use --place blocks", USAGE)
-        return adapt_model(model, {POOLED: settings.spec(feature_width(model))})
+        return adapt_model(model, {} if settings.method == "linear" else {POOLED: settings.spec(feature_width(model))})
     inside = {name: one for name, one in held.items() if name != POOLED}
     if inside:
         wanted, own = settings.spec(64), next(iter(inside.values()))
@@ -135,7 +137,7 @@ def build_adapters(settings: AdaptSettings, model: Model, spec: ImageSpec) -> Mo
     chosen = choose_layers(model.net, settings.adapt_layers, wide.rank * (wide.experts if settings.start == "svd" else 1))
     inputs = {name: model.net.get_submodule(name).weight[0].numel() for name in chosen.layers}  # type: ignore[index,union-attr,operator]
     model = adapt_model(model, {name: settings.spec(count) for name, count in inputs.items()})
-    unused = remove_unused(model.net, lambda: model(torch.zeros(1, 3, spec.height, spec.width)))
+    unused = remove_unused(model.net, lambda: model.trunk(torch.zeros(1, 3, spec.height, spec.width)))
     model.spec = replace(model.spec, adapters={name: one.spec for name, one in adapters_of(model.net)})
     reasons = [*chosen.left.values(), *("read, not called" for _ in unused)]
     if reasons:
@@ -181,8 +183,8 @@ def merged(settings: AdaptSettings, branches: Branches, images: ImageSet, spec: 
     generator = np.random.default_rng([settings.seed, 13])
     train_rows, val_rows = (np.sort(generator.permutation(images.rows(split))[:FOLD_IMAGES]) for split in ("train", "val"))
 
-    def load(rows: Any) -> Tensor:
-        return normalise(unit_levels(pixels.rows(rows)), spec.mean, spec.std).to(device)
+    def load(rows: Any) -> tuple[Tensor, ...]:
+        return tuple(one.to(device) for one in pixels.inputs(rows, spec))
 
     def logits() -> Any:
         return answer(branches, val_rows).student

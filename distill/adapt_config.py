@@ -15,7 +15,7 @@ from distill.config import DistillSettings
 from distill.experts import AdapterSpec, theory_scale
 from runtimes.errors import USAGE, UserError
 
-AdaptMethod = Literal["lora", "moe", "molre", "spectral"]
+AdaptMethod = Literal["lora", "moe", "molre", "spectral", "linear"]
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,10 @@ class AdaptSettings:
     """Adapt a frozen teacher to a task with low-rank experts: data + teacher -> a teacher folder."""
 
     method: AdaptMethod = "spectral"
-    """lora: one expert; moe: routed experts from zero; molre: soft routing; spectral: experts from the weights' spectrum."""
+    """lora: one expert; moe: routed experts from zero; molre: soft routing; spectral: experts from the weights' spectrum; linear: none,
+    the head alone, and of volumes the pooling of slices."""
     data: str = "phantom"
-    """Folder of class folders, CSV file, MedMNIST .npz or name, or phantom (synthetic)."""
+    """Folder of class folders, CSV file, MedMNIST .npz or name, NIfTI volumes in these, or phantom, phantom-volumes (synthetic)."""
     teacher: str = "efficientnet-lite0"
     """timm or short name, folder of rd-adapt or rd-distill, or hf:ID."""
     out: Path = Path("teacher")
@@ -73,10 +74,18 @@ class AdaptSettings:
     """Train without files that cannot be used, and count them in the result."""
     split_seed: int = 0
     """Seed of the split when the data brings none."""
-    phantom_images: tuple[int, int, int] = (1200, 200, 400)
-    """Synthetic images for training, validation, test."""
+    phantom_images: tuple[int, int, int] | None = None
+    """Synthetic images for training, validation, test; 1200 200 400, or of phantom-volumes 240 60 120, when not given."""
     phantom_size: int = 96
     """Side of a synthetic image in pixels."""
+    slices: int | None = None
+    """Most slices of a volume that a network sees, evenly spread; the thickest volume's, up to 32, when not given."""
+    axis: Literal["axial", "coronal", "sagittal"] = "axial"
+    """How volumes are cut into slices."""
+    volume_window: tuple[float, float] | None = None
+    """Intensities shown as black and white; each volume's own percentiles 0.5 and 99.5 when not given."""
+    slice_pooling: Literal["attention", "mean"] = "attention"
+    """How the features of slices become one of the volume."""
 
     teacher_size: int | None = None
     """Teacher input side in pixels; the teacher's own when not given."""
@@ -137,6 +146,8 @@ class AdaptSettings:
             raise UserError("--merge-aware is for gates; lora has none and folds exactly as it is", USAGE)
         if self.merge_aware and self.select == "best":
             raise UserError("--merge-aware changes the gates until the last epoch; leave --select best out", USAGE)
+        if self.method == "linear" and (self.place == "blocks" or self.merge != "exact" or self.merge_aware or self.peft):
+            raise UserError("--method linear trains no adapter: leave --place, --merge, --merge-aware and --peft out", USAGE)
         if self.init == "pissa" and self.method != "lora":
             raise UserError("--init pissa is for lora; routed experts start with --init svd or zero", USAGE)
         if self.init == "svd" and self.method != "spectral":
@@ -154,7 +165,7 @@ class AdaptSettings:
     @property
     def pooled(self) -> bool:
         """Whether the adapter sits behind the pool."""
-        return self.place == "pooled" or (self.place == "auto" and self.method == "molre")
+        return self.place == "pooled" or (self.place == "auto" and self.method in ("molre", "linear"))
 
     @property
     def start(self) -> Literal["zero", "pissa", "svd"]:
@@ -164,7 +175,8 @@ class AdaptSettings:
     def spec(self, inputs: int) -> AdapterSpec:
         """The adapter beside a layer of so many inputs."""
         experts, rank, top_k, scale, gate = {"lora": (1, 8, 0, 2.0, "none"), "moe": (8, 1, 2, 16.0, "linear"),
-                                             "molre": (6, 8, 0, 1.0, "mlp"), "spectral": (8, 1, 2, 16.0, "linear")}[self.method]
+                                             "molre": (6, 8, 0, 1.0, "mlp"), "spectral": (8, 1, 2, 16.0, "linear"),
+                                             "linear": (1, 1, 0, 1.0, "none")}[self.method]
         rank = self.rank or rank
         scale = theory_scale(inputs, rank, self.eta) if self.scaling == "theory" else self.scale or scale
         count = self.experts or experts
@@ -179,6 +191,7 @@ class AdaptSettings:
 
 def adapt_settings(settings: DistillSettings, out: Path) -> AdaptSettings:
     """The adaptation behind `rd-distill --adapt`: its data, teacher, device and seed, all else by default."""
-    names = ("data", "task", "label", "skip_bad_images", "split_seed", "phantom_images", "phantom_size", "teacher", "teacher_size",
+    names = ("data", "task", "label", "skip_bad_images", "split_seed", "phantom_images", "phantom_size", "slices", "axis",
+             "volume_window", "slice_pooling", "teacher", "teacher_size",
              "teacher_weights", "bank_views", "bank_runtime", "flip", "bootstrap", "device", "threads", "seed", "overwrite", "resume")
     return AdaptSettings(method=settings.adapt, out=out, **{name: getattr(settings, name) for name in names})  # type: ignore[arg-type]

@@ -13,17 +13,21 @@ import torch
 
 from distill.checkpoint import load_checkpoint
 from distill.encoders import PREFIX, TransformersNet
+from distill.insert import SLICES
 from distill.models import Model, ModelSpec
+from distill.slices import Pooling
 from distill.students import timm_name
 from distill.teachers import load_teacher
 from runtimes.errors import USAGE, UserError
 from runtimes.images import ImageSet, ImageSpec
 
 
-def adaptable(name: str, images: ImageSet, *, size: int | None, weights: str | None, seed: int) -> tuple[Model, ImageSpec]:
+def adaptable(name: str, images: ImageSet, *, size: int | None, weights: str | None, seed: int,
+              pooling: Pooling = "attention") -> tuple[Model, ImageSpec]:
     """A teacher as a model with a head drawn from the seed for the data's classes, and how the data's images reach it.
 
-    name: as load_teacher takes it, except what shows no layers (`.pt2`, `bank:`), which is a UserError (exit 2).
+    name: as load_teacher takes it, except what shows no layers (`.pt2`, `bank:`), which is a UserError (exit 2). pooling: of
+    volumes; fresh, whatever the teacher was adapted to before.
     """
     if name.endswith(".pt2") or name.startswith("bank:"):
         raise UserError(f"--teacher {name} shows no layers to put adapters beside; name a timm network, hf:ID or a folder", USAGE)
@@ -31,7 +35,7 @@ def adaptable(name: str, images: ImageSet, *, size: int | None, weights: str | N
     base = teacher.image_spec
     low, high = images.facts.get("window", (0.0, 255.0))
     spec = replace(base, channels=images.facts.get("channels", 3), dtype=images.facts.get("dtype", "uint8"),
-                   window=(float(low), float(high)))
+                   window=(float(low), float(high)), volume=images.volume)
     if Path(name).is_dir():
         held = load_checkpoint(Path(name)).model
         wanted = ModelSpec(held.spec.arch, spec.height, spec.width, images.task, images.classes, held.spec.arguments, held.spec.adapters)
@@ -52,6 +56,10 @@ def adaptable(name: str, images: ImageSet, *, size: int | None, weights: str | N
             net.classifier = torch.nn.Linear(int(wanted.arguments["features"]), wanted.outputs)
         else:
             net.reset_classifier(wanted.outputs)  # type: ignore[operator]
+        if images.volume is not None:
+            wanted = replace(wanted, slices=images.volume.slices, pooling=pooling)
+        if hasattr(net, SLICES):
+            delattr(net, SLICES)
         model = Model(wanted, net)
         model.head.reset_parameters()  # timm's own start is huge for a few classes
     return model, spec

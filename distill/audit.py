@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from distill.bank import FeatureBank, Forward
+from distill.bank import FeatureBank
+from distill.banking import Forward, seen
 from distill.views import ViewSpec, bank_views, view_pixels
 from runtimes.errors import UserError
 from runtimes.images import ImageSet, ImageSpec
@@ -36,10 +37,15 @@ def audit(bank: FeatureBank, images: ImageSet, spec: ImageSpec, forward: Forward
     for start in range(0, len(chosen), 32):
         rows = chosen[start:start + 32]
         picks = generator.integers(0, available[rows] + 1)
-        levels = [spec.stored(images.raw(int(row))) for row in rows]
+        levels = [seen(images.raw(int(row)), spec) for row in rows]
         matrices = np.stack([bank_views(views, seed, images.hashes[row], int(pick))[pick] for row, pick in zip(rows, picks, strict=True)])
-        live = forward(view_pixels(levels, matrices, picks == 0, spec))["pooled"].double()
         kept = torch.from_numpy(bank.features(indices[rows], picks)).double()
+        clean = picks == 0
+        if spec.slices:
+            counts = [len(one) for one in levels]
+            levels, matrices, clean = [one for stack in levels for one in stack], np.repeat(matrices, counts, 0), np.repeat(clean, counts)
+            kept = kept[torch.from_numpy(bank.features(indices[rows], picks, "mask")) > 0]
+        live = forward(view_pixels(levels, matrices, clean, spec))["pooled"].double()
         worst = min(worst, float(torch.nn.functional.cosine_similarity(live.cpu(), kept, dim=1).min()))
     if worst < limit:
         raise UserError(f"bank {bank.folder} does not match its teacher: smallest cosine {worst:.5f} of {len(chosen)} rows "

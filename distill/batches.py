@@ -18,7 +18,8 @@ from distill.bank import FeatureBank
 from distill.objective import Batch
 from distill.pixels import PixelStore
 from distill.probe import Probe
-from distill.views import ViewSpec, bank_views, draw_views, normalise, photometric, unit_levels, warp
+from distill.slices import mean_of_slices
+from distill.views import ViewSpec, bank_views, draw_views, fresh_pixels
 from runtimes.images import ImageSpec
 
 RELEASE_EVERY = 50  # steps between giving mapped pages back
@@ -82,6 +83,7 @@ class Batches:
         indices, shown = self.pick(step)
         generator = np.random.default_rng([self.seed, 3, step])
         clean = viewed = logits = None
+        mask = self.pixels.mask(indices)
         drawn = np.zeros(len(indices), dtype=np.int64)
         if self.bank is not None and self.bank_rows is not None:
             places = self.bank_rows[indices]
@@ -89,16 +91,15 @@ class Batches:
             clean = torch.from_numpy(self.bank.features(places))
             viewed = torch.from_numpy(self.bank.features(places, drawn))
             if self.probe is not None:
-                logits = self.probe.logits(clean)
+                logits = self.probe.logits(clean if mask is None else mean_of_slices(clean, mask))
         if self.banked_only:  # adapters of pooled features never see a pixel
-            return Batch(torch.empty(len(indices), 0), self.labels[indices], clean, viewed)
+            return Batch(torch.empty(len(indices), 0), self.labels[indices], clean, viewed, mask=mask)
         if self.views == "tied":
             matrices = np.stack([bank_views(self.view_spec, self.bank_seed, self.hashes[index], int(view))[view]
                                  for index, view in zip(indices, drawn, strict=True)])
         else:
             matrices = draw_views(self.view_spec, len(indices), generator)
-        unit = warp(unit_levels(self.pixels.rows(indices)), torch.from_numpy(matrices))
-        pixels = normalise(photometric(unit, generator), self.spec.mean, self.spec.std)
+        pixels = fresh_pixels(self.pixels.rows(indices), matrices, generator, self.spec)
         labels = self.labels[indices]
         if shown < len(indices):
             labels = labels.clone()
@@ -107,4 +108,6 @@ class Batches:
             self.pixels.release()
             if self.bank is not None:
                 self.bank.release()
-        return Batch(pixels.contiguous(memory_format=torch.channels_last), labels, clean, viewed, logits)
+        if pixels.ndim == 4:
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        return Batch(pixels, labels, clean, viewed, logits, mask)

@@ -65,7 +65,7 @@ def distill(settings: DistillSettings, command: str) -> int:
     if settings.method == "vanilla":
         say("teacher", "none: --method vanilla trains on labels alone")
     taught = None if settings.method == "vanilla" else consult_teacher(settings, images, views, device)
-    model_spec = ModelSpec(arch, spec.height, spec.width, images.task, images.classes)
+    model_spec = ModelSpec(arch, spec.height, spec.width, images.task, images.classes, slices=spec.slices, pooling=settings.slice_pooling)
     student = build_student(model_spec, settings.student_weights, settings.seed)
     macs = count_macs(student, spec.height, spec.width)
     say("student", f"{arch}, {count_parameters(student) / 1e6:.2f} M parameters, {macs / 1e6:.1f} M MACs at {spec.width} px, "
@@ -113,7 +113,7 @@ def student_image_spec(settings: DistillSettings, images: ImageSet) -> ImageSpec
     window = tuple(images.facts.get("window", (0.0, 255.0)))
     mean, std = pretrained_statistics(settings)
     return ImageSpec(side, side, images.facts.get("channels", 3), images.facts.get("dtype", "uint8"),
-                     (float(window[0]), float(window[1])), mean, std)
+                     (float(window[0]), float(window[1])), mean, std, images.volume)
 
 
 def pretrained_statistics(settings: DistillSettings) -> tuple[Any, Any]:

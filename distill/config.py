@@ -21,7 +21,7 @@ class DistillSettings:
     student: str = "mobilenetv3"
     """Short name (mobilenetv3, mobilenetv3-small, efficientnet-lite0, resnet18, ...) or any timm name."""
     data: str = "phantom"
-    """Folder of class folders, CSV file, MedMNIST .npz or name, or phantom (synthetic)."""
+    """Folder of class folders, CSV file, MedMNIST .npz or name, NIfTI volumes in these, or phantom, phantom-volumes (synthetic)."""
     teacher: str = "efficientnet-lite0"
     """timm or short name, folder of rd-distill or rd-adapt, .pt2 file, hf:ID, or bank:FOLDER."""
     method: Literal["rd", "kd", "fitnet", "vanilla"] = "rd"
@@ -41,10 +41,18 @@ class DistillSettings:
     """Train without files that cannot be used, and count them in the result."""
     split_seed: int = 0
     """Seed of the split when the data brings none."""
-    phantom_images: tuple[int, int, int] = (1200, 200, 400)
-    """Synthetic images for training, validation, test."""
+    phantom_images: tuple[int, int, int] | None = None
+    """Synthetic images for training, validation, test; 1200 200 400, or of phantom-volumes 240 60 120, when not given."""
     phantom_size: int = 96
     """Side of a synthetic image in pixels."""
+    slices: int | None = None
+    """Most slices of a volume that a network sees, evenly spread; the thickest volume's, up to 32, when not given."""
+    axis: Literal["axial", "coronal", "sagittal"] = "axial"
+    """How volumes are cut into slices."""
+    volume_window: tuple[float, float] | None = None
+    """Intensities shown as black and white; each volume's own percentiles 0.5 and 99.5 when not given."""
+    slice_pooling: Literal["attention", "mean"] = "attention"
+    """How the features of slices become one of the volume."""
 
     size: int | None = None
     """Student input side in pixels; by default the images' own, rounded to 32 and kept within 64 to 128."""
@@ -154,7 +162,11 @@ class DistillSettings:
         for name in ("audit", "warmup", "phi_dropout", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least 0 and below 1", USAGE)
-        if min(self.phantom_images) < 1:
+        if self.slices is not None and not 1 <= self.slices <= 512:
+            raise UserError(f"--slices {self.slices} must be between 1 and 512", USAGE)
+        if self.volume_window is not None and not self.volume_window[0] < self.volume_window[1]:
+            raise UserError(f"--volume-window {self.volume_window} is empty; give the lower intensity first", USAGE)
+        if self.phantom_images is not None and min(self.phantom_images) < 1:
             raise UserError(f"--phantom-images {self.phantom_images} must all be above 0", USAGE)
         for name in ("size", "teacher_size", "phantom_size"):
             side = getattr(self, name)

@@ -17,13 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.named import list_data
+from distill.phantom_volumes import DEPTHS
 from distill.scan import BadImages, Problem, Seen, complaint, find_copies, find_near_copies, mixed_depths, scan
 from distill.sources import SPLITS, Listing, check_task, image_files
 from distill.splits import check_groups, complete_splits, merge_groups
 from runtimes.errors import UserError
 from runtimes.images import ImageSet
+from runtimes.volumes import VolumeSpec, is_volume
 
 WINDOW_IMAGES = 4096  # 16-bit training images the window is read from, evenly spaced: more do not move a percentile
+MOST_SLICES = 32  # of a volume, where --slices does not say: more cost time, and neighbours look alike
 COPIES = {"duplicate", "leak", "contradicting labels", "constant"}
 
 
@@ -62,20 +65,22 @@ def _keep(listing: Listing, rows: NDArray[np.int64]) -> Listing:
 
 def load_images(
     data: str, *, task: str | None = None, label: str | None = None, seed: int = 0, unlabelled: Path | None = None,
-    skip_bad_images: bool = False, phantom_images: tuple[int, int, int] = (1200, 200, 400), phantom_size: int = 96,
-    progress: Callable[[int, int], None] | None = None,
+    skip_bad_images: bool = False, phantom_images: tuple[int, int, int] | None = None, phantom_size: int = 96,
+    volume: VolumeSpec | None = None, progress: Callable[[int, int], None] | None = None,
 ) -> ImageSet:
     """List, scan, split and check the images of --data; nothing is trained on that was not opened once.
 
     `facts` says how it was done: form, task_from, split_from, counts, class_counts, channels, dtype, window, sizes,
     median_size, skipped, skipped_paths, left_out, near_copies, notes. Raises BadImages, one report of every bad image,
-    unless they are to be skipped, and UserError for everything else a user can mend.
+    unless they are to be skipped, and UserError for everything else a user can mend. volume: how volumes are cut, should the
+    data hold any; the number of slices is read off the data where it is 0.
     """
     check_task(task)
     listing = list_data(data, task, label, seed, phantom_images, phantom_size)
     drawn = len(listing.keys) if listing.synthetic else 0
     if unlabelled is not None:
         listing = _with_unlabelled(listing, unlabelled)
+    cut = _volumes(listing, volume or VolumeSpec())
     facts = {"data": data, **listing.facts, "notes": list(listing.facts.get("notes", []))}
     check_groups(listing.split, listing.groups)
     images = listing.images
@@ -83,10 +88,11 @@ def load_images(
     if isinstance(images, list):  # else an array or the phantom, which is not drawn just to be named
         paths = [str(one) if isinstance(one, Path) else key for one, key in zip(images, paths, strict=True)]
     seen: list[Seen | None] = [
-        Seen(hashlib.sha256(key.encode()).hexdigest(), phantom_size, phantom_size, False, "uint8")
+        Seen(hashlib.sha256(key.encode()).hexdigest(), phantom_size, phantom_size, False, "uint8",
+             depth=DEPTHS[1] if cut is not None else 1)
         for key in listing.keys[:drawn]]
     if drawn < len(paths):  # what is drawn by our own code is not scanned
-        rest, found = scan(images[drawn:], listing.keys[drawn:], progress=progress)
+        rest, found = scan(images[drawn:], listing.keys[drawn:], volume=cut, progress=progress)
         seen += rest
         problems = [*listing.problems, *(replace(one, row=one.row + drawn) for one in found)]
     else:
@@ -115,10 +121,22 @@ def load_images(
         raise BadImages(f"no image is left after skipping the bad ones: {complaint(problems, len(paths))}", problems)
     listing = _keep(listing, rows)
     seen = [seen[row] for row in rows.tolist()]
-    return _finished(listing, [one for one in seen if one is not None], facts, seed)
+    return _finished(listing, [one for one in seen if one is not None], facts, seed, cut)
 
 
-def _finished(listing: Listing, seen: list[Seen], facts: dict[str, Any], seed: int) -> ImageSet:
+def _volumes(listing: Listing, volume: VolumeSpec) -> VolumeSpec | None:
+    """How the images become slices when they are volumes; None for images. A mixture of both is an error."""
+    if listing.facts.get("form") == "phantom-volumes":
+        return replace(volume, axis="axial", scaling="window", window=(0.0, 255.0))
+    files = [one for one in listing.images if isinstance(one, Path)] if isinstance(listing.images, list) else []
+    found = [one for one in files if is_volume(one)]
+    if found and len(found) < len(listing.keys):
+        other = next(one for one in files if not is_volume(one))
+        raise UserError(f"volumes and images are mixed: {found[0]} and {other}; one network reads one kind")
+    return volume if found else None
+
+
+def _finished(listing: Listing, seen: list[Seen], facts: dict[str, Any], seed: int, cut: VolumeSpec | None) -> ImageSet:
     """Split what is left, check that every class can be learnt, and write down the facts."""
     columns = list(listing.groups.values())
     together = merge_groups([*columns, [one.digest for one in seen]], len(seen))
@@ -150,8 +168,12 @@ def _finished(listing: Listing, seen: list[Seen], facts: dict[str, Any], seed: i
         "sizes": dict(sizes.most_common(20)), "sizes_found": len(sizes),
         "median_size": [int(np.median([one.height for one in seen])), int(np.median([one.width for one in seen]))],
     }
+    if cut is not None:
+        depths = [one.depth for one in seen]
+        cut = replace(cut, slices=cut.slices or min(max(depths), MOST_SLICES))
+        facts |= {"volume": cut.as_dict(), "depths": [min(depths), int(np.median(depths)), max(depths)]}
     result = ImageSet(listing.images, listing.keys, listing.labels, listing.classes, listing.task,
-                      listing.split.astype(str), groups, tuple(one.digest for one in seen), listing.synthetic, facts)
+                      listing.split.astype(str), groups, tuple(one.digest for one in seen), listing.synthetic, facts, cut)
     facts["window"] = [0, 255] if facts["dtype"] == "uint8" else find_window(result)
     facts["unlabelled"] = int((~result.labelled).sum())
     return result

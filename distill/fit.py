@@ -127,7 +127,7 @@ def _to(batch: Batch, device: str) -> Batch:
     if device == "cpu":
         return batch
     return Batch(*(None if value is None else value.to(device, non_blocking=True)
-                   for value in (batch.pixels, batch.labels, batch.clean, batch.viewed, batch.probe_logits)))  # type: ignore[arg-type]
+                   for value in (batch.pixels, batch.labels, batch.clean, batch.viewed, batch.probe_logits, batch.mask)))  # type: ignore[arg-type]
 
 
 def _gather(branches: Branches, optimiser: torch.optim.Optimizer, average: nn.Module | None,

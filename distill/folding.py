@@ -19,6 +19,7 @@ from distill.merge import fold, fold_errors, least_squares, mean_gates, merge_ex
 from distill.models import Model
 from runtimes.errors import PARITY, UserError
 
+Inputs = tuple[Tensor, ...]  # what a model takes: pixels, and of volumes a mask
 MergeMode = Literal["exact", "mean", "least-squares"]
 
 
@@ -52,12 +53,12 @@ class Folded:
         return ", ".join(parts)
 
 
-def fold_teacher(model: Model, mode: MergeMode, *, most: float, train: Callable[[], Iterable[Tensor]], val: Callable[[], Iterable[Tensor]],
+def fold_teacher(model: Model, mode: MergeMode, *, most: float, train: Callable[[], Iterable[Inputs]], val: Callable[[], Iterable[Inputs]],
                  logits: Callable[[], NDArray[np.float32]], decide: Callable[[NDArray[np.float32]], NDArray[Any]],
                  auroc: Callable[[NDArray[np.float32]], float | None]) -> Folded:
     """Fold a model's adapters in place as `mode` says; UserError (exit 3) when the logits move by more than `most`.
 
-    train, val: batches of pixels that gates and moments are averaged over, and that errors are measured on. logits: the
+    train, val: batches of inputs that gates and moments are averaged over, and that errors are measured on. logits: the
     model's answers on validation, before and after; decide, auroc: what becomes of them.
     """
     before = logits()
@@ -65,11 +66,11 @@ def fold_teacher(model: Model, mode: MergeMode, *, most: float, train: Callable[
     stay = merge_exact(model.net)
     errors: dict[str, dict[str, float]] = {}
     if mode != "exact" and stay:
-        seen = watch(model.net, train(), model, moments=mode == "least-squares")
+        seen = watch(model.net, train(), lambda inputs: model(*inputs), moments=mode == "least-squares")
         inside = {name: adapter for name, adapter in adapters_of(model.net) if name in seen and name in stay and adapter.foldable}
         folds = {name: least_squares(seen[name]) if mode == "least-squares" else (weight_change(adapter, mean_gates(seen[name])), None)
                  for name, adapter in inside.items()}
-        errors = fold_errors(model.net, folds, val(), model)  # type: ignore[arg-type]
+        errors = fold_errors(model.net, folds, val(), lambda inputs: model(*inputs))  # type: ignore[arg-type]
         for name, (change, shift) in folds.items():
             fold(model.net, name, change, shift)
     kept = {name: adapter.spec for name, adapter in adapters_of(model.net)}
@@ -85,8 +86,8 @@ def fold_teacher(model: Model, mode: MergeMode, *, most: float, train: Callable[
     return made
 
 
-def batched(rows: NDArray[np.int64], pixels: Callable[[NDArray[np.int64]], Tensor], size: int = 16) -> Iterable[Tensor]:
-    """Batches of pixels of some rows."""
+def batched(rows: NDArray[np.int64], inputs: Callable[[NDArray[np.int64]], Inputs], size: int = 16) -> Iterable[Inputs]:
+    """Batches of inputs of some rows."""
     with torch.no_grad():
         for start in range(0, len(rows), size):
-            yield pixels(rows[start:start + size])
+            yield inputs(rows[start:start + size])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill.bank import Forward
+from distill.banking import Forward
 from distill.students import first_line
 from distill.teachers import Teacher, pooled
 from runtimes.errors import UserError

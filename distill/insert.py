@@ -20,6 +20,7 @@ from runtimes.errors import USAGE, UserError
 
 Layers = Literal["all-linear", "attention", "mlp", "pointwise"]
 POOLED = "rd_pooled"  # the adapter of pooled features: no layer of the network, run behind its pool
+SLICES = "rd_slices"  # the pooling of a volume's slices: no layer of the network either
 ATTENTION = re.compile(r"(^|\.)(\w*attn\w*|\w*attention\w*)(\.|$)")
 MLP = re.compile(r"(^|\.)(mlp\w*|ffn|feed_forward|intermediate|fc[12]|w[123])(\.|$)")
 
@@ -39,7 +40,7 @@ def choose_layers(net: nn.Module, kind: Layers, least: int = 1) -> Chosen:
     pointwise: 1x1 convolutions. The classifier is never chosen. Raises UserError (exit 2) when no layer matches.
     """
     layers, left = [], {}
-    last = set(_classifier(net))
+    last = set(_classifier(net)) | {f"{SLICES}.look", f"{SLICES}.weigh"}
     for name, module in net.named_modules():
         if not isinstance(module, nn.Linear | nn.Conv2d) or name in last:
             continue

@@ -6,6 +6,7 @@ Owns: choose_device, read_images, images_for, describe. Does not own: forms of d
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from distill.progress import track
 from distill.scan import BadImages
 from runtimes.errors import MISSING, USAGE, UserError
 from runtimes.images import ImageSet
+from runtimes.volumes import VolumeSpec
 
 
 def choose_device(name: str) -> str:
@@ -40,7 +42,8 @@ def read_images(settings: DistillSettings) -> ImageSet:
         with track("data") as update:
             return load_images(settings.data, task=settings.task, label=settings.label, seed=settings.split_seed,
                                unlabelled=settings.unlabelled, skip_bad_images=settings.skip_bad_images,
-                               phantom_images=settings.phantom_images, phantom_size=settings.phantom_size, progress=update)
+                               phantom_images=settings.phantom_images, phantom_size=settings.phantom_size, volume=volume_spec(settings),
+                               progress=update)
     except BadImages as error:
         listed = settings.out.with_name(f"{settings.out.name}.bad-images.csv")
         listed.parent.mkdir(parents=True, exist_ok=True)
@@ -48,11 +51,18 @@ def read_images(settings: DistillSettings) -> ImageSet:
         raise UserError(f"{error}; all of them are listed in {listed}", error.exit_code) from None
 
 
+def volume_spec(settings: DistillSettings) -> VolumeSpec:
+    """How volumes are cut and scaled, should the data hold any; the number of slices may still be open."""
+    cut = VolumeSpec(settings.slices or 0, settings.axis)
+    return cut if settings.volume_window is None else replace(cut, scaling="window", window=settings.volume_window)
+
+
 def images_for(manifest: dict[str, Any], data: str | None = None) -> ImageSet:
     """The same images and split a student folder was made from, or another --data read in the same way."""
     held = dict(manifest["settings"])
     paths = {key: Path(held[key]) for key in ("out", "config", "unlabelled", "bank") if held.get(key)}
-    held |= {**paths, "phantom_images": tuple(held["phantom_images"]), **({"data": data} if data else {})}
+    pairs = {key: tuple(held[key]) for key in ("phantom_images", "volume_window") if held.get(key)}
+    held |= {**paths, **pairs, **({"data": data} if data else {})}
     return read_images(DistillSettings(**held))
 
 
@@ -63,5 +73,6 @@ def describe(images: ImageSet) -> str:
     hidden = int((~images.labelled).sum())
     skipped = sum(images.facts.get("skipped", {}).values())
     return (f"{data_name(images)}, {images.task} ({images.facts.get('task_from', '--task')}), "
-            f"{len(images.classes)} {kind}: {counts['train']:,} / {counts['val']:,} / {counts['test']:,} images"
+            f"{len(images.classes)} {kind}: {counts['train']:,} / {counts['val']:,} / {counts['test']:,} "
+            + ("images" if images.volume is None else f"volumes of {images.volume.slices} {images.volume.axis} slices at most")
             + (f", {hidden:,} of them unlabelled" if hidden else "") + (f", {skipped} skipped" if skipped else ""))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +81,7 @@ class Seen:
 
 
 @torch.no_grad()
-def watch(net: nn.Module, batches: Iterable[Tensor], run: Callable[[Tensor], Tensor], *, moments: bool) -> dict[str, Seen]:
+def watch(net: nn.Module, batches: Iterable[Any], run: Callable[[Any], Tensor], *, moments: bool) -> dict[str, Seen]:
     """Run calibration batches and collect, for each adapter with a gate, what its folds need; `moments` for least squares."""
     seen = {name: Seen() for name, adapter in adapters_of(net) if adapter.router is not None and adapter.foldable}
 
@@ -129,8 +130,8 @@ def least_squares(seen: Seen, ridge: float = 1e-6) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def fold_errors(net: nn.Module, folds: dict[str, tuple[Tensor, Tensor | None]], batches: Iterable[Tensor],
-                run: Callable[[Tensor], Tensor]) -> dict[str, dict[str, float]]:
+def fold_errors(net: nn.Module, folds: dict[str, tuple[Tensor, Tensor | None]], batches: Iterable[Any],
+                run: Callable[[Any], Tensor]) -> dict[str, dict[str, float]]:
     """Relative errors of folds on inputs they were not fitted on, by layer: of the change alone and of the whole output.
 
     |c(x) - fold(x)| / |c(x)| and / |base(x) + c(x)|, root sums of squares over all places.

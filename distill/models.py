@@ -15,14 +15,15 @@ from torch import Tensor, nn
 
 from distill.encoders import PREFIX, from_config
 from distill.experts import AdapterSpec
-from distill.insert import POOLED, insert
+from distill.insert import POOLED, SLICES, insert
+from distill.slices import Pooling, SlicePool
 from runtimes.errors import UserError
 from runtimes.scores import Task
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What rebuilds a model without its weights: timm architecture, input size, task, classes, adapters by layer."""
+    """What rebuilds a model without its weights: architecture, input size, task, classes, adapters by layer, slices of a volume."""
 
     arch: str
     height: int
@@ -31,6 +32,8 @@ class ModelSpec:
     classes: tuple[str, ...]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     adapters: Mapping[str, AdapterSpec] = field(default_factory=dict)
+    slices: int = 0
+    pooling: Pooling = "attention"
 
     @property
     def outputs(self) -> int:
@@ -40,7 +43,8 @@ class ModelSpec:
     def as_dict(self) -> dict[str, Any]:
         """The JSON form."""
         adapters = {"adapters": {name: one.as_dict() for name, one in self.adapters.items()}} if self.adapters else {}
-        own = {key: value for key, value in asdict(self).items() if key != "adapters"}
+        absent = {"adapters"} if self.slices else {"adapters", "slices", "pooling"}
+        own = {key: value for key, value in asdict(self).items() if key not in absent}
         return {**own, "classes": list(self.classes), "arguments": dict(self.arguments), **adapters}
 
     @classmethod
@@ -71,7 +75,7 @@ def class_scores(scores: Tensor, task: Task) -> Tensor:
 
 
 class Model(nn.Module):
-    """A timm network seen as stages, pool and one linear head."""
+    """A timm network seen as stages, pool and one linear head; for volumes slices are pooled before the head."""
 
     def __init__(self, spec: ModelSpec, net: nn.Module) -> None:
         super().__init__()
@@ -81,6 +85,8 @@ class Model(nn.Module):
         if not isinstance(head, nn.Linear):
             raise UserError(f"{spec.arch} ends in {type(head).__name__}, expected one linear classifier; "
                             "choose another network (mobilenetv3, resnet18, efficientnet-lite0 and vit names work)")
+        if spec.slices and not hasattr(net, SLICES):
+            setattr(net, SLICES, SlicePool(int(head.in_features), spec.pooling))
 
     @property
     def head(self) -> nn.Linear:
@@ -89,12 +95,43 @@ class Model(nn.Module):
         assert isinstance(head, nn.Linear)
         return head
 
-    def features(self, pixels: Tensor) -> Tensor:
-        """Pooled features before the head, (B, 3, h, w) to (B, D)."""
-        return self.adapted(self.net.forward_head(self.net.forward_features(pixels), pre_logits=True))  # type: ignore[operator]
+    def features(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Features before the head: of images (B, 3, h, w), or of volumes (B, S, 3, h, w) with a mask (B, S), to (B, D)."""
+        if not self.spec.slices:
+            return self.adapted(self.trunk(pixels))
+        return self.pool(self.slice_features(pixels, mask), mask)
+
+    def trunk(self, pixels: Tensor) -> Tensor:
+        """The network's own pooled features, (B, 3, h, w) to (B, D)."""
+        return self.net.forward_head(self.net.forward_features(pixels), pre_logits=True)  # type: ignore[operator,no-any-return]
+
+    def slice_features(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Features of every slice, (B, S, 3, h, w) to (B, S, D); in training only of those that are there, the rest zeros."""
+        flat = pixels.flatten(0, 1)
+        if self.training and mask is not None:  # empty slices would enter the statistics of normalisation
+            there = torch.nonzero(mask.flatten() > 0).squeeze(1)
+            some = self.trunk(flat[there].contiguous(memory_format=torch.channels_last))
+            found = some.new_zeros(len(flat), some.shape[1]).index_copy(0, there, some)
+        else:
+            found = self.trunk(flat)
+        return self.adapted(found.unflatten(0, (-1, self.spec.slices)))
+
+    def pool(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The volume's feature (B, D) of slice features (B, S, D); features of images stay as they are."""
+        if not self.spec.slices:
+            return features
+        whole = features.new_ones(features.shape[:2], dtype=torch.float32) if mask is None else mask
+        return self.slice_pool(features, whole)  # type: ignore[no-any-return]
+
+    @property
+    def slice_pool(self) -> SlicePool:
+        """How slices become a volume."""
+        found = getattr(self.net, SLICES)
+        assert isinstance(found, SlicePool)
+        return found
 
     def adapted(self, pooled: Tensor) -> Tensor:
-        """Pooled features (B, D) behind the adapter of pooled features, where there is one."""
+        """Pooled features (..., D) behind the adapter of pooled features, where there is one; of volumes slice by slice."""
         adapter = getattr(self.net, POOLED, None)
         return pooled if adapter is None else adapter(pooled)
 
@@ -111,9 +148,9 @@ class Model(nn.Module):
         """Logits from pooled features, (B, D) to (B, classes)."""
         return class_scores(self.head(features), self.spec.task)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels (B, 3, h, w) to logits (B, classes)."""
-        return self.logits(self.features(pixels))
+    def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalised pixels, (B, 3, h, w) or of volumes (B, S, 3, h, w) with a mask (B, S), to logits (B, classes)."""
+        return self.logits(self.features(pixels, mask))
 
 
 def build_net(arch: str, height: int, width: int, outputs: int, **arguments: Any) -> nn.Module:
@@ -137,9 +174,11 @@ def build_model(spec: ModelSpec) -> Model:
 
 
 def adapt_model(model: Model, adapters: Mapping[str, AdapterSpec]) -> Model:
-    """The same model, frozen, with fresh adapters in place beside those it has; its head stays trainable."""
+    """The same model, frozen, with fresh adapters in place beside those it has; its head and the pooling of slices stay trainable."""
     insert(model.net, adapters, feature_width(model))
     model.head.requires_grad_(True)
+    if model.spec.slices:
+        model.slice_pool.requires_grad_(True)
     model.spec = replace(model.spec, adapters={**model.spec.adapters, **adapters})
     return model
 
@@ -163,15 +202,15 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def count_macs(model: nn.Module, height: int, width: int) -> int:
-    """Multiply-accumulates of one image, counted by torch's flop counter."""
+    """Multiply-accumulates of one image, or of one volume with all its slices, counted by torch's flop counter."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    device = next(model.parameters()).device
+    device, slices = next(model.parameters()).device, model.spec.slices if isinstance(model, Model) else 0
     training = model.training
     model.eval()
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(torch.zeros(1, 3, height, width, device=device))
+            model(torch.zeros(1, *((slices,) if slices else ()), 3, height, width, device=device))
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"the network cannot take {height}x{width} pixels ({str(error).splitlines()[0]}); choose another --size") from None
     model.train(training)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from distill.phantom import FINDINGS, PhantomImages
+from distill.phantom_volumes import LOCAL, PhantomVolumes
 from distill.sources import SPLITS, Listing, hidden, list_folder, list_npz
 from distill.tables import list_csv
 from runtimes.errors import MISSING, USAGE, UserError
@@ -34,7 +35,7 @@ def list_medmnist(name: str, task: str | None) -> Listing:
         raise UserError(f"--data {name} does not exist, and sets are known by name only with: pip install medmnist",
                         MISSING) from None
     if match is None or match[1] not in INFO:
-        near = get_close_matches(name.lower(), [*INFO, "phantom"], 1, 0.6)
+        near = get_close_matches(name.lower(), [*INFO, *PHANTOMS], 1, 0.6)
         guess = f" Did you mean {near[0]}?" if near else ""
         raise UserError(f"--data {name} does not exist and is no known set.{guess} Expected {forms}")
     if match[1].endswith("3d"):
@@ -57,42 +58,49 @@ def list_medmnist(name: str, task: str | None) -> Listing:
     return replace(listing, facts={**listing.facts, "form": "medmnist", "licence": str(info.get("license", ""))})
 
 
-def list_phantom(counts: Sequence[int], seed: int, size_px: int, task: str | None) -> Listing:
-    """List the synthetic head-CT phantom in blocks of train, val and test; nothing is drawn here."""
+Drawn = type[PhantomImages] | type[PhantomVolumes]
+PHANTOMS: dict[str, tuple[Drawn, tuple[str, ...], tuple[int, int, int]]] = {
+    "phantom": (PhantomImages, FINDINGS, (1200, 200, 400)), "phantom-volumes": (PhantomVolumes, LOCAL, (240, 60, 120))}
+
+
+def list_phantom(name: str, counts: Sequence[int] | None, seed: int, size_px: int, task: str | None) -> Listing:
+    """List the synthetic head-CT phantom, slices or volumes, in blocks of train, val and test; nothing is drawn here."""
+    make, findings, usual = PHANTOMS[name]
+    counts = usual if counts is None else counts
     if task not in (None, "multilabel"):
-        raise UserError(f"--task {task} does not fit the phantom, with {len(FINDINGS)} findings an image", USAGE)
+        raise UserError(f"--task {task} does not fit the phantom, with {len(findings)} findings an image", USAGE)
     if len(counts) != 3 or min(counts) < 1:
         raise UserError(f"phantom images {tuple(counts)}; expected three counts above 0: train, val, test", USAGE)
     try:
-        images = PhantomImages(sum(counts), seed, size_px)
+        images = make(sum(counts), seed, size_px)
     except ValueError as error:
         raise UserError(str(error), USAGE) from None
     split = np.repeat(np.asarray(SPLITS, dtype=object), counts)
     keys = tuple(images.key(row) for row in range(len(images)))
-    facts = {"form": "phantom", "task_from": "--task" if task else "the phantom's findings"}
-    return Listing(images, keys, images.all_labels(), tuple(FINDINGS), "multilabel", split, facts=facts, synthetic=True)
+    facts = {"form": name, "task_from": "--task" if task else "the phantom's findings"}
+    return Listing(images, keys, images.all_labels(), tuple(findings), "multilabel", split, facts=facts, synthetic=True)
 
 
 def list_data(
-    data: str, task: str | None, label: str | None, seed: int, counts: Sequence[int], size_px: int,
+    data: str, task: str | None, label: str | None, seed: int, counts: Sequence[int] | None, size_px: int,
 ) -> Listing:
     """List the images of --data in whichever form it is; UserError where it is in none."""
     path = Path(data).expanduser()
-    tables = [] if data == "phantom" or not path.is_dir() else sorted(
+    tables = [] if data in PHANTOMS or not path.is_dir() else sorted(
         one for one in path.iterdir() if one.is_file() and one.suffix.lower() == ".csv" and not hidden(one.name))
     if len(tables) > 1:
         raise UserError(f"{data} holds {len(tables)} CSV files ({', '.join(one.name for one in tables[:5])}); "
                         f"name one: --data {tables[0]}")
     table = tables[0] if tables else path if path.is_file() and path.suffix.lower() == ".csv" else None
-    if table is not None and data != "phantom":
+    if table is not None and data not in PHANTOMS:
         listing = list_csv(table, task, label)
         if tables:
             listing.facts.setdefault("notes", []).append(f"labels are those of {table.name} inside the folder")
         return listing
     if label is not None:
         raise UserError(f"--label {label} names a column of a CSV; --data {data} is none", USAGE)
-    if data == "phantom":
-        return list_phantom(counts, seed, size_px, task)
+    if data in PHANTOMS:
+        return list_phantom(data, counts, seed, size_px, task)
     if path.is_dir():
         return list_folder(path, task)
     if path.is_file() and path.suffix.lower() == ".npz":

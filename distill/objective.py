@@ -14,19 +14,24 @@ from distill.adapters import balance_loss
 from distill.losses import cka_loss, distillation_loss, hint_loss, task_loss
 from distill.models import Model
 from distill.reprogram import Hint, Reprogram
+from distill.slices import mean_of_slices
 
 Method = Literal["rd", "kd", "fitnet", "vanilla", "adapt"]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's input: pixels (B, 3, h, w), labels, and teacher features (B, D) of the clean image and of a view."""
+    """One step's input: pixels (B, 3, h, w), labels, and teacher features (B, D) of the clean image and of a view.
+
+    Of volumes: pixels (B, S, 3, h, w), features of slices (B, S, D), and the mask (B, S) of slices that are there.
+    """
 
     pixels: Tensor
     labels: Tensor
     clean: Tensor | None = None
     viewed: Tensor | None = None
     probe_logits: Tensor | None = None
+    mask: Tensor | None = None
 
 
 class Branches(nn.Module):
@@ -64,11 +69,12 @@ def parts(method: Method, branches: Branches, batch: Batch, weights: Weights,
 
     if method == "adapt":
         # The adapted model is its own student; with an adapter of pooled features alone, banked features are all it needs.
-        features = student.features(batch.pixels) if batch.viewed is None else student.adapted(batch.viewed)
+        features = student.features(batch.pixels, batch.mask) if batch.viewed is None else (
+            student.pool(student.adapted(batch.viewed), batch.mask))
         losses = {"task": on_labels(student.logits(features))}
         balance = balance_loss(student.net)
         return losses if balance is None else losses | {"balance": weights.balance * balance}
-    features = student.features(batch.pixels)
+    features = student.features(batch.pixels, batch.mask)
     logits = student.logits(features)
     losses = {"task": on_labels(logits)}
     if method == "kd":
@@ -77,15 +83,19 @@ def parts(method: Method, branches: Branches, batch: Batch, weights: Weights,
     elif method == "fitnet":
         assert branches.hint is not None
         assert batch.clean is not None
-        losses["hint"] = weights.hint * hint_loss(*branches.hint(features, batch.clean))
+        taught = batch.clean if batch.mask is None else mean_of_slices(batch.clean, batch.mask)
+        losses["hint"] = weights.hint * hint_loss(*branches.hint(features, taught))
     elif method == "rd":
-        # RD: co-training of both branches through one classifier; the taught target is phi on the clean image.
+        # RD: co-training of both branches through one classifier; the taught target is phi on the clean image. Of volumes phi
+        # reprograms slices, and one pooling, too, serves both branches.
         phi = branches.phi
         assert phi is not None
         assert batch.clean is not None
         assert batch.viewed is not None
-        losses["teacher_task"] = weights.teacher * on_labels(student.logits(phi(batch.viewed)))
-        target = phi.target(batch.clean)
+        losses["teacher_task"] = weights.teacher * on_labels(student.logits(student.pool(phi(batch.viewed), batch.mask)))
+        target = student.pool(phi.target(batch.clean), batch.mask)
+        if student.spec.slices:
+            target = target.detach()  # of the pooling's own share in it
         losses["kd"] = weights.kd * distillation_loss(logits, student.logits(target), task, weights.temperature)
         losses["cka"] = weights.cka * cka_loss(target, features, debiased=weights.debiased)
     return losses

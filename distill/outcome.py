@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,11 +15,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from distill.card import input_line, model_card
 from distill.checkpoint import Calibration, save_checkpoint
 from distill.data import split_table
 from distill.models import Model, count_parameters, weights_hash
 from distill.predict import Predictions, probabilities
 from distill.report import write_report
+from distill.volume_views import heaviest, strips
 from runtimes.folder import new_folder, write_json, write_manifest
 from runtimes.images import ImageSet, ImageSpec
 
@@ -66,8 +68,9 @@ def write_result(out: Path, outcome: Outcome, *, overwrite: bool, kind: Literal[
         write_table(folder / "summary.csv", outcome.history)
         write_report(folder / "report.html", title=f"{outcome.model.spec.arch} {MADE[kind]} {data_name(images)}",
                      facts=facts(outcome), metrics=metrics, history=outcome.history, test=branch_view(outcome, "test"),
-                     val=branch_view(outcome, "val"), worst=worst_cases(outcome), warnings=outcome.warnings)
-        (folder / "README.md").write_text(model_card(outcome, metrics), encoding="utf-8")
+                     val=branch_view(outcome, "val"), worst=worst_cases(outcome), warnings=outcome.warnings,
+                     volumes=strips(images, outcome.image_spec, outcome.made["test"].rows, outcome.made["test"].attention))
+        (folder / "README.md").write_text(card(outcome, metrics), encoding="utf-8")
         if also:
             also(folder)
         write_manifest(folder, kind, {
@@ -166,9 +169,16 @@ def worst_cases(outcome: Outcome) -> list[dict[str, Any]]:
             prediction = f"no {name}" if labels[place, index] > 0.5 else name
         else:
             label, prediction = name, images.classes[int(answers[place].argmax())]
-        cases.append({"image": outcome.image_spec.stored(images.raw(row)), "key": images.keys[row], "label": label,
+        seen = None if made.attention is None else made.attention[place]
+        cases.append({"image": heaviest(images, outcome.image_spec, row, seen), "key": images.keys[row], "label": label,
                       "prediction": prediction, "probability": float(truth[place])})
     return cases
+
+
+def card(outcome: Outcome, metrics: dict[str, Any]) -> str:
+    """The folder's README."""
+    return model_card(outcome.model.spec, outcome.image_spec, metrics, synthetic=outcome.images.synthetic, teacher=outcome.teacher,
+                      settings=outcome.settings, command=outcome.command)
 
 
 def facts(outcome: Outcome) -> dict[str, str]:
@@ -179,41 +189,9 @@ def facts(outcome: Outcome) -> dict[str, str]:
             "split": str(images.facts.get("split_from", "given")),
             "images": " / ".join(f"{len(images.rows(split)):,} {split}" for split in ("train", "val", "test")),
             "teacher": str(outcome.teacher.get("teacher", "none")), "student": outcome.model.spec.arch,
-            "method": str(outcome.settings["method"]), "input": f"{spec.height}x{spec.width}, {spec.channels} channel(s), {spec.dtype}",
+            "method": str(outcome.settings["method"]), "input": input_line(spec),
             "temperature": ", ".join(f"{value:.2f}" for value in outcome.calibrations["student"].temperatures)}
     skipped = images.facts.get("skipped")
     if skipped:
         rows["skipped images"] = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
     return rows | {f"version of {name}": one for name, one in versions().items()}
-
-
-def model_card(outcome: Outcome, metrics: dict[str, Any]) -> str:
-    """The folder's README: what it is, what it reached, how to use it, its limits."""
-    test = outcome.splits["test"]
-
-    def cells(branch: str) -> Iterable[str]:
-        for name in ("auroc", "balanced_accuracy", "accuracy", "brier", "ece"):
-            found = test[branch].get(name)
-            yield f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})" if found else "-"
-
-    rows = "\n".join(f"| {branch} | {' | '.join(cells(branch))} |" for branch in ("student", "teacher", "probe") if branch in test)
-    banner = "\n**The data is synthetic: a drawn phantom, not patients.**\n" if outcome.images.synthetic else ""
-    return f"""# {outcome.model.spec.arch}, {outcome.images.task}
-
-Distilled from {outcome.teacher.get('teacher', 'no teacher')} with method `{outcome.settings['method']}`.
-Research tool, not a medical device.
-{banner}
-- classes: {', '.join(outcome.images.classes)}
-- input: {outcome.image_spec.height}x{outcome.image_spec.width} pixels, {outcome.image_spec.channels} channel(s), {outcome.image_spec.dtype}
-- {metrics['params']:,} parameters, {metrics['macs']:,} multiply-accumulates
-- test images: {test['n']}
-
-| branch (test) | AUROC | balanced accuracy | accuracy | Brier | ECE |
-|---|---|---|---|---|---|
-{rows}
-
-95 % bootstrap intervals. Teacher licence: {outcome.teacher.get('licence', 'none: no teacher')}.
-
-Made by: `{outcome.command}`. Export: `rd-export --target onnx --student-dir {Path(outcome.settings['out']).name}`.
-Load: `timm.create_model("local-dir:FOLDER", pretrained=True)`.
-"""

@@ -150,11 +150,15 @@ def _scan(rng: np.random.Generator, image: Grid, plane: Plane) -> npt.NDArray[np
     return shown[:, :, None].astype(np.uint8)
 
 
-def draw(labels: npt.NDArray[np.float32], seed: int, index: int, size_px: int) -> npt.NDArray[np.uint8]:
-    """Return slice `index` with the findings in `labels` (6,), the rest of it as ever; uint8 (S, S, 1)."""
+def draw(labels: npt.NDArray[np.float32], seed: int, index: int, size_px: int, height: float = 0.0,
+         grain: int = 0) -> npt.NDArray[np.uint8]:
+    """Return slice `index` with the findings in `labels` (6,), cut at a height (in radii of the head); uint8 (S, S, 1)."""
     has = dict(zip(FINDINGS, (labels > 0.5).tolist(), strict=True))
     rng = stream(seed, index, 1)
     plane = lesions.plane_of_head(rng, size_px)
+    if height:
+        wide = (1.0 - height * height) ** -0.5
+        plane = replace(plane, p=plane.p * wide, q=plane.q * wide, rho=plane.rho * wide, soft=plane.soft * wide)
     side = 1.0 if rng.random() < 0.5 else -1.0
     # Drawn whatever the labels are, so that the anatomy after them is the same head with and without a finding.
     old, atrophy, hit, bump = rng.random(), subtlety(rng), rng.random(), 0.10 + 0.20 * subtlety(rng)
@@ -163,9 +167,8 @@ def draw(labels: npt.NDArray[np.float32], seed: int, index: int, size_px: int) -
     # A lesion pushes the midline away from itself; without one, either way.
     push = -side * (0.06 + 0.13 * subtlety(moved)) if has["shift"] else 0.0
     bent = plane.p - (push + float(rng.normal(0.0, 0.012))) * np.clip(1.15 - plane.rho * plane.rho, 0.0, 1.0)
-    swell = float(rng.uniform(0.65, 1.20)) + 0.9 * wither
-    if has["hydrocephalus"]:
-        swell = 1.10 + 1.00 * subtlety(swollen)
+    swell = float(rng.uniform(0.65, 1.20)) + 0.9 * wither  # drawn whatever follows
+    swell = 1.10 + 1.00 * subtlety(swollen) if has["hydrocephalus"] else swell
     brain, holes = _brain(rng, plane, bent, has["hydrocephalus"], wither), _ventricles(rng, plane, bent, swell, push)
     if has["infarct"]:
         brain = lesions.infarct(brain, plane, stream(seed, index, 4))
@@ -177,7 +180,7 @@ def draw(labels: npt.NDArray[np.float32], seed: int, index: int, size_px: int) -
         brain = lesions.bleed(brain, plane, holes, side, stream(seed, index, 6))
     broken = lesions.fracture(plane, side, stream(seed, index, 7)) if has["fracture"] else None
     image = _skull(rng, brain, plane, broken, bump if hit < (0.75 if has["fracture"] else 0.15) else 0.0)
-    return _scan(stream(seed, index, 8), image, plane)
+    return _scan(stream(seed, index, 8 + grain), image, plane)
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,12 @@ from distill.calibrate import apply_temperatures, fit_temperatures, fit_threshol
 from distill.checkpoint import Calibration
 from distill.evaluate import evaluate
 from distill.losses import cka, task_loss
+from distill.models import Model
 from distill.objective import Branches
 from distill.pixels import PixelStore
 from distill.probe import Probe
-from distill.views import normalise, unit_levels
+from distill.slices import mean_of_slices
+from distill.volume_views import landing
 from runtimes.images import ImageSet, ImageSpec
 
 CKA_IMAGES = 2000  # more adds nothing to the estimate and a Gram matrix grows with the square
@@ -29,13 +31,17 @@ CKA_IMAGES = 2000  # more adds nothing to the estimate and a Gram matrix grows w
 
 @dataclass(frozen=True)
 class Predictions:
-    """Logits of one split (n, C) of the student, the teacher branch and the probe, and the CKA of the two branches."""
+    """Logits of one split (n, C) of the student, the teacher branch and the probe, and the CKA of the two branches.
+
+    attention: of volumes what each slice weighed in the student's answer, (n, S).
+    """
 
     rows: NDArray[np.int64]
     student: NDArray[np.float32]
     teacher: NDArray[np.float32] | None
     probe: NDArray[np.float32] | None
     cka: float | None
+    attention: NDArray[np.float32] | None = None
 
 
 def predict(branches: Branches, pixels: PixelStore, spec: ImageSpec, rows: NDArray[np.int64], *, device: str,
@@ -45,33 +51,46 @@ def predict(branches: Branches, pixels: PixelStore, spec: ImageSpec, rows: NDArr
 
     banked_only: the student is an adapter of pooled features and takes them from the bank.
     """
-    student = branches.student
+    student, slices = branches.student, branches.student.spec.slices
+    batch = max(1, batch // max(slices, 1))
     found: list[Tensor] = []
     features: list[Tensor] = []
+    taught: list[Tensor] = []
+    probed: list[Tensor] = []
+    attention: list[Tensor] = []
     training = branches.training
     branches.eval()
     with torch.no_grad():
         for start in range(0, len(rows), batch):
-            if banked_only:
-                assert bank is not None
-                assert bank_rows is not None
-                features.append(student.adapted(torch.from_numpy(bank.features(bank_rows[rows[start:start + batch]])).to(device)).float())
-            else:
-                unit = unit_levels(pixels.rows(rows[start:start + batch]))
-                inputs = normalise(unit, spec.mean, spec.std).to(device, memory_format=torch.channels_last)
-                features.append(student.features(inputs).float())
+            own = rows[start:start + batch]
+            mask = pixels.mask(own)
+            mask = None if mask is None else mask.to(device)
+            clean = None
+            if bank is not None and bank_rows is not None:
+                clean = torch.from_numpy(bank.features(bank_rows[own])).to(device)
+            seen = clean_features(student, pixels.inputs(own, spec), device) if not banked_only else student.adapted(clean)  # type: ignore[arg-type]
+            if mask is not None:
+                attention.append(student.slice_pool.weights(seen, mask).cpu())
+            features.append(student.pool(seen, mask).float())
             found.append(student.logits(features[-1]).float().cpu())
-        teacher = probed = similarity = None
-        if bank is not None and bank_rows is not None and len(rows):
-            clean = torch.from_numpy(bank.features(bank_rows[rows]))
-            probed = None if probe is None else probe.logits(clean).numpy()
-            if branches.phi is not None:
-                taught = branches.phi.target(clean.to(device))
-                teacher = student.logits(taught).float().cpu().numpy()
-                if len(rows) >= 4:
-                    similarity = float(cka(taught[:CKA_IMAGES].double(), torch.cat(features)[:CKA_IMAGES].double()))
+            if clean is not None and branches.phi is not None:
+                taught.append(student.pool(branches.phi.target(clean), mask))
+            if clean is not None and probe is not None:
+                probed.append(probe.logits((clean if mask is None else mean_of_slices(clean, mask)).cpu()))
+        similarity = None
+        if len(taught) and len(rows) >= 4:
+            similarity = float(cka(torch.cat(taught)[:CKA_IMAGES].double(), torch.cat(features)[:CKA_IMAGES].double()))
+        teacher = torch.cat([student.logits(one).float().cpu() for one in taught]).numpy() if taught else None
     branches.train(training)
-    return Predictions(rows, torch.cat(found).numpy(), teacher, probed, similarity)
+    return Predictions(rows, torch.cat(found).numpy(), teacher, torch.cat(probed).numpy() if probed else None, similarity,
+                       torch.cat(attention).numpy() if attention else None)
+
+
+def clean_features(student: Model, inputs: tuple[Tensor, ...], device: str) -> Tensor:
+    """Features (B, D) of images, or (B, S, D) of the slices of volumes, in float32."""
+    if student.spec.slices:
+        return student.slice_features(inputs[0].to(device)).float()
+    return student.features(inputs[0].to(device, memory_format=torch.channels_last)).float()
 
 
 def judge(images: ImageSet, made: Predictions) -> dict[str, float]:
@@ -123,6 +142,9 @@ def score(images: ImageSet, made: dict[str, Predictions], calibrations: dict[str
                 entry[branch]["ece_uncalibrated"] = {"value": plain["ece"]["value"]}
         if predictions.cka is not None:
             entry["cka"] = predictions.cka
+        landed = None if predictions.attention is None else landing(images, predictions.rows, predictions.attention)
+        if landed is not None:
+            entry["attention"] = landed
         splits[split] = entry
     return splits
 
@@ -156,4 +178,8 @@ def summary(splits: dict[str, Any]) -> list[str]:
         if ece:
             words.append(f"ECE {ece['value']:.3f} ({splits[split]['student']['ece_uncalibrated']['value']:.3f} before calibration)")
         lines.append(f"{split} " + ", ".join(words))
+        landed = splits[split].get("attention")
+        if landed:
+            lines.append(f"{split} attention {landed['on_findings']:.2f} on slices that hold a finding ({landed['if_uniform']:.2f} if all "
+                         f"weighed alike), the heaviest slice holds one in {landed['heaviest_right']:.2f} of {landed['n']} volumes")
     return lines

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,13 @@ def write_report(
     val: dict[str, Any],
     worst: list[dict[str, Any]],
     warnings: list[str],
+    volumes: Sequence[dict[str, Any]] = (),
 ) -> None:
     """Write the page; metrics is the whole metrics.json, history the rows of summary.csv.
 
     test and val: labels, probabilities (N, C), probabilities_uncalibrated and teacher_probabilities ((N, C) or None),
-    groups, keys. worst: image uint8 (H, W, 1 or 3), key, label, prediction, probability each. facts["command"] repeats
+    groups, keys. volumes: slices of a few volumes and what they weighed (volume_views.strips).
+    worst: image uint8 (H, W, 1 or 3), key, label, prediction, probability each. facts["command"] repeats
     the run, facts["synthetic"] == "yes" puts up the banner. ValueError for labels or pictures that do not fit.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -84,6 +87,7 @@ def write_report(
         ],
         confusion=None if task == "multilabel" else _confusion(metrics, test),
         worst=[{**case, "picture": _picture(case["image"])} for case in worst],
+        volumes=[{**one, "slices": [{**slot, "picture": _picture(slot["image"])} for slot in one["slices"]]} for one in volumes],
     )
     path.write_text(text, encoding="utf-8")
 

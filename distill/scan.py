@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.decode import decode
-from runtimes.errors import UserError
+from runtimes.errors import MISSING, UserError
 from runtimes.folder import sha256_file
-from runtimes.images import resize_matrix
+from runtimes.images import read_image, resize_matrix
+from runtimes.volumes import VolumeSpec
 
 SHOWN = 20
 PAIRS_AT_ONCE = 4_000_000
@@ -46,7 +46,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is kept of an image after one look: SHA-256, size in pixels, colour, dtype, a 240-bit picture hash."""
+    """What is kept of an image after one look: SHA-256, size in pixels, colour, dtype, a 240-bit picture hash, slices of a volume."""
 
     digest: str
     height: int
@@ -54,6 +54,7 @@ class Seen:
     colour: bool
     dtype: str
     fingerprint: bytes = b""
+    depth: int = 1
 
 
 class BadImages(UserError):
@@ -65,9 +66,13 @@ class BadImages(UserError):
 
 
 def scan(
-    images: Sequence[Path | NDArray[Any]], keys: Sequence[str], *, progress: Callable[[int, int], None] | None = None,
+    images: Sequence[Path | NDArray[Any]], keys: Sequence[str], *, volume: VolumeSpec | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Seen | None], list[Problem]]:
-    """Open every image once, on all cores; what was seen of each (None where nothing could be), and what is wrong."""
+    """Open every image once, on all cores; what was seen of each (None where nothing could be), and what is wrong.
+
+    volume: how the images become slices where they are volumes.
+    """
     seen: list[Seen | None] = []
     problems: list[Problem] = []
     total = len(keys)
@@ -76,7 +81,7 @@ def scan(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            for row, (one, reason, detail) in enumerate(pool.map(lambda row: _look(images[row]), range(total))):
+            for row, (one, reason, detail) in enumerate(pool.map(lambda row: _look(images[row], volume), range(total))):
                 seen.append(one)
                 if reason:
                     item = images[row]
@@ -88,12 +93,14 @@ def scan(
     return seen, problems
 
 
-def _look(item: Path | NDArray[Any]) -> tuple[Seen | None, str, str]:
+def _look(item: Path | NDArray[Any], volume: VolumeSpec | None) -> tuple[Seen | None, str, str]:
     if isinstance(item, Path):
         try:
-            raw = decode(item)
+            raw = read_image(item, volume)
             digest = sha256_file(item)
         except UserError as error:
+            if error.exit_code == MISSING:  # a reader that is not installed: no fault of the image
+                raise
             reason, detail = _reason(item, str(error))
             return None, reason, detail
         except OSError as error:
@@ -101,9 +108,11 @@ def _look(item: Path | NDArray[Any]) -> tuple[Seen | None, str, str]:
     else:
         raw = item
         digest = hashlib.sha256(np.ascontiguousarray(raw).tobytes()).hexdigest()
-    grey = raw.shape[2] == 1 or bool((raw[..., 0] == raw[..., 1]).all() and (raw[..., 0] == raw[..., 2]).all())
-    one = Seen(digest, raw.shape[0], raw.shape[1], not grey, raw.dtype.name, fingerprint(raw))
-    if bool((raw == raw[0, 0]).all()):
+    grey = raw.shape[-1] == 1 or bool((raw[..., 0] == raw[..., 1]).all() and (raw[..., 0] == raw[..., 2]).all())
+    depth = len(raw) if raw.ndim == 4 else 1
+    raw = raw[depth // 2] if raw.ndim == 4 else raw  # its middle slice stands for a volume
+    one = Seen(digest, raw.shape[0], raw.shape[1], not grey, raw.dtype.name, fingerprint(raw), depth)
+    if bool((raw == raw[0, 0]).all()) and depth == 1:
         return one, "constant", f"every pixel is {raw[0, 0].tolist()}"
     return one, "", ""
 
@@ -114,8 +123,10 @@ def _reason(path: Path, message: str) -> tuple[str, str]:
         return "missing", ""
     if "is empty" in detail:
         return "empty", "0 bytes"
-    if "pixels, the limit" in detail:
+    if "pixels, the limit" in detail or "voxels, the limit" in detail:
         return "too large", detail
+    if "single value" in detail:
+        return "constant", detail
     if detail.startswith("damaged") and "PermissionError" not in detail:
         return "damaged or truncated", detail.partition("(")[2].rstrip(")")
     return "unreadable", detail

@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.scan import Problem
-from runtimes.decode import SUFFIXES
+from runtimes import decode, volumes
 from runtimes.errors import USAGE, UserError
 from runtimes.scores import TASKS, Task
 
+SUFFIXES = (*decode.SUFFIXES, *volumes.SUFFIXES)
 SPLIT_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 SPLITS = ("train", "val", "test")
 DEPTHS = (np.uint8, np.uint16)

@@ -124,14 +124,14 @@ def _from_folder(folder: Path, size: int | None) -> Teacher:
         raise UserError(f"--teacher-size {size}: teacher {folder} was trained at {spec.height}x{spec.width}; leave it out")
 
     class Features(nn.Module):
-        """The checkpoint's network up to its pooled features."""
+        """The checkpoint's network up to its pooled features; of a teacher of volumes those of a slice."""
 
         def __init__(self, model: Model) -> None:
             super().__init__()
             self.model = model
 
         def forward(self, pixels: Tensor) -> Tensor:
-            return self.model.features(pixels)
+            return self.model.adapted(self.model.trunk(pixels))
 
     net = Features(checkpoint.model).eval()
     wide = ImageSpec(spec.height, spec.width, 3, mean=spec.mean, std=spec.std)

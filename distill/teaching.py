@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from distill.audit import audit, check_key
-from distill.bank import CPU_BATCH, GPU_BATCH, FeatureBank, bank_key, bank_name, build_bank, locked, open_bank
+from distill.bank import FeatureBank, bank_key, bank_name, locked, open_bank
+from distill.banking import CPU_BATCH, GPU_BATCH, build_bank
 from distill.config import DistillSettings
 from distill.forward import choose_forward, torch_forward
 from distill.models import weights_hash
@@ -22,6 +23,7 @@ from distill.predict import Predictions, judge
 from distill.probe import Probe, fit_probe
 from distill.progress import say, track
 from distill.reprogram import standardiser
+from distill.slices import mean_of_slices
 from distill.teachers import Teacher, load_teacher
 from distill.views import ViewSpec
 from runtimes.errors import USAGE, UserError
@@ -61,7 +63,7 @@ def consult_teacher(settings: DistillSettings, images: ImageSet, views: ViewSpec
     base = teacher.image_spec
     low, high = images.facts.get("window", (0.0, 255.0))
     spec = replace(base, channels=images.facts.get("channels", 3), dtype=images.facts.get("dtype", "uint8"),
-                   window=(float(low), float(high)))
+                   window=(float(low), float(high)), volume=images.volume)
     key = bank_key(teacher.name, teacher.hash, spec, views, seed, settings.bank_grid)
     folder = settings.bank or Path("banks") / bank_name(key, images.hashes, counts)
     bank = find_bank(settings, folder, key, images, counts, teacher, spec, views, device)
@@ -98,6 +100,19 @@ def find_bank(settings: DistillSettings, folder: Path, key: dict[str, Any], imag
                               batch=CPU_BATCH if device == "cpu" else GPU_BATCH)
 
 
+def whole_features(bank: FeatureBank, rows: NDArray[np.int64], views: NDArray[np.int64] | int = 0) -> torch.Tensor:
+    """Features of whole images (n, D) as a probe takes them: of volumes the mean over slices."""
+    if bank.masked is None:
+        return torch.from_numpy(bank.features(rows, views))
+    parts = []
+    for start in range(0, len(rows), 256):  # slice features of all rows at once could be gigabytes
+        part = slice(start, start + 256)
+        own = views if isinstance(views, int) else views[part]
+        parts.append(mean_of_slices(torch.from_numpy(bank.features(rows[part], own)),
+                                    torch.from_numpy(bank.features(rows[part], own, "mask"))))
+    return torch.cat(parts)
+
+
 def probe_teacher(settings: DistillSettings, images: ImageSet, bank: FeatureBank, facts: dict[str, Any]) -> Taught:
     """Fit the linear probe on banked views of the labelled training images and say what it reaches on validation."""
     rows = bank.indices(images.hashes)
@@ -107,18 +122,22 @@ def probe_teacher(settings: DistillSettings, images: ImageSet, bank: FeatureBank
     pairs = np.asarray([(row, view) for row in known for view in range(int(bank.views(rows[[row]])[0]) + 1)])
     if len(pairs) > PROBE_ROWS:
         pairs = pairs[generator.choice(len(pairs), PROBE_ROWS, replace=False)]
-    features = torch.from_numpy(bank.features(rows[pairs[:, 0]], pairs[:, 1]))
+    features = whole_features(bank, rows[pairs[:, 0]], pairs[:, 1])
     val = images.rows("val")
     outputs = len(images.classes) - (images.task == "ordinal")
-    probe = fit_probe(features, torch.from_numpy(images.labels[pairs[:, 0]]), torch.from_numpy(bank.features(rows[val])),
+    probe = fit_probe(features, torch.from_numpy(images.labels[pairs[:, 0]]), whole_features(bank, rows[val]),
                       torch.from_numpy(images.labels[val]), images.task, outputs)
-    logits = probe.logits(torch.from_numpy(bank.features(rows[val]))).numpy()
+    logits = probe.logits(whole_features(bank, rows[val])).numpy()
     reached = judge(images, Predictions(val, logits, None, None, None))
     auroc = reached.get("val_auroc_student")
     say("probe", "linear probe of the teacher on validation: AUROC " + (
         "undefined, no class there has both outcomes" if auroc is None else f"{auroc:.3f}"))
-    sample = train if len(train) <= PROBE_ROWS else generator.choice(train, PROBE_ROWS, replace=False)
+    most = PROBE_ROWS if bank.masked is None else max(64, PROBE_ROWS // bank.masked)
+    sample = train if len(train) <= most else generator.choice(train, most, replace=False)
     views = generator.integers(0, bank.views(rows[sample]) + 1)
-    mean, sd = standardiser(torch.from_numpy(bank.features(rows[sample], views)))
+    found = torch.from_numpy(bank.features(rows[sample], views))
+    if bank.masked is not None:
+        found = found[torch.from_numpy(bank.features(rows[sample], views, "mask")) > 0]
+    mean, sd = standardiser(found)
     bank.release()
     return Taught(bank, rows, probe, mean, sd, facts)

@@ -81,15 +81,30 @@ def photometric(unit: Tensor, generator: np.random.Generator, noise: float = 0.0
 
 
 def normalise(unit: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Levels 0 to 1 (B, 1 or 3, h, w) to network input (B, 3, h, w)."""
-    shift = torch.tensor(mean, dtype=unit.dtype, device=unit.device).view(1, 3, 1, 1)
-    scale = torch.tensor(std, dtype=unit.dtype, device=unit.device).view(1, 3, 1, 1)
+    """Levels 0 to 1 (..., 1 or 3, h, w) to network input (..., 3, h, w)."""
+    shift = torch.tensor(mean, dtype=unit.dtype, device=unit.device).view(3, 1, 1)
+    scale = torch.tensor(std, dtype=unit.dtype, device=unit.device).view(3, 1, 1)
     return (unit - shift) / scale
 
 
 def unit_levels(levels: NDArray[np.uint8]) -> Tensor:
-    """Stored grey levels (B, h, w, C), uint8, to floats 0 to 1 (B, C, h, w)."""
-    return torch.from_numpy(np.ascontiguousarray(levels.transpose(0, 3, 1, 2))).float().div_(255.0)
+    """Stored grey levels (..., h, w, C), uint8, to floats 0 to 1 (..., C, h, w)."""
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(levels, -1, -3))).float().div_(255.0)
+
+
+def fresh_pixels(levels: NDArray[np.uint8], matrices: NDArray[np.float32], generator: np.random.Generator, spec: ImageSpec) -> Tensor:
+    """A training step's input (B, 3, h, w), or (B, S, 3, h, w): levels (B, h, w, C), or (B, S, h, w, C), under views (B, 2, 3).
+
+    All slices of a volume move alike, and share contrast and brightness: one patient, one scan.
+    """
+    unit = unit_levels(levels)
+    if unit.ndim == 4:
+        return normalise(photometric(warp(unit, torch.from_numpy(matrices)), generator), spec.mean, spec.std)
+    count, slices = unit.shape[:2]
+    turned = warp(unit.flatten(0, 1), torch.from_numpy(matrices).repeat_interleave(slices, 0)).unflatten(0, (count, slices))
+    tall = turned.transpose(1, 2).flatten(2, 3)  # (B, C, S h, w): a volume as one tall image
+    changed = photometric(tall, generator).unflatten(2, (slices, spec.height)).transpose(1, 2)
+    return normalise(changed, spec.mean, spec.std)
 
 
 def view_pixels(levels: Sequence[NDArray[np.uint8]], matrices: NDArray[np.float32], clean: NDArray[np.bool_],

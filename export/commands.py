@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch.nn import Module
 
 from distill.checkpoint import Checkpoint, load_checkpoint, preprocessor_config
 from distill.progress import say, track
 from export.card import artifact_card
 from export.config import ExportSettings
 from export.facts import MODEL, finished, graph_size, manifest_facts, metadata
-from export.graph import DeployedGraph, TensorGraph, example_input, reparameterised
+from export.graph import DeployedGraph, TensorGraph, VolumeGraph, example_input, reparameterised
 from export.hygiene import precision_share
-from export.parity import device_image, graph_pixels, parity, reference_logits
+from export.parity import device_image, graph_inputs, parity, reference_logits
 from export.to_onnx import to_onnx
-from runtimes.artifact import GOLDEN, INPUT_NAMES, Artifact, read_artifact
-from runtimes.errors import DONE, MISSING, PARITY, UserError
+from runtimes.artifact import GOLDEN, INPUT_NAMES, MASK, Artifact, read_artifact
+from runtimes.errors import DONE, MISSING, PARITY, USAGE, UserError
 from runtimes.folder import check_out, new_folder, read_json, write_atomic, write_json, write_manifest
 from runtimes.images import ImageSet
 from runtimes.latency import measure
@@ -50,6 +51,8 @@ def export(settings: ExportSettings, command: str = "", images_of: Callable[[Che
     say("student", f"{settings.student_dir}: {checkpoint.spec.arch}, {checkpoint.spec.task}, {len(checkpoint.spec.classes)} classes, "
                    f"{checkpoint.image_spec.height}x{checkpoint.image_spec.width} {checkpoint.image_spec.dtype}")
     images = images_of(checkpoint) if images_of is not None else _images(checkpoint, settings.data)
+    if checkpoint.image_spec.volume is not None and (settings.input != "image" or settings.input_size):
+        raise UserError("a student of volumes takes slices of its own size and a mask; leave --input tensor and --input-size out", USAGE)
     rows = parity_rows(images, settings.parity_images)
     with new_folder(out, overwrite=settings.overwrite) as folder:
         _write_model(folder, checkpoint, settings)
@@ -98,15 +101,22 @@ def _images(checkpoint: Checkpoint, data: str | None) -> ImageSet:
 def _write_model(folder: Path, checkpoint: Checkpoint, settings: ExportSettings) -> None:
     spec, size = checkpoint.image_spec, graph_size(checkpoint, settings)
     model = reparameterised(checkpoint.model)
-    outputs = ["logits", "probabilities"] if settings.input == "image" else ["logits"]
-    graph = DeployedGraph(model, spec, checkpoint.calibration, size) if settings.input == "image" else TensorGraph(model)
-    data = to_onnx(graph, example_input(spec, settings.input, size), input_name=INPUT_NAMES[settings.input], output_names=outputs,
-                   opset=settings.opset, metadata=metadata(checkpoint, settings))
+    inputs, outputs = [INPUT_NAMES[settings.input]], ["logits", "probabilities"]
+    graph: Module
+    if settings.input == "tensor":
+        graph, outputs = TensorGraph(model), ["logits"]
+    elif spec.volume is not None:
+        graph, inputs, outputs = VolumeGraph(model, spec, checkpoint.calibration), [*inputs, MASK], [*outputs, "attention"]
+    else:
+        graph = DeployedGraph(model, spec, checkpoint.calibration, size)
+    data = to_onnx(graph, example_input(spec, settings.input, size), input_names=inputs, output_names=outputs, opset=settings.opset,
+                   metadata=metadata(checkpoint, settings))
     write_atomic(folder / MODEL, data)
     write_atomic(folder / "config.json", (settings.student_dir / "config.json").read_bytes())
     write_json(folder / "preprocessor_config.json", preprocessor_config(spec))
     say("export", f"{MODEL} {len(data) / 1e6:.1f} MB, opset {settings.opset}, input {INPUT_NAMES[settings.input]} "
-                  f"{spec.dtype if settings.input == 'image' else 'float32'} at {size[0]}x{size[1]}, batch open")
+                  f"{spec.dtype if settings.input == 'image' else 'float32'} at {f'{spec.slices} slices of ' if spec.slices else ''}"
+                  f"{size[0]}x{size[1]}, batch open")
 
 
 def _prove(folder: Path, checkpoint: Checkpoint, artifact: Artifact, session: Session, images: ImageSet, rows: list[int],
@@ -136,32 +146,36 @@ def _number(value: float | None) -> str:
 
 
 def _write_golden(folder: Path, checkpoint: Checkpoint, artifact: Artifact, images: ImageSet, rows: list[int], count: int) -> Any:
-    """Golden input, logits and probabilities, PyTorch's own, as TensorProto files; returns the input batch."""
+    """Golden inputs, logits and probabilities, PyTorch's own, as TensorProto files; returns the inputs."""
     from onnx import numpy_helper
 
-    inputs, pixels = [], []
+    inputs: list[tuple[Any, ...]] = []
+    seen = []
     for place in dict.fromkeys(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int).tolist()):
         item, raw, _ = device_image(images.images[rows[place]], artifact)
         try:
-            inputs.append(as_batch(item, artifact))
+            batch = as_batch(item, artifact)
         except UserError:  # refused on the device too, and counted in parity.json
             continue
-        pixels.append(graph_pixels(raw, artifact))
+        inputs.append(batch if isinstance(batch, tuple) else (batch,))
+        seen.append(graph_inputs(raw, artifact))
     if not inputs:
         raise UserError("none of the images chosen as golden vectors passes the input check; raise --golden-images")
-    batch = np.concatenate(inputs)
-    logits = reference_logits(checkpoint.model, pixels)
-    tensors = {"input_0.pb": (batch, artifact.input_name), "output_0.pb": (logits, "logits")}
+    given = tuple(np.concatenate(parts) for parts in zip(*inputs, strict=True))
+    logits = reference_logits(checkpoint.model, seen)
+    tensors = {f"input_{place}.pb": (one, name) for place, (one, name) in enumerate(zip(given, artifact.input_names, strict=True))}
+    tensors["output_0.pb"] = (logits, "logits")
     if artifact.input_kind == "image":
         tensors["output_1.pb"] = (calibrated(logits, artifact.task, artifact.temperatures), "probabilities")
     folder.mkdir()
     for name, (array, label) in tensors.items():
         write_atomic(folder / name, numpy_helper.from_array(array, label).SerializeToString(deterministic=True))
-    return batch
+    return given
 
 
 def _time(folder: Path, session: Session, golden: Any, settings: ExportSettings) -> dict[str, float]:
-    image = golden[:1].copy()
+    first = tuple(one[:1].copy() for one in golden)
+    image = first if len(first) > 1 else first[0]
     facts = {**session.facts(), "batch": 1, "path": "array"}
     report = measure(lambda: session.run(image), warmups=WARMUPS, samples=settings.samples, facts=facts)
     write_json(folder / "latency.json", report.as_dict())

@@ -1,6 +1,6 @@
 """The network as it is deployed: raw pixels in, logits and calibrated probabilities out.
 
-Owns: DeployedGraph (image input) and TensorGraph (`pixel_values` input), reparameterisation before export.
+Owns: DeployedGraph (image input), VolumeGraph (slices and mask), TensorGraph (`pixel_values` input), reparameterisation before export.
 Does not own: writing ONNX (to_onnx.py). The order of operations is chosen for three runtimes: cast before transpose
 (TensorRT), mean/std before the resize matrices (OpenVINO).
 """
@@ -75,8 +75,12 @@ class DeployedGraph(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Raw levels (B, H, W, C) to logits and probabilities (B, classes)."""
         logits = self.model(self.pixels(image))
+        return logits, self.probabilities(logits)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Calibrated probabilities (B, classes)."""
         scaled = logits / self.temperature
-        return logits, torch.sigmoid(scaled) if self.task == "multilabel" else torch.softmax(scaled, dim=1)
+        return torch.sigmoid(scaled) if self.task == "multilabel" else torch.softmax(scaled, dim=1)
 
     def pixels(self, image: Tensor) -> Tensor:
         """Raw levels (B, H, W, C) to what the network sees, (B, 3, h, w)."""
@@ -85,6 +89,27 @@ class DeployedGraph(nn.Module):
             levels = torch.clamp((levels - self.low) * self.scale, 0.0, 255.0)
         pixels = (levels - self.mean) * self.factor
         return self.rows @ (pixels @ self.columns) if self.resizes else pixels
+
+
+class VolumeGraph(nn.Module):
+    """`image` (B, S, h, w, C) of grey slices and `mask` (B, S), uint8, to `logits`, `probabilities` and `attention` (B, S), float32.
+
+    Missing slices have any pixels and mask 0: they weigh nothing.
+    """
+
+    def __init__(self, model: Model, spec: ImageSpec, calibration: Calibration) -> None:
+        super().__init__()
+        self.slices = spec.slices
+        self.image = DeployedGraph(model, spec, calibration, (spec.height, spec.width))
+
+    def forward(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Slices and mask to logits, probabilities, and what each slice weighed."""
+        model = self.image.model
+        pixels = self.image.pixels(image.to(torch.float32).flatten(0, 1))
+        features = model.adapted(model.trunk(pixels).unflatten(0, (-1, self.slices)))
+        attention = model.slice_pool.weights(features, mask.to(torch.float32))
+        logits = model.logits((attention.unsqueeze(-1) * features).sum(dim=1))
+        return logits, self.image.probabilities(logits), attention
 
 
 class TensorGraph(nn.Module):
@@ -100,8 +125,10 @@ class TensorGraph(nn.Module):
         return logits
 
 
-def example_input(spec: ImageSpec, input_kind: str, graph_size: tuple[int, int]) -> Tensor:
+def example_input(spec: ImageSpec, input_kind: str, graph_size: tuple[int, int]) -> tuple[Tensor, ...]:
     """A batch of 2 for tracing: an example batch of 1 would freeze the batch."""
     if input_kind == "tensor":
-        return torch.zeros(2, 3, spec.height, spec.width)
-    return torch.zeros(2, *graph_size, spec.channels, dtype=TORCH_DTYPES[spec.dtype])
+        return (torch.zeros(2, 3, spec.height, spec.width),)
+    if spec.volume is not None:
+        return (torch.zeros(2, spec.slices, *graph_size, spec.channels, dtype=torch.uint8), torch.ones(2, spec.slices, dtype=torch.uint8))
+    return (torch.zeros(2, *graph_size, spec.channels, dtype=TORCH_DTYPES[spec.dtype]),)

@@ -34,7 +34,7 @@ OPERATORS = frozenset([
 ])
 
 
-def check_hygiene(data: bytes, *, opset: int, input_name: str, output_names: Sequence[str]) -> None:
+def check_hygiene(data: bytes, *, opset: int, input_names: Sequence[str], output_names: Sequence[str]) -> None:
     """Refuse a graph that is not one self-contained file of portable operators with a symbolic batch and the names asked for."""
     import onnx
 
@@ -54,19 +54,19 @@ def check_hygiene(data: bytes, *, opset: int, input_name: str, output_names: Seq
             problems.append(f"operator {node.domain or 'ai.onnx'}::{node.op_type} is not portable")
         if any(attribute.name == "training_mode" and attribute.i for attribute in node.attribute):
             problems.append(f"{node.op_type} {node.name} is in training mode")
-    problems += _interface_problems(model, input_name, output_names)
+    problems += _interface_problems(model, input_names, output_names)
     if problems:
         raise UserError(f"the exported graph is not fit to ship: {'; '.join(problems[:5])}; try another --opset, "
                         "or a student whose operators are plainer")
     onnx.checker.check_model(model, full_check=True)
 
 
-def _interface_problems(model: onnx.ModelProto, input_name: str, output_names: Sequence[str]) -> list[str]:
+def _interface_problems(model: onnx.ModelProto, input_names: Sequence[str], output_names: Sequence[str]) -> list[str]:
     problems = []
     initialised = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in initialised]
-    if [value.name for value in inputs] != [input_name]:
-        problems.append(f"inputs {[value.name for value in inputs]}, expected {[input_name]}")
+    if [value.name for value in inputs] != list(input_names):
+        problems.append(f"inputs {[value.name for value in inputs]}, expected {list(input_names)}")
     if [value.name for value in model.graph.output] != list(output_names):
         problems.append(f"outputs {[value.name for value in model.graph.output]}, expected {list(output_names)}")
     for value in (*inputs, *model.graph.output):

@@ -20,11 +20,12 @@ from torch.nn import functional as F
 from distill.models import Model
 from runtimes.agreement import Agreement, compare
 from runtimes.artifact import Artifact
-from runtimes.decode import decode
 from runtimes.errors import UserError
+from runtimes.images import read_image
 from runtimes.scores import calibrated
 from runtimes.session import Session, as_batch
 
+Inputs = tuple[NDArray[np.float32], ...]  # what a model takes of one image, without the batch
 CONFIDENCE = 0.95
 CHUNK = 32  # images of one PyTorch forward
 RULE = ("every logit within tolerance x max(1, |logit|) of PyTorch at every batch size, every probability within tolerance of its "
@@ -38,7 +39,7 @@ def parity(model: Model, session: Session, artifact: Artifact, images: Sequence[
     Raises UserError when not one image can be used. `passed` follows RULE.
     """
     spec, task = artifact.image_spec, artifact.task
-    used, items, pixels, trained, refused, stand_ins = [], [], [], [], [], 0
+    used, items, inputs, trained, refused, stand_ins = [], [], [], [], [], 0
     single: list[tuple[NDArray[Any], NDArray[Any]]] = []
     for index, image in enumerate(images):
         item, raw, stands_in = device_image(image, artifact)
@@ -52,14 +53,14 @@ def parity(model: Model, session: Session, artifact: Artifact, images: Sequence[
         used.append(index)
         items.append(item)
         stand_ins += stands_in
-        pixels.append(graph_pixels(raw, artifact))
-        trained.append(spec.normalised(spec.stored(raw)[None])[0])
+        inputs.append(graph_inputs(raw, artifact))
+        trained.append((spec.normalised(spec.stored(raw)), *inputs[-1][1:]))
         if progress is not None:
             progress(index + 1, len(images))
     if not used:
         raise refused[0] if refused else UserError("no validation images: parity cannot be shown; name the images with --data")
 
-    logits = reference_logits(model, pixels)
+    logits = reference_logits(model, inputs)
     expected = calibrated(logits, task, artifact.temperatures)
 
     def agreement(found_logits: NDArray[Any], found: NDArray[Any]) -> Agreement:
@@ -74,7 +75,7 @@ def parity(model: Model, session: Session, artifact: Artifact, images: Sequence[
         results.append(agreement(np.concatenate([one.logits for one in answers]),
                                  np.concatenate([one.probabilities for one in answers])))
     tail = float(np.abs(found - calibrated(found_logits, task, artifact.temperatures)).max())
-    rounding = _rounding(model, pixels, trained, logits, expected, artifact)
+    rounding = _rounding(model, inputs, trained, logits, expected, artifact)
     flips = max(one.flips for one in results)
     distance = np.abs(found_logits.astype(np.float64) - logits).max(axis=1)
     worst = np.argsort(-distance, kind="stable")[:5]
@@ -90,7 +91,7 @@ def parity(model: Model, session: Session, artifact: Artifact, images: Sequence[
         "excused_flips": max(one.excused for one in results), "calibration_difference": _finite(tail),
         "tolerance": artifact.tolerance, "rule": RULE, "batches": batches, "confidence": CONFIDENCE,
         "refused_images": len(refused), "images_resized_to_graph": stand_ins, "rounding": rounding,
-        "worst": [{"image": used[row], "pixels_sha256": _digest(pixels[row]), "logit_difference": _finite(float(distance[row]))}
+        "worst": [{"image": used[row], "pixels_sha256": _digest(inputs[row][0]), "logit_difference": _finite(float(distance[row]))}
                   for row in worst],  # no names: a file name may name a patient, and this file ships
     }
 
@@ -101,37 +102,46 @@ def device_image(image: Path | NDArray[Any], artifact: Artifact) -> tuple[Path |
     A graph with a baked resize takes one size: images of another are brought to it first, the same for both sides.
     """
     spec = artifact.image_spec
-    raw = spec.channelled(decode(image) if isinstance(image, Path) else image)
+    raw = spec.channelled(read_image(image, spec.volume))
     if artifact.baked and raw.shape[:2] != artifact.graph_size:
         raw = replace(spec, height=artifact.graph_size[0], width=artifact.graph_size[1]).resized(raw)
         return raw, raw, True
     return image if isinstance(image, Path) else raw, raw, False
 
 
+def graph_inputs(raw: NDArray[Any], artifact: Artifact) -> Inputs:
+    """What PyTorch must see to be compared with the graph: (pixels,), or of a volume pixels and mask."""
+    spec = artifact.image_spec
+    if spec.volume is None:
+        return (graph_pixels(raw, artifact),)
+    return graph_pixels(raw, artifact), (np.arange(spec.slices) < spec.slices_of(raw)).astype(np.float32)
+
+
 def graph_pixels(raw: NDArray[Any], artifact: Artifact) -> NDArray[np.float32]:
-    """What PyTorch must see to be compared with the graph, (3, h, w): the graph's arithmetic, without rounding to 8 bits.
+    """Pixels as the graph sees them, (3, h, w) or of a volume (S, 3, h, w): its own arithmetic, without rounding to 8 bits.
 
     A resize inside the graph is compared with torch's own antialiased bilinear filter.
     """
     spec = artifact.image_spec
     if artifact.input_kind == "tensor":
-        return spec.normalised(spec.stored(raw)[None])[0]
+        return spec.normalised(spec.stored(raw))
     if not artifact.baked:
-        return spec.normalised(spec.levels(spec.resized(raw))[None])[0]
+        return spec.normalised(spec.levels(spec.resized(raw)))
     levels = torch.from_numpy(spec.levels(raw)).permute(2, 0, 1)[None]
     resized = F.interpolate(levels, (spec.height, spec.width), mode="bilinear", antialias=True, align_corners=False)
     return spec.normalised(resized.permute(0, 2, 3, 1).numpy())[0]
 
 
-def reference_logits(model: Model, pixels: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Logits (N, C) of the PyTorch model in eval mode for N inputs (3, h, w)."""
+def reference_logits(model: Model, inputs: Sequence[Inputs]) -> NDArray[np.float32]:
+    """Logits (N, C) of the PyTorch model in eval mode for N inputs: (3, h, w), or (S, 3, h, w) and a mask (S,)."""
     model.eval()
     device = next(model.parameters()).device
     answers = []
     with torch.inference_mode():
-        for start in range(0, len(pixels), CHUNK):
-            batch = torch.from_numpy(np.stack(pixels[start:start + CHUNK])).to(device)
-            answers.append(model(batch).float().cpu().numpy())
+        chunk = max(1, CHUNK // max(1, model.spec.slices))
+        for start in range(0, len(inputs), chunk):
+            batch = [torch.from_numpy(np.stack(parts)).to(device) for parts in zip(*inputs[start:start + chunk], strict=True)]
+            answers.append(model(*batch).float().cpu().numpy())
     return np.asarray(np.concatenate(answers), dtype=np.float32)
 
 
@@ -142,10 +152,10 @@ def flip_bound(flips: int, images: int, confidence: float = CONFIDENCE) -> float
     return 1.0 if flips >= images else float(beta.ppf(confidence, flips + 1, images - flips))
 
 
-def _rounding(model: Model, pixels: Sequence[NDArray[np.float32]], trained: Sequence[NDArray[np.float32]],
+def _rounding(model: Model, inputs: Sequence[Inputs], trained: Sequence[Inputs],
               logits: NDArray[np.float32], expected: NDArray[np.float32], artifact: Artifact) -> dict[str, Any]:
     """What training's 8-bit levels change against the graph's unrounded ones, both in PyTorch: a property, not a fault."""
-    if all(np.array_equal(one, other) for one, other in zip(pixels, trained, strict=True)):
+    if all(np.array_equal(one[0], other[0]) for one, other in zip(inputs, trained, strict=True)):
         return {"flips": 0, "max_logit_difference": 0.0, "max_probability_difference": 0.0}
     as_trained = reference_logits(model, trained)
     found = compare(logits, expected, as_trained, calibrated(as_trained, artifact.task, artifact.temperatures), task=artifact.task,

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     import onnx
 
 
-def to_onnx(graph: nn.Module, example: Tensor, *, input_name: str, output_names: Sequence[str], opset: int,
+def to_onnx(graph: nn.Module, example: tuple[Tensor, ...], *, input_names: Sequence[str], output_names: Sequence[str], opset: int,
             metadata: Mapping[str, str]) -> bytes:
-    """Export a graph with a symbolic batch; example has a batch of 2 (1 would be frozen into the graph).
+    """Export a graph with a symbolic batch; example inputs have a batch of 2 (1 would be frozen into the graph).
 
     Raises UserError where the exporter fails or the result is not what was asked for (opset, names, operators).
     """
@@ -36,11 +36,12 @@ def to_onnx(graph: nn.Module, example: Tensor, *, input_name: str, output_names:
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # deprecations inside the exporter; the result is checked below
         logger.setLevel(logging.ERROR)
+        batch = torch.export.Dim("batch", min=1)
         try:
             program = torch.onnx.export(
-                graph.eval(), (example,), None, dynamo=True, external_data=False, opset_version=opset, verbose=False,
-                input_names=[input_name], output_names=list(output_names),
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+                graph.eval(), example, None, dynamo=True, external_data=False, opset_version=opset, verbose=False,
+                input_names=list(input_names), output_names=list(output_names),
+                dynamic_shapes=tuple({0: batch} for _ in example))
         except Exception as error:  # the exporter's own types change from release to release
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise UserError(f"torch cannot export {type(graph).__name__}: {reason}; try another --student") from error
@@ -50,7 +51,7 @@ def to_onnx(graph: nn.Module, example: Tensor, *, input_name: str, output_names:
     model = program.model_proto
     _canonical(model, metadata, IR_OF_OPSET[opset])
     data: bytes = model.SerializeToString(deterministic=True)
-    check_hygiene(data, opset=opset, input_name=input_name, output_names=output_names)
+    check_hygiene(data, opset=opset, input_names=input_names, output_names=output_names)
     return data
 
 

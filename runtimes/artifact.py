@@ -22,6 +22,7 @@ Precision = Literal["fp32", "fp16", "int8"]
 InputKind = Literal["image", "tensor"]
 
 INPUT_NAMES: dict[str, str] = {"image": "image", "tensor": "pixel_values"}
+MASK = "mask"  # the second input of a graph of volumes: 1 where a slice is there
 GOLDEN = "test_data_set_0"
 
 
@@ -69,9 +70,9 @@ class Artifact:
         return self.input_kind == "image" and self.graph_size != (self.image_spec.height, self.image_spec.width)
 
     @property
-    def input_name(self) -> str:
-        """Name of the graph's one input."""
-        return INPUT_NAMES[self.input_kind]
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the graph's inputs: one for images, slices and mask for volumes."""
+        return (INPUT_NAMES[self.input_kind],) if self.image_spec.volume is None else (INPUT_NAMES[self.input_kind], MASK)
 
 
 def read_artifact(folder: Path | str, *, check: bool = True) -> Artifact:

@@ -1,12 +1,13 @@
 """The one rule from a raw image to what a network sees, and the table of images a command works on.
 
-Owns: ImageSpec (dtype, window, channels, resize, mean, std) and ImageSet (images, labels, classes, patients, split).
-Does not own: decoding files (decode.py), reading tables and folders of labels, augmentation.
+Owns: ImageSpec (dtype, window, channels, resize, mean, std) and ImageSet (images, labels, classes, patients, split). A volume is an
+image of several slices, (D, H, W, C): every slice goes the way of an image, and missing ones are zeros. Does not own: decoding files
+(decode.py), cutting volumes (volumes.py), reading tables and folders of labels, augmentation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from runtimes.decode import decode
 from runtimes.errors import UserError
 from runtimes.scores import Task
+from runtimes.volumes import VolumeSpec
 
 LUMA = np.asarray([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow's "L"
 
@@ -49,6 +51,7 @@ class ImageSpec:
     window: tuple[float, float] = (0.0, 255.0)
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    volume: VolumeSpec | None = None
 
     def __post_init__(self) -> None:
         if min(self.height, self.width) < 8 or max(self.height, self.width) > 4096:
@@ -62,22 +65,40 @@ class ImageSpec:
     def from_dict(cls, content: dict[str, Any]) -> ImageSpec:
         """Rebuild a spec from its JSON form; unknown or missing keys are errors."""
         names = {one.name for one in fields(cls)}
-        if set(content) != names:
+        if set(content) | {"volume"} != names:
             raise UserError(f"image spec has keys {sorted(content)}, expected {sorted(names)}")
         values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
-        return cls(**values)
+        return cls(**{**values, **({"volume": VolumeSpec.from_dict(content["volume"])} if "volume" in content else {})})
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON form."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """The JSON form; it speaks of volumes only where there are some."""
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items() if key != "volume"}
+        return plain if self.volume is None else {**plain, "volume": self.volume.as_dict()}
+
+    @property
+    def slices(self) -> int:
+        """Slices of a volume that the network takes; 0 for plain images."""
+        return 0 if self.volume is None else self.volume.slices
+
+    def slices_of(self, raw: NDArray[Any]) -> int:
+        """How many of the network's slices a raw volume fills; 1 for an image."""
+        return 1 if self.volume is None else len(self.volume.places(len(raw)))
+
+    def each(self, raw: NDArray[Any], make: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
+        """What `make` makes of every slice of a raw volume that the network sees, the rest of (S, h, w, C) zeros."""
+        assert self.volume is not None
+        made = [make(raw[place]) for place in self.volume.places(len(raw)).tolist()]
+        stack = np.zeros((self.volume.slices, *made[0].shape), dtype=made[0].dtype)
+        stack[:len(made)] = made
+        return stack
 
     def channelled(self, raw: NDArray[Any]) -> NDArray[Any]:
         """Give a raw image (H, W, C) the spec's number of channels: grey is repeated, colour is weighed to luma."""
-        found = raw.shape[2]
+        found = raw.shape[-1]
         if found == self.channels:
             return raw
         if self.channels == 3:
-            return np.repeat(raw, 3, axis=2)
+            return np.repeat(raw, 3, axis=-1)
         if (raw[..., 0] == raw[..., 1]).all() and (raw[..., 0] == raw[..., 2]).all():
             return np.ascontiguousarray(raw[..., :1])
         return np.rint(raw.astype(np.float32) @ LUMA)[..., None].astype(raw.dtype)
@@ -90,7 +111,9 @@ class ImageSpec:
         return np.clip((raw.astype(np.float32) - low) * np.float32(255.0 / (high - low)), 0.0, 255.0)
 
     def resized(self, raw: NDArray[Any]) -> NDArray[Any]:
-        """A raw image (H, W, C) at model size, same dtype: the resize a device applies before the graph."""
+        """A raw image (H, W, C) at model size, same dtype: the resize a device applies before the graph; volumes slice by slice."""
+        if raw.ndim == 4:
+            return self.each(raw, self.resized)
         height, width, _ = raw.shape
         if (height, width) == (self.height, self.width):
             return raw
@@ -98,17 +121,19 @@ class ImageSpec:
         return np.rint(self._filter(clipped)).astype(raw.dtype)
 
     def stored(self, raw: NDArray[Any]) -> NDArray[np.uint8]:
-        """Model-size grey levels as uint8 (height, width, channels): what training keeps of an image."""
+        """Model-size grey levels as uint8 (height, width, channels): what training keeps of an image; volumes slice by slice."""
+        if raw.ndim == 4:
+            return self.each(raw, self.stored)
         levels = self.levels(self.channelled(raw))
         if levels.shape[:2] != (self.height, self.width):
             levels = self._filter(levels)
         return np.rint(levels).astype(np.uint8)
 
     def normalised(self, levels: NDArray[Any]) -> NDArray[np.float32]:
-        """Grey levels (N, h, w, C) to network input (N, 3, h, w), float32."""
+        """Grey levels (..., h, w, C) to network input (..., 3, h, w), float32."""
         unit = levels.astype(np.float32) / np.float32(255.0)
         shifted = (unit - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
-        return np.ascontiguousarray(shifted.transpose(0, 3, 1, 2))
+        return np.ascontiguousarray(np.moveaxis(shifted, -1, -3))
 
     def _filter(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         height, width, channels = image.shape
@@ -117,10 +142,18 @@ class ImageSpec:
         return np.einsum("xw,hwc->hxc", columns, narrow, optimize=True)
 
 
+def read_image(item: Path | NDArray[Any], volume: VolumeSpec | None = None) -> NDArray[Any]:
+    """A file as a raw array: an image (H, W, C), or a volume as grey slices (D, H, W, 1); arrays are what they are."""
+    if not isinstance(item, Path):
+        return item
+    return decode(item) if volume is None else volume.read(item)
+
+
 @dataclass(frozen=True)
 class ImageSet:
     """Images with labels, split and patients; `images[i]` is a path or a raw array (H, W, C), drawn or read when asked.
 
+    volume: how files become stacks of slices (D, H, W, C), where the images are volumes; None otherwise.
     labels: int64 (N,), -1 where unlabelled; for multi-label float32 (N, C), nan where missing. split: "train", "val", "test".
     """
 
@@ -134,14 +167,14 @@ class ImageSet:
     hashes: tuple[str, ...] = ()
     synthetic: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
+    volume: VolumeSpec | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def raw(self, index: int) -> NDArray[Any]:
-        """Image `index` as a raw array (H, W, C), uint8 or uint16."""
-        item = self.images[index]
-        return decode(item) if isinstance(item, Path) else item
+        """Image `index` as a raw array (H, W, C), uint8 or uint16; a volume as (D, H, W, C)."""
+        return read_image(self.images[index], self.volume)
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """Indices of the images of one split, in order."""

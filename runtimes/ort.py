@@ -36,7 +36,7 @@ def allowed_cores() -> int:
 
 
 class OrtSession:
-    """One model on one provider: `run(array)` to (logits, probabilities), or (logits, None) for a graph that has only logits."""
+    """One model on one provider: arrays in; logits, probabilities and slice attention out, None for what a graph does not answer."""
 
     def __init__(self, model: Path, *, threads: int | None = None, device: str = "cpu", optimise: bool = True) -> None:
         if device not in PROVIDERS:
@@ -66,15 +66,16 @@ class OrtSession:
         self.provider = wanted
         self.version = str(runtime.__version__)
         self._session: Any = session
-        self._input = session.get_inputs()[0].name
+        self._inputs = [one.name for one in session.get_inputs()]
         self._outputs = [output.name for output in session.get_outputs()]
 
-    def run(self, batch: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """Run a batch as the graph takes it; logits and probabilities, (N, C) each."""
+    def run(self, batch: NDArray[Any] | tuple[NDArray[Any], ...]) -> tuple[NDArray[np.float32], Any, Any]:
+        """Run a batch as the graph takes it; logits and probabilities, (N, C) each, and attention (N, S) of volumes."""
         if self._session is None:
             raise UserError("the session is closed; open it again")
-        outputs = self._session.run(self._outputs, {self._input: batch})
-        return outputs[0], outputs[1] if len(outputs) > 1 else None
+        feeds = batch if isinstance(batch, tuple) else (batch,)
+        outputs = [*self._session.run(self._outputs, dict(zip(self._inputs, feeds, strict=True))), None, None]
+        return outputs[0], outputs[1], outputs[2]
 
     def facts(self) -> dict[str, Any]:
         """What really runs: library, version, provider, threads."""

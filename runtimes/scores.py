@@ -35,13 +35,17 @@ def calibrated(logits: NDArray[Any], task: Task, temperatures: Sequence[float]) 
 
 @dataclass(frozen=True)
 class Scores:
-    """The answer for N images: logits (N, C), probabilities (N, C) and decisions, (N,) or for multi-label (N, C)."""
+    """The answer for N images: logits (N, C), probabilities (N, C) and decisions, (N,) or for multi-label (N, C).
+
+    attention: for volumes what each slice the network saw weighed, (N, S), rows sum to 1; None for images.
+    """
 
     logits: NDArray[np.float32]
     probabilities: NDArray[np.float32]
     decisions: NDArray[Any]
     classes: tuple[str, ...]
     task: Task
+    attention: NDArray[np.float32] | None = None
 
     @property
     def labels(self) -> list[Any]:

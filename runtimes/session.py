@@ -18,8 +18,10 @@ from runtimes.decode import MAX_PIXELS, decode
 from runtimes.errors import MISSING, UserError
 from runtimes.ort import OrtSession
 from runtimes.scores import Scores, calibrated, decide
+from runtimes.stacks import as_stacks
 
 Images = str | Path | NDArray[Any] | Sequence[str | Path | NDArray[Any]]
+Feeds = NDArray[Any] | tuple[NDArray[Any], NDArray[Any]]  # what a graph takes: one array, or slices and mask
 MIN_SIDE = 8  # pixels; below that there is nothing to see, and a resize would invent it
 
 
@@ -27,7 +29,7 @@ class Session(Protocol):
     """A model ready to answer."""
 
     def run(self, images: Images) -> Scores:
-        """Scores of a path, a list of paths, a raw array (H, W, C) or (H, W), or a batch (N, H, W, C)."""
+        """Scores of a path, a list of paths, a raw array (H, W, C) or (H, W), or a batch (N, H, W, C); volumes as `as_stacks`."""
 
     def facts(self) -> dict[str, Any]:
         """What really runs: model, runtime, version, provider, precision, threads."""
@@ -46,13 +48,13 @@ class CheckedSession:
     def run(self, images: Images) -> Scores:
         """Scores of a path, a list of paths, a raw array (H, W, C) or (H, W), or a batch (N, H, W, C)."""
         artifact = self.artifact
-        logits, probabilities = self.runtime.run(as_batch(images, artifact))
+        logits, probabilities, attention = self.runtime.run(as_batch(images, artifact))
         if not np.isfinite(logits).all():  # an overflow in fp16, say: no answer is better than a confident one
             raise UserError(f"{artifact.model} answered NaN or Inf for a valid image; do not use it on this runtime")
         if probabilities is None:
             probabilities = calibrated(logits, artifact.task, artifact.temperatures)
         decisions = decide(probabilities, artifact.task, artifact.thresholds)
-        return Scores(logits, probabilities, decisions, artifact.classes, artifact.task)
+        return Scores(logits, probabilities, decisions, artifact.classes, artifact.task, attention)
 
     def facts(self) -> dict[str, Any]:
         """What really runs: model, runtime, version, provider, precision, threads."""
@@ -76,7 +78,12 @@ def open_session(folder: Path | str, *, threads: int | None = None, device: str 
     return CheckedSession(artifact, OrtSession(artifact.model_path, threads=threads, device=device))
 
 
-def as_batch(images: Images, artifact: Artifact) -> NDArray[Any]:
+def as_batch(images: Images, artifact: Artifact) -> Feeds:
+    """What the graph takes: volumes as slices and mask, images as one array; UserError for any other input."""
+    return as_images(images, artifact) if artifact.image_spec.volume is None else as_stacks(images, artifact)
+
+
+def as_images(images: Images, artifact: Artifact) -> NDArray[Any]:
     """Images as the one array the graph takes, (N, H, W, C) or for `pixel_values` (N, 3, h, w); UserError for any other input.
 
     Arrays at graph size pass untouched; others are resized by `ImageSpec.resized`, unless the graph has its own resize.
@@ -88,7 +95,7 @@ def as_batch(images: Images, artifact: Artifact) -> NDArray[Any]:
     elif isinstance(images, Sequence) and not isinstance(images, bytes):
         if not images:
             raise UserError("no images; expected at least one")
-        batch = np.concatenate([as_batch(image, artifact) for image in images])
+        batch = np.concatenate([as_images(image, artifact) for image in images])
     else:
         raise UserError(f"images are {type(images).__name__}; expected a path, a list of paths or a numpy array")
     return batch

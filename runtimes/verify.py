@@ -19,11 +19,12 @@ from runtimes.session import open_session
 from runtimes.tensor_proto import read_tensor
 
 
-def read_golden(artifact: Artifact) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """The golden input, logits (N, C) and probabilities (N, C); probabilities of a logits-only graph are computed."""
+def read_golden(artifact: Artifact) -> tuple[Any, NDArray[Any], NDArray[Any]]:
+    """The golden input (volumes: slices and mask), logits (N, C) and probabilities (N, C); those of a logits-only graph are computed."""
     folder = artifact.golden
-    inputs, logits = read_tensor(folder / "input_0.pb"), read_tensor(folder / "output_0.pb")
-    shape = (len(inputs) if inputs.ndim else 0, len(artifact.classes))
+    given, logits = read_tensor(folder / "input_0.pb"), read_tensor(folder / "output_0.pb")
+    inputs: Any = given if artifact.image_spec.volume is None else (given, read_tensor(folder / "input_1.pb"))
+    shape = (len(given) if given.ndim else 0, len(artifact.classes))
     if logits.shape != shape or logits.dtype != np.float32 or shape[0] == 0:
         raise UserError(f"{folder}: golden logits are {logits.dtype} {logits.shape}, expected float32 {shape}")
     if artifact.input_kind == "tensor":
@@ -48,6 +49,6 @@ def verify(folder: Path, *, threads: int | None = None, device: str = "cpu") -> 
         raise UserError(f"{folder}: the model answers {scores.logits.shape} logits, the golden ones are {logits.shape}")
     found = compare(scores.logits, scores.probabilities, logits, probabilities, task=artifact.task,
                     temperatures=artifact.temperatures, thresholds=artifact.thresholds, tolerance=artifact.tolerance)
-    report = {"artifact": str(folder), "files": len(artifact.manifest["files"]), **facts, "golden_images": len(inputs),
+    report = {"artifact": str(folder), "files": len(artifact.manifest["files"]), **facts, "golden_images": len(logits),
               "difference": found.difference, "tolerance": artifact.tolerance, "flips": found.flips, "excused": found.excused}
     return (DONE if found.within(artifact.tolerance) else PARITY), report

@@ -23,6 +23,7 @@ from torch import Tensor
 from distill import bank as module
 from distill.audit import audit, check_key
 from distill.bank import bank_key, bank_name, locked, open_bank, shard_file
+from distill.banking import build_bank
 from distill.forward import torch_forward
 from distill.teachers import Teacher, load_teacher
 from distill.views import ViewSpec, bank_views, view_pixels
@@ -74,7 +75,7 @@ def test_a_mirrored_feature_is_the_feature_of_the_mirrored_image(tmp_path: Path)
     images, mirror = tiny_images(), ViewSpec((1.0, 1.0), 1.0, 1.0, 0.0)
     spec, teacher = tiny_spec(), tiny_teacher()
     key = bank_key(teacher.name, teacher.hash, spec, mirror, 0)
-    bank = module.build_bank(tmp_path / "bank", key, images, np.ones(len(images), np.int64), spec, torch_forward(teacher, grid=2),
+    bank = build_bank(tmp_path / "bank", key, images, np.ones(len(images), np.int64), spec, torch_forward(teacher, grid=2),
                              views=mirror, seed=0)
     places = bank.indices(images.hashes)
     flipped = np.stack([spec.stored(images.raw(row))[:, ::-1] for row in range(len(images))])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tiny import VIEWS, tiny_bank, tiny_batches, tiny_images, tiny_spec
 
 from distill import batches as module
+from distill import views
 from distill.batches import stream
 from distill.objective import Batch
 from distill.views import bank_views, normalise, unit_levels, warp
@@ -143,7 +144,7 @@ def test_a_tied_view_is_the_very_view_the_teacher_saw(tmp_path: Path, monkeypatc
     images, spec = tiny_images(), tiny_spec()
     bank = tiny_bank(tmp_path / "bank", images)
     batches = tiny_batches(tmp_path / "run", images, bank=bank, views="tied")
-    monkeypatch.setattr(module, "photometric", lambda unit, generator: unit)
+    monkeypatch.setattr(views, "photometric", lambda unit, generator: unit)
     for step in range(3):
         rows, _ = batches.pick(step)
         batch = batches(step)

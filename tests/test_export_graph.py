@@ -38,7 +38,7 @@ def ort_session(data: bytes, optimise: bool):
 
 
 def exported(module: torch.nn.Module, spec: ImageSpec, size: tuple[int, int], opset: int = 18) -> bytes:
-    return to_onnx(module, example_input(spec, "image", size), input_name="image", output_names=["logits", "probabilities"],
+    return to_onnx(module, example_input(spec, "image", size), input_names=["image"], output_names=["logits", "probabilities"],
                    opset=opset, metadata={})
 
 
@@ -117,7 +117,8 @@ def test_branches_of_training_are_fused_before_export(arch: str, most: int) -> N
         wanted, found = model(pixels), fused(pixels)
     assert (wanted - found).abs().max() / wanted.abs().max() <= 1e-5
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items()), "the student itself is untouched"
-    data = to_onnx(TensorGraph(fused), torch.zeros(2, 3, 64, 64), input_name="pixel_values", output_names=["logits"], opset=18, metadata={})
+    data = to_onnx(TensorGraph(fused), (torch.zeros(2, 3, 64, 64),),
+                   input_names=["pixel_values"], output_names=["logits"], opset=18, metadata={})
     nodes = onnx.load_from_string(data).graph.node
     assert len(nodes) <= most, Counter(node.op_type for node in nodes)
 

@@ -28,15 +28,15 @@ CASES = [Case(), Case("multilabel", 3, input_size="40x56"), Case("ordinal", 1, "
          Case(opset=20)]
 
 
-def names(case: Case) -> tuple[str, list[str]]:
-    return ("image", ["logits", "probabilities"]) if case.input == "image" else ("pixel_values", ["logits"])
+def names(case: Case) -> tuple[list[str], list[str]]:
+    return (["image"], ["logits", "probabilities"]) if case.input == "image" else (["pixel_values"], ["logits"])
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_file_is_one_portable_graph_with_an_open_batch(exported: Exported, case: Case) -> None:
     data = (exported(case) / "model.onnx").read_bytes()
-    input_name, output_names = names(case)
-    check_hygiene(data, opset=case.opset, input_name=input_name, output_names=output_names)
+    input_names, output_names = names(case)
+    check_hygiene(data, opset=case.opset, input_names=input_names, output_names=output_names)
     model = onnx.load_from_string(data)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", case.opset)]
     assert model.ir_version == IR_OF_OPSET[case.opset]
@@ -90,7 +90,7 @@ def test_two_processes_with_other_hash_seeds_write_the_same_bytes(tmp_path: Path
 
 def test_an_unknown_opset_is_refused() -> None:
     with pytest.raises(UserError, match="opset 17"):
-        to_onnx(TensorGraph(tiny_model(Case())), torch.zeros(2, 3, 32, 32), input_name="x", output_names=["y"], opset=17, metadata={})
+        to_onnx(TensorGraph(tiny_model(Case())), (torch.zeros(2, 3, 32, 32),), input_names=["x"], output_names=["y"], opset=17, metadata={})
 
 
 def test_a_network_that_cannot_be_exported_is_one_user_error() -> None:
@@ -99,7 +99,7 @@ def test_a_network_that_cannot_be_exported_is_one_user_error() -> None:
             return pixels if pixels.sum() > 0 else -pixels
 
     with pytest.raises(UserError, match="cannot export Odd"):
-        to_onnx(Odd(), torch.zeros(2, 3), input_name="x", output_names=["y"], opset=18, metadata={})
+        to_onnx(Odd(), (torch.zeros(2, 3),), input_names=["x"], output_names=["y"], opset=18, metadata={})
 
 
 def change(edit: str, model: onnx.ModelProto) -> None:
@@ -134,7 +134,7 @@ def test_a_graph_that_is_not_fit_to_ship_is_refused(exported: Exported, edit: st
     model = onnx.load(exported(Case()) / "model.onnx")
     change(edit, model)
     with pytest.raises(UserError, match="not fit to ship"):
-        check_hygiene(model.SerializeToString(), opset=18, input_name="image", output_names=["logits", "probabilities"])
+        check_hygiene(model.SerializeToString(), opset=18, input_names=["image"], output_names=["logits", "probabilities"])
 
 
 def test_the_precision_share_counts_weights_by_the_type_they_are_computed_in() -> None:
@@ -155,7 +155,7 @@ def test_the_precision_share_counts_weights_by_the_type_they_are_computed_in() -
 def test_exporting_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     case = Case()
     graph = DeployedGraph(reparameterised(tiny_model(case)), image_spec(case), Calibration(), (32, 32))
-    data = to_onnx(graph, example_input(image_spec(case), "image", (32, 32)), input_name="image",
+    data = to_onnx(graph, example_input(image_spec(case), "image", (32, 32)), input_names=["image"],
                    output_names=["logits", "probabilities"], opset=18, metadata={"b": "2", "a": "1"})
     assert [(entry.key, entry.value) for entry in onnx.load_from_string(data).metadata_props] == [("a", "1"), ("b", "2")]
     assert capfd.readouterr().out == ""

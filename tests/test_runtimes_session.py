@@ -258,8 +258,8 @@ def test_without_onnxruntime_the_message_says_what_to_install() -> None:
 
 def test_an_answer_that_is_not_finite_is_an_error(exported: Exported) -> None:
     class Overflown:
-        def run(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return np.asarray([[np.inf, 0, 0]], np.float32), np.asarray([[1, 0, 0]], np.float32)
+        def run(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:
+            return np.asarray([[np.inf, 0, 0]], np.float32), np.asarray([[1, 0, 0]], np.float32), None
 
     with pytest.raises(UserError, match="NaN or Inf"):
         CheckedSession(read_artifact(exported(Case())), Overflown()).run(GOOD)  # type: ignore[arg-type]
@@ -269,8 +269,8 @@ def test_the_session_is_the_composition_of_its_parts(exported: Exported) -> None
     class Echo:
         """A five-line fake runtime."""
 
-        def run(self, batch: np.ndarray) -> tuple[np.ndarray, None]:
-            return np.eye(3, dtype=np.float32)[: len(batch)], None
+        def run(self, batch: np.ndarray) -> tuple[np.ndarray, None, None]:
+            return np.eye(3, dtype=np.float32)[: len(batch)], None, None
 
     session = CheckedSession(read_artifact(exported(Case())), Echo())  # type: ignore[arg-type]
     assert session.run(np.stack(random_images(Case(), 3))).labels == ["a", "b", "c"]

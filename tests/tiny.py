@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from distill.bank import FeatureBank, Forward, bank_key, build_bank
+from distill.bank import FeatureBank, bank_key
+from distill.banking import Forward, build_bank
 from distill.batches import Batches
 from distill.forward import torch_forward
 from distill.models import Model, ModelSpec, build_model, feature_width

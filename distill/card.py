@@ -1,0 +1,56 @@
+"""The README of a student or teacher folder: what it is, what it reached, how to use it, its limits.
+
+Owns: its words. Does not own: the figures in it, the folder's other files (outcome.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from distill.models import ModelSpec
+from runtimes.images import ImageSpec
+
+
+def input_line(spec: ImageSpec) -> str:
+    """What goes in: size, channels, depth, and of volumes how they are cut and scaled."""
+    image = f"{spec.height}x{spec.width} pixels, {spec.channels} channel(s), {spec.dtype}"
+    if spec.volume is None:
+        return image
+    cut = spec.volume
+    scale = "intensities" if cut.scaling == "window" else "percentiles of the volume"
+    return f"up to {cut.slices} {cut.axis} slices of a volume, {scale} {cut.window[0]:g} to {cut.window[1]:g} as black to white, {image}"
+
+
+def model_card(spec: ModelSpec, image_spec: ImageSpec, metrics: dict[str, Any], *, synthetic: bool, teacher: dict[str, Any],
+               settings: dict[str, Any], command: str) -> str:
+    """The card of a model as Markdown."""
+    test = metrics["splits"]["test"]
+
+    def cells(branch: str) -> Iterable[str]:
+        for name in ("auroc", "balanced_accuracy", "accuracy", "brier", "ece"):
+            found = test[branch].get(name)
+            yield f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})" if found else "-"
+
+    rows = "\n".join(f"| {branch} | {' | '.join(cells(branch))} |" for branch in ("student", "teacher", "probe") if branch in test)
+    banner = "\n**The data is synthetic: a drawn phantom, not patients.**\n" if synthetic else ""
+    return f"""# {spec.arch}, {metrics['task']}
+
+Distilled from {teacher.get('teacher', 'no teacher')} with method `{settings['method']}`.
+Research tool, not a medical device.
+{banner}
+- classes: {', '.join(spec.classes)}
+- input: {input_line(image_spec)}
+- {metrics['params']:,} parameters, {metrics['macs']:,} multiply-accumulates
+- test images: {test['n']}
+
+| branch (test) | AUROC | balanced accuracy | accuracy | Brier | ECE |
+|---|---|---|---|---|---|
+{rows}
+
+95 % bootstrap intervals. Teacher licence: {teacher.get('licence', 'none: no teacher')}.
+
+Made by: `{command}`. Export: `rd-export --target onnx --student-dir {Path(settings['out']).name}`.
+Load: `timm.create_model("local-dir:FOLDER", pretrained=True)`.
+"""

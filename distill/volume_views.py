@@ -1,0 +1,80 @@
+"""Where a network looked in volumes: attention against the slices that hold a finding, and strips of slices for the report.
+
+Owns: `landing`, `strips`, `heaviest`. Does not own: attention itself (slices.py), the page (report.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.images import ImageSet, ImageSpec
+
+STRIPS = 4
+
+
+def holding(images: ImageSet, row: int) -> NDArray[np.bool_] | None:
+    """Which of the slices a network sees of a volume hold a finding, where that is known (of the phantom); else None."""
+    told = getattr(images.images, "slice_labels", None)
+    if told is None or images.volume is None:
+        return None
+    held = told(row).max(axis=1) > 0
+    return np.asarray(held[images.volume.places(len(held))])
+
+
+def landing(images: ImageSet, rows: NDArray[np.int64], attention: NDArray[np.float32]) -> dict[str, float] | None:
+    """How much attention (n, S) lies on slices that hold a finding, over the volumes that have some; None where that is unknown.
+
+    on_findings: mean weight of those slices; if_uniform: what it would be if all slices weighed alike; heaviest_right: share of
+    volumes whose heaviest slice holds a finding.
+    """
+    shares, uniform, right = [], [], []
+    for row, weights in zip(rows.tolist(), attention, strict=True):
+        held = holding(images, row)
+        if held is None:
+            return None
+        if held.any():
+            own = weights[:len(held)]
+            shares.append(float(own[held].sum()))
+            uniform.append(float(held.mean()))
+            right.append(bool(held[own.argmax()]))
+    if not shares:
+        return None
+    return {"n": len(shares), "on_findings": float(np.mean(shares)), "if_uniform": float(np.mean(uniform)),
+            "heaviest_right": float(np.mean(right))}
+
+
+def heaviest(images: ImageSet, spec: ImageSpec, row: int, attention: NDArray[np.float32] | None) -> NDArray[np.uint8]:
+    """The picture of an image, (h, w, C); of a volume its slice of most attention (or its middle one)."""
+    raw = images.raw(row)
+    stored = spec.stored(raw)
+    if stored.ndim == 3:
+        return stored
+    count = spec.slices_of(raw)
+    return stored[count // 2 if attention is None else int(attention[:count].argmax())]
+
+
+def strips(images: ImageSet, spec: ImageSpec, rows: NDArray[np.int64], attention: NDArray[np.float32] | None) -> list[dict[str, Any]]:
+    """A few volumes, evenly spread over those with a finding (or over all): pictures of their slices, weights, what holds a finding."""
+    if attention is None or spec.volume is None:
+        return []
+    labels = images.labels[rows]
+    positive = np.flatnonzero((labels == 1).any(axis=1)) if labels.ndim == 2 else np.flatnonzero(labels > 0)
+    chosen = positive if len(positive) else np.arange(len(rows))
+    made = []
+    for place in chosen[np.unique(np.linspace(0, len(chosen) - 1, min(STRIPS, len(chosen))).astype(int))].tolist():
+        row = int(rows[place])
+        raw = images.raw(row)
+        count, held = spec.slices_of(raw), holding(images, row)
+        stored = spec.stored(raw)
+        if images.task == "multilabel":
+            told = ", ".join(name for name, value in zip(images.classes, images.labels[row], strict=True) if value == 1) or "none"
+        else:
+            told = images.classes[int(images.labels[row])] if images.labels[row] >= 0 else "not labelled"
+        made.append({"key": images.keys[row], "label": told, "known": held is not None, "slices": [
+            {"image": stored[slot], "number": int(spec.volume.places(len(raw))[slot]) + 1, "weight": float(attention[place, slot]),
+             "height": float(attention[place, slot] / attention[place, :count].max()), "holds": bool(held is not None and held[slot])}
+            for slot in range(count)]})
+    return made
