@@ -168,7 +168,7 @@ def train(settings: AdaptSettings, images: ImageSet, spec: ImageSpec, views: Vie
 
     with track("train") as update:
         return fit(branches, batches, "adapt", Weights(focal_gamma=settings.focal_gamma, balance=settings.balance),
-                   epochs=settings.epochs, min_steps=settings.min_steps, lr=settings.lr, weight_decay=settings.weight_decay, phi_lr=1.0,
+                   epochs=settings.epochs, min_steps=settings.fewest_steps, lr=settings.lr, weight_decay=settings.weight_decay, phi_lr=1.0,
                    phi_weight_decay=0.0, warmup=settings.warmup, decay="none", ema=0.0, precision=settings.precision, device=device,
                    class_weights=class_weights, seed=settings.seed, folder=run, resume=settings.resume,
                    evaluate=lambda judged: judge(images, answer(judged, watched)), select=settings.select, progress=update,

@@ -102,8 +102,8 @@ class AdaptSettings:
 
     epochs: int = 10
     """Turns through the training images."""
-    min_steps: int = 100
-    """Fewest steps of a run: small data sets are turned through more often."""
+    min_steps: int | None = None
+    """Fewest steps of a run, small data sets are turned through more often: 100, behind the pool, where steps are cheap, 1000."""
     batch: int = 32
     """Images a step."""
     lr: float = 1e-3
@@ -168,6 +168,11 @@ class AdaptSettings:
         return self.place == "pooled" or (self.place == "auto" and self.method in ("molre", "linear"))
 
     @property
+    def fewest_steps(self) -> int:
+        """--min-steps, or its default by place."""
+        return (1000 if self.pooled else 100) if self.min_steps is None else self.min_steps
+
+    @property
     def start(self) -> Literal["zero", "pissa", "svd"]:
         """How the experts start."""
         return self.init if self.init != "auto" else "svd" if self.method == "spectral" else "zero"
@@ -186,7 +191,7 @@ class AdaptSettings:
         """The settings of the bank and the probe behind an adaptation, as rd-distill takes them."""
         names = {one.name for one in dataclasses.fields(DistillSettings)} & {one.name for one in dataclasses.fields(self)}
         shared = {name: getattr(self, name) for name in names - {"method", "out", "config"}}
-        return DistillSettings(**{**shared, "bank_views": self.bank_views if self.pooled else 0, "out": self.out})
+        return DistillSettings(**{**shared, "min_steps": self.fewest_steps, "bank_views": self.bank_views if self.pooled else 0, "out": self.out})
 
 
 def adapt_settings(settings: DistillSettings, out: Path) -> AdaptSettings:
