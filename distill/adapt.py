@@ -107,7 +107,7 @@ def adapt(settings: AdaptSettings, command: str) -> int:
     def also(folder: Path) -> None:
         save_heads(folder, [*earlier, head_of(branches.student, data_name(images), earlier)])
         if unmerged is not None:
-            write_peft(folder / "peft", unmerged, starts, taught.facts["teacher"])
+            write_peft(folder / "peft", unmerged, starts, taught.facts["teacher"], taught.facts["teacher_hash"])
 
     write_result(settings.out, outcome, kind="teacher", overwrite=replaces, also=also,
                  more={"adapters": {"method": settings.method, "added": added, "kept": len(branches.student.spec.adapters),

@@ -65,6 +65,8 @@ class DistillSettings:
     """Teacher input side in pixels; the teacher's own when not given."""
     teacher_weights: str | None = None
     """Weights file of a timm teacher, or `random` (for trials only)."""
+    teacher_adapter: Path | None = None
+    """PEFT folder (LoRA) to merge into the teacher, such as rd-adapt --peft writes; it must fit the teacher's weights."""
     bank: Path | None = None
     """Folder of the feature bank; by default one named after teacher and images below `banks`."""
     bank_views: int = 8
@@ -176,5 +178,7 @@ class DistillSettings:
             raise UserError("--views tied needs a bank; --method vanilla has none", USAGE)
         if self.adapt != "none" and self.method == "vanilla":
             raise UserError(f"--adapt {self.adapt} adapts a teacher; --method vanilla has none", USAGE)
+        if self.teacher_adapter is not None and self.adapt != "none":
+            raise UserError(f"--adapt {self.adapt} starts from a plain teacher; leave --teacher-adapter out", USAGE)
         if self.overwrite and self.resume:
             raise UserError("--overwrite and --resume contradict each other; give one", USAGE)

@@ -60,7 +60,7 @@ def volume_spec(settings: DistillSettings) -> VolumeSpec:
 def images_for(manifest: dict[str, Any], data: str | None = None) -> ImageSet:
     """The same images and split a student folder was made from, or another --data read in the same way."""
     held = dict(manifest["settings"])
-    paths = {key: Path(held[key]) for key in ("out", "config", "unlabelled", "bank") if held.get(key)}
+    paths = {key: Path(held[key]) for key in ("out", "config", "unlabelled", "bank", "teacher_adapter") if held.get(key)}
     pairs = {key: tuple(held[key]) for key in ("phantom_images", "volume_window") if held.get(key)}
     held |= {**paths, **pairs, **({"data": data} if data else {})}
     return read_images(DistillSettings(**held))

@@ -6,7 +6,7 @@ Owns: Teacher and how each kind is loaded and pooled. Does not own: caching its 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from distill.checkpoint import load_checkpoint
 from distill.encoders import TransformersNet
 from distill.models import Model, build_net, count_parameters, weights_hash
+from distill.peft_folder import merge_peft
 from distill.students import PIP_WEIGHTS, SHORT_NAMES, first_line, hub_weights, pip_weights, read_state, timm_name
 from runtimes.errors import USAGE, UserError
 from runtimes.folder import sha256_file
@@ -45,11 +46,11 @@ class Teacher:
         return count_parameters(self.net)
 
 
-def load_teacher(name: str, *, size: int | None = None, weights: str | None = None) -> Teacher:
+def load_teacher(name: str, *, size: int | None = None, weights: str | None = None, adapter: Path | None = None) -> Teacher:
     """Load and freeze a teacher: eval mode, no gradients, hash of its weights taken.
 
-    name: a timm or short name, `hf:ID`, a folder of rd-distill or rd-adapt, or a `.pt2` file. Raises UserError naming what
-    to install or where to put a missing file.
+    name: a timm or short name, `hf:ID`, a folder of rd-distill or rd-adapt, or a `.pt2` file. adapter: a PEFT folder to merge
+    into a timm network or an `hf:` encoder. Raises UserError naming what to install or where to put a missing file.
     """
     if weights and (name.startswith("hf:") or name.endswith(".pt2") or Path(name).is_dir()):
         raise UserError(f"--teacher-weights {weights}: teacher {name} brings its own weights; leave it out", USAGE)
@@ -61,6 +62,8 @@ def load_teacher(name: str, *, size: int | None = None, weights: str | None = No
         teacher = _from_folder(Path(name), size)
     else:
         teacher = _from_timm(name, size, weights)
+    if adapter is not None:
+        teacher = _with_adapter(teacher, adapter)
     for parameter in teacher.net.parameters():
         parameter.requires_grad_(False)
     height, width = teacher.image_spec.height, teacher.image_spec.width
@@ -69,6 +72,15 @@ def load_teacher(name: str, *, size: int | None = None, weights: str | None = No
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"teacher {name} cannot take {height}x{width} pixels ({first_line(error)}); try another --teacher-size") from None
     return teacher
+
+
+def _with_adapter(teacher: Teacher, folder: Path) -> Teacher:
+    net = teacher.net.net if isinstance(teacher.net, _Pooled) else teacher.net
+    if not isinstance(teacher.net, _Pooled | TransformersNet):
+        raise UserError(f"--teacher-adapter {folder}: teacher {teacher.name} takes none; name the timm network or hf:ID it was made for",
+                        USAGE)
+    merge_peft(net, folder, teacher.hash)
+    return replace(teacher, name=f"{teacher.name} with {folder.name}", hash=weights_hash(teacher.net))
 
 
 def pooled(output: Any, name: str) -> Tensor:

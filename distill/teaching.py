@@ -49,7 +49,8 @@ def consult_teacher(settings: DistillSettings, images: ImageSet, views: ViewSpec
     counts = np.where(images.split == "train", settings.bank_views, 0).astype(np.int64)
     seed = settings.bank_seed
     if settings.teacher.startswith("bank:"):
-        needless = [f"--{name.replace('_', '-')}" for name in ("bank", "teacher_size", "teacher_weights") if getattr(settings, name)]
+        loading = ("bank", "teacher_size", "teacher_weights", "teacher_adapter")
+        needless = [f"--{name.replace('_', '-')}" for name in loading if getattr(settings, name)]
         if needless:
             raise UserError(f"--teacher {settings.teacher} holds features already; leave {' and '.join(needless)} out", USAGE)
         bank = open_bank(Path(settings.teacher.removeprefix("bank:")))
@@ -57,7 +58,8 @@ def consult_teacher(settings: DistillSettings, images: ImageSet, views: ViewSpec
         say("bank", f"{bank.folder}: teacher {bank.key['teacher']}, {bank.rows:,} rows; no teacher at hand, so no audit")
         facts = {"teacher": bank.key["teacher"], "teacher_hash": bank.key["teacher_hash"], "licence": "unknown"}
         return probe_teacher(settings, images, bank, facts)
-    teacher = load_teacher(settings.teacher, size=settings.teacher_size, weights=settings.teacher_weights)
+    teacher = load_teacher(settings.teacher, size=settings.teacher_size, weights=settings.teacher_weights,
+                           adapter=settings.teacher_adapter)
     before = weights_hash(teacher.net)  # not teacher.hash, which for a .pt2 is that of the whole file
     say("teacher", f"{teacher.name}, {teacher.parameters / 1e6:.2f} M parameters, {teacher.image_spec.width} px, frozen")
     base = teacher.image_spec

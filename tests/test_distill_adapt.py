@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from distill import adapt as story
+from distill import fit
 from distill.adapt import adapt
 from distill.adapt_config import AdaptSettings
 from distill.checkpoint import load_checkpoint
@@ -193,6 +195,45 @@ def test_peft_puts_the_adapters_on_the_original_network_with_equal_features(chan
         loaded = peft.PeftModel.from_pretrained(original, "teacher/peft").eval().base_model.model
         torch.testing.assert_close(loaded.forward_head(loaded.forward_features(x), pre_logits=True), load_teacher("teacher").features(x),
                                    rtol=1e-3, atol=1e-4)
+
+
+def test_an_adapter_folder_alone_makes_the_adapted_teacher_of_its_base_again_and_of_no_other() -> None:
+    run(method="lora", peft=True)
+    x = torch.randn(3, 3, 160, 160)
+    again = load_teacher("test_vit", size=160, weights="random", adapter=Path("teacher/peft"))
+    torch.testing.assert_close(again.features(x), load_teacher("teacher").features(x), rtol=1e-3, atol=1e-4)
+    assert again.hash != load_teacher("test_vit", size=160, weights="random").hash
+    other = load_teacher("test_vit", size=160, weights="random").net.net
+    torch.nn.init.normal_(other.blocks[0].attn.qkv.weight)
+    save_file(other.state_dict(), "other.safetensors")
+    with pytest.raises(UserError, match="was trained on weights"):
+        load_teacher("test_vit", size=160, weights="other.safetensors", adapter=Path("teacher/peft"))
+    with pytest.raises(UserError, match="--teacher-adapter"):
+        load_teacher("teacher", adapter=Path("teacher/peft"))
+    settings = DistillSettings(student="test_efficientnet", size=32, min_steps=2, teacher_adapter=Path("teacher/peft"),
+                               **{name: value for name, value in TINY.items() if name != "min_steps"})
+    assert distill(settings, "rd-distill --test") == 0
+    assert read_manifest(Path("student"), "student")["parents"]["teacher"] == again.hash
+
+
+def test_adapters_train_in_bf16_and_the_state_of_a_run_leaves_the_frozen_weights_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, torch.Tensor] = {}
+    saved = fit.save_state
+
+    def look(folder: Path, epoch: int, tensors: dict[str, torch.Tensor], record: Any) -> None:
+        seen.update(tensors)
+        saved(folder, epoch, tensors, record)
+
+    monkeypatch.setattr(fit, "save_state", look)
+    run(method="spectral", precision="bf16", epochs=4)
+    trained = [name for name in seen if name.startswith("model.")]
+    assert trained
+    assert not any(".base.weight" in name for name in trained), "only what is trained"
+    history = Path("teacher/summary.csv").read_text().splitlines()
+    losses = [float(line.split(",")[2]) for line in history[1:]]
+    assert all(np.isfinite(losses))
+    assert losses[-1] < losses[0]
+    assert {value.dtype for value in load_checkpoint(Path("teacher")).model.state_dict().values()} <= {torch.float32, torch.int64}
 
 
 def test_a_run_that_diverges_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from distill.adapters import Adapter, adapters_of
 from distill.experts import AdapterSpec
 from distill.insert import insert
-from distill.peft_folder import low_rank, starts_of, write_peft
+from distill.peft_folder import low_rank, merge_peft, starts_of, write_peft
 from distill.spectral import start_from_svd
 from runtimes.errors import UserError
 
@@ -58,7 +58,7 @@ def test_the_low_rank_form_is_the_whole_change_of_the_original_weight(spec: Adap
 def test_peft_loads_the_folder_onto_the_original_with_equal_outputs(tmp_path: Path, spec: AdapterSpec, spectral: bool) -> None:
     peft = pytest.importorskip("peft")
     before, net, starts = trained(spec, spectral)
-    write_peft(tmp_path / "peft", net, starts, "test")  # type: ignore[arg-type]
+    write_peft(tmp_path / "peft", net, starts, "test", "0" * 64)  # type: ignore[arg-type]
     x = torch.randn(5, 3, 6, 6)
     with torch.no_grad():
         expected, plain = net(x), before(x)
@@ -70,6 +70,50 @@ def test_peft_loads_the_folder_onto_the_original_with_equal_outputs(tmp_path: Pa
 def test_gates_that_depend_on_the_input_have_no_such_form(tmp_path: Path) -> None:
     _, net, starts = trained(AdapterSpec(4, 1, 16.0, "linear", top_k=2), True)
     with pytest.raises(UserError, match="--merge-aware"):
-        write_peft(tmp_path / "peft", net, starts, "test")  # type: ignore[arg-type]
+        write_peft(tmp_path / "peft", net, starts, "test", "0" * 64)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="nothing PEFT could load"):
-        write_peft(tmp_path / "peft", nn.Sequential(Adapter(nn.Identity(), LORA, 8)), {"0": None}, "test")  # type: ignore[dict-item]
+        write_peft(tmp_path / "peft", nn.Sequential(Adapter(nn.Identity(), LORA, 8)), {"0": None}, "test", "0" * 64)  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(("spec", "spectral"), [(LORA, False), (LORA, True), (CONSTANT, True)], ids=["lora", "pissa", "spectral"])
+def test_merged_into_its_base_the_folder_answers_as_the_adapted_network(tmp_path: Path, spec: AdapterSpec, spectral: bool) -> None:
+    before, net, starts = trained(spec, spectral)
+    write_peft(tmp_path / "peft", net, starts, "test", "0" * 64)  # type: ignore[arg-type]
+    x = torch.randn(5, 3, 6, 6)
+    assert merge_peft(before, tmp_path / "peft", "0" * 64) == 3
+    with torch.no_grad():
+        torch.testing.assert_close(before(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_folder_that_peft_itself_wrote_is_merged_with_peft_s_own_scale(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    before, _, _ = trained(LORA, False)
+    config = peft.LoraConfig(r=2, lora_alpha=6, target_modules=["fc", "point"], rank_pattern={"fc": 3}, use_rslora=True)
+    theirs = peft.get_peft_model(copy.deepcopy(before), config)
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(0, 0.2)
+    theirs.save_pretrained(str(tmp_path / "peft"))
+    x = torch.randn(5, 3, 6, 6)
+    with torch.no_grad():
+        expected, plain = theirs.eval()(x), before(x)
+        assert merge_peft(before, tmp_path / "peft", "1" * 64) == 2, "peft names no base weights, so none are checked"
+        torch.testing.assert_close(before(x), expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(plain, expected, atol=1e-2)
+
+
+def test_an_adapter_on_other_base_weights_is_refused_and_named(tmp_path: Path) -> None:
+    before, net, starts = trained(LORA, False)
+    write_peft(tmp_path / "peft", net, starts, "test", "a" * 64)  # type: ignore[arg-type]
+    held = copy.deepcopy(before.state_dict())
+    with pytest.raises(UserError, match=r"trained on weights aaaa.* of test, this teacher has bbbb"):
+        merge_peft(before, tmp_path / "peft", "b" * 64)
+    with pytest.raises(UserError, match="does not fit this teacher at layer conv"):
+        merge_peft(nn.Sequential(OrderedDict(fc=nn.Linear(9, 8))), tmp_path / "peft", "a" * 64)
+    (tmp_path / "peft" / "adapter_model.safetensors").write_bytes(b"x" * 40)
+    with pytest.raises(UserError, match="cannot be read"):
+        merge_peft(before, tmp_path / "peft", "a" * 64)
+    with pytest.raises(UserError, match="is no PEFT folder"):
+        merge_peft(before, tmp_path, "a" * 64)
+    assert all(torch.equal(value, before.state_dict()[name]) for name, value in held.items())
