@@ -69,10 +69,10 @@ def fit(branches: Branches, batches: Batches, method: Method, weights: Weights, 
     if found:
         done, tensors, record = found
         history, best = record["history"], _under(tensors, "best.")
-        branches.load_state_dict(_under(tensors, "model."))
+        _restore(branches, _under(tensors, "model."))
         _restore_optimiser(optimiser, _under(tensors, "optimiser."))
         if average is not None:
-            average.load_state_dict(_under(tensors, "ema."))
+            average.load_state_dict(_under(tensors, "ema."), strict=False)
     with ThreadPoolExecutor(1) as ahead:
         waiting = ahead.submit(batches, done * steps) if done < epochs else None
         for epoch in range(done, epochs):
@@ -118,7 +118,7 @@ def fit(branches: Branches, batches: Batches, method: Method, weights: Weights, 
             save_state(folder, epoch + 1, _gather(branches, optimiser, average, best), {"history": history})
     final = best if select == "best" else (average.module.state_dict() if average is not None else None)
     if final:
-        branches.load_state_dict(final)
+        _restore(branches, final)
     branches.eval()
     return history
 
@@ -132,12 +132,23 @@ def _to(batch: Batch, device: str) -> Batch:
 
 def _gather(branches: Branches, optimiser: torch.optim.Optimizer, average: nn.Module | None,
             best: dict[str, Tensor]) -> dict[str, Tensor]:
-    tensors = {f"model.{name}": value for name, value in branches.state_dict().items()}
+    frozen = {name for name, parameter in branches.named_parameters() if not parameter.requires_grad}  # a large teacher's own weights
+    best = {name: value for name, value in best.items() if name not in frozen}
+    tensors = {f"model.{name}": value for name, value in branches.state_dict().items() if name not in frozen}
     for index, slots in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{slot}": value for slot, value in slots.items()}
     if average is not None:
-        tensors |= {f"ema.{name}": value for name, value in average.state_dict().items()}
+        tensors |= {f"ema.{name}": value for name, value in average.state_dict().items() if name.removeprefix("module.") not in frozen}
     return {name: value.cpu().clone() for name, value in (tensors | {f"best.{n}": v for n, v in best.items()}).items()}
+
+
+def _restore(branches: Branches, tensors: dict[str, Tensor]) -> None:
+    """Put trained weights back; frozen ones stand as the run built them."""
+    frozen = {name for name, parameter in branches.named_parameters() if not parameter.requires_grad}
+    found = branches.load_state_dict(tensors, strict=False)
+    if set(found.missing_keys) - frozen or found.unexpected_keys:
+        raise UserError(f"the interrupted run's state does not fit this network ({len(found.missing_keys)} missing, "
+                        f"{len(found.unexpected_keys)} unexpected tensors); start anew with --overwrite")
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
