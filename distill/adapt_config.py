@@ -191,7 +191,8 @@ class AdaptSettings:
         """The settings of the bank and the probe behind an adaptation, as rd-distill takes them."""
         names = {one.name for one in dataclasses.fields(DistillSettings)} & {one.name for one in dataclasses.fields(self)}
         shared = {name: getattr(self, name) for name in names - {"method", "out", "config"}}
-        return DistillSettings(**{**shared, "min_steps": self.fewest_steps, "bank_views": self.bank_views if self.pooled else 0, "out": self.out})
+        own = {"min_steps": self.fewest_steps, "bank_views": self.bank_views if self.pooled else 0, "out": self.out}
+        return DistillSettings(**(shared | own))
 
 
 def adapt_settings(settings: DistillSettings, out: Path) -> AdaptSettings:
