@@ -73,7 +73,10 @@ def student_rows(labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def pneumonia_subset(work: Path) -> Path:
     """The set with the student's 470 training images alone; validation and test whole."""
-    arrays, path = pneumonia_arrays(), work / "pneumoniamnist-10.npz"
+    path = work / "pneumoniamnist-10.npz"
+    if path.is_file():
+        return path
+    arrays = pneumonia_arrays()
     mine = student_rows(arrays["train_labels"].reshape(-1))
     np.savez(path, **(arrays | {f"train_{name}": arrays[f"train_{name}"][mine] for name in ("images", "labels")}))  # type: ignore[arg-type]
     return path

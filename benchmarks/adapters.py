@@ -16,12 +16,13 @@ from typing import Any
 
 from accuracy import pneumonia_subset
 from record import RESULTS
-from study import SHARED, Run, carry_out, command, figures, points, rd_distill, read_rows, study_parser
+from study import SHARED, Run, adapted, carry_out, figures, points, rd_distill, read_rows, study_parser
 
-# 128 px, six turns and four views: with the bank of every adapted teacher and its student the study takes two hours of two cores.
-TEACHER = ("--teacher", "efficientnet-lite0", "--teacher-size", "128")
-EPOCHS = ("--epochs", "6")
-VIEWS = ("--bank-views", "4")
+# 64 px is the size of NIH's pictures and above that of pneumonia's; with the student of every teacher it keeps the study near an hour
+# and a half of two cores. Some 100 steps of 32 images a teacher.
+SIDE = "64"
+PLAIN = ("--teacher", "efficientnet-lite0", "--teacher-size", SIDE, "--bank-views", "4")
+TEACHER = (*PLAIN, "--epochs", "6")
 # Total rank 8 a layer, so that all have the same factors; gates and a pooled adapter are what differs.
 METHODS: dict[str, tuple[str, ...]] = {
     "none": (),
@@ -31,13 +32,17 @@ METHODS: dict[str, tuple[str, ...]] = {
     "molre, behind the pool": ("--method", "molre"),
     "spectral": ("--method", "spectral"),
 }
-SIZES = {"BUSI": "96", "pneumonia, 470 labels": "64", "NIH 1000": "64"}
+
+
+def sets(work: Path) -> dict[str, Path]:
+    """The data of the study by name."""
+    return {"BUSI": SHARED / "busi_256px", "pneumonia, 470 labels": pneumonia_subset(work),
+            "NIH 1000": SHARED / "nih_cxr14_1000_64px" / "labels.csv"}
 
 
 def runs(seeds: int, work: Path) -> Iterator[Run]:
     """Every method on every set, seed by seed, so that a study cut short has whole seeds."""
-    data = {"BUSI": SHARED / "busi_256px", "pneumonia, 470 labels": pneumonia_subset(work),
-            "NIH 1000": SHARED / "nih_cxr14_1000_64px" / "labels.csv"}
+    data = sets(work)
     for seed in range(seeds):
         for setting, path in data.items():
             for method, own in METHODS.items():
@@ -45,22 +50,20 @@ def runs(seeds: int, work: Path) -> Iterator[Run]:
 
 
 def perform(run: Run, work: Path) -> dict[str, Any]:
-    """Adapt a teacher, distil a student from it, read the figures of both, throw the folders away."""
-    adapted, student = work / f"{run.slug}-teacher", work / run.slug
-    common = ["--seed", str(run.seed), "--threads", "1", "--overwrite"]
-    row = run.row(work)
-    teacher, bank = list(TEACHER), []  # the plain teacher's bank serves all seeds
+    """Adapt a teacher, distil a student from it, read the figures of both, throw the student away."""
+    student, bank = work / run.slug, work / f"{run.slug}-bank"
+    row, teacher = run.row(work), [*PLAIN]
     if run.method != "none":
-        flags = [*run.flags, *TEACHER, *EPOCHS, *VIEWS, *common, "--out", str(adapted)]
-        row["adapt_cpu_seconds"] = round(command("distill.adapt_cli", flags, work))
-        row |= {"teacher": figures(adapted), "adapters": json.loads((adapted / "metrics.json").read_text())["adapters"]}
+        folder, seconds = adapted((*run.flags, *TEACHER), run.seed, work)
+        row |= {"adapt_cpu_seconds": round(seconds), "teacher": figures(folder),
+                "adapters": json.loads((folder / "metrics.json").read_text())["adapters"]}
         row["adapters"]["merge"].pop("layers")
-        teacher, bank = ["--teacher", str(adapted)], ["--bank", str(work / f"{run.slug}-bank")]
-    rd_distill([*run.flags[:3], *teacher, "--student", "mobilenetv3_small_050", "--size", SIZES[run.setting], *VIEWS, *common,
-                "--audit", "0.002", *bank, "--out", str(student)], work)
+        teacher = ["--teacher", str(folder), "--bank-views", "4", "--bank", str(bank)]  # the plain teacher's bank serves all seeds
+    rd_distill([*run.flags[:3], *teacher, "--student", "mobilenetv3_small_050", "--size", SIDE, "--seed", str(run.seed), "--threads", "1",
+                "--overwrite", "--audit", "0.002", "--bank-runtime", "torch", "--out", str(student)], work)
     row |= figures(student)
-    for folder in (adapted, student, work / f"{run.slug}-bank"):
-        shutil.rmtree(folder, ignore_errors=True)
+    for made in (student, bank):
+        shutil.rmtree(made, ignore_errors=True)
     return row
 
 

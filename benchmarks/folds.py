@@ -8,7 +8,6 @@ Owns: which runs make the study, folding a finished teacher both ways, the table
 
 from __future__ import annotations
 
-import shutil
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from accuracy import pneumonia_subset
+from adapters import TEACHER, sets
 from numpy.typing import NDArray
 from record import RESULTS
-from study import SHARED, Run, carry_out, command, figures, points, read_rows, study_parser
+from study import Run, adapted, carry_out, figures, points, read_rows, study_parser
 
 from distill.calibrate import apply_temperatures
 from distill.checkpoint import Checkpoint, load_checkpoint
@@ -30,7 +29,7 @@ from distill.views import normalise, unit_levels
 from runtimes.folder import read_json
 from runtimes.images import ImageSet, ImageSpec
 
-SETTINGS = ("BUSI", "pneumonia, 470 labels")
+SETTINGS = ("pneumonia, 470 labels", "BUSI")
 METHODS: dict[str, tuple[str, ...]] = {
     "mixture, start from zero": ("--method", "moe"),
     "spectral": ("--method", "spectral"),
@@ -42,19 +41,18 @@ FOLD_IMAGES = 256
 
 def runs(seeds: int, work: Path) -> Iterator[Run]:
     """Every method on both sets, as it is and with gates that become constants."""
-    data = dict(zip(SETTINGS, (SHARED / "busi_256px", pneumonia_subset(work)), strict=True))
+    data = sets(work)
     for setting in SETTINGS:
         for seed in range(seeds):
             for method, own in METHODS.items():
-                flags = ("--data", str(data[setting]), "--skip-bad-images", "--teacher-size", "128", "--epochs", "6", *own)
+                flags = ("--data", str(data[setting]), "--skip-bad-images", *own)
                 yield Run(setting, method, seed, flags)
                 yield Run(setting, f"{method}, merge-aware", seed, (*flags, "--merge-aware", str(AWARE)))
 
 
 def perform(run: Run, work: Path) -> dict[str, Any]:
     """Adapt, and fold what stays in both ways, measured on the test images; gates are averaged over training images."""
-    out = work / run.slug
-    command("distill.adapt_cli", [*run.flags, "--seed", str(run.seed), "--threads", "1", "--overwrite", "--out", str(out)], work)
+    out, _ = adapted((*run.flags, *TEACHER), run.seed, work)
     row = {**run.row(work), **figures(out), "merge": read_json(out / "metrics.json")["adapters"]["merge"], "folds": {}}
     if "--merge-aware" not in run.flags:
         images = load_images(run.flags[1], skip_bad_images=True)
@@ -66,7 +64,6 @@ def perform(run: Run, work: Path) -> dict[str, Any]:
             found["median_error_of_output"] = statistics.median(one["of_output"] for one in layers.values())
             row["folds"][mode] = found
     row["merge"].pop("layers")
-    shutil.rmtree(out)
     return row
 
 

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from accuracy import pneumonia_subset
+from adapters import METHODS as ADAPTERS
+from adapters import TEACHER, sets
 from record import RESULTS
-from study import SHARED, Run, carry_out, command, points, read_rows, study_parser
+from study import Run, adapted, carry_out, command, points, read_rows, study_parser
 
 from distill.calibrate import apply_temperatures
 from distill.checkpoint import load_checkpoint
@@ -27,64 +28,48 @@ from distill.evaluate import evaluate
 from distill.heads import TaskHead, load_heads
 from distill.models import Model
 from distill.views import normalise, unit_levels
+from runtimes.folder import read_json
 from runtimes.images import ImageSet, ImageSpec
 
-METHODS: dict[str, tuple[str, ...]] = {
-    "lora": ("--method", "lora", "--rank", "8"),
-    "mixture, start from zero": ("--method", "moe"),
-    "spectral": ("--method", "spectral"),
-}
+METHODS = ("lora", "mixture, start from zero", "spectral")
 SEQUENCE = ("BUSI", "pneumonia", "NIH")
-SIDE = 128
 
 
 def runs(seeds: int) -> Iterator[Run]:
     """Every method, seed by seed."""
     for seed in range(seeds):
-        for method, own in METHODS.items():
-            yield Run("BUSI, pneumonia, NIH", method, seed, own)
+        for method in METHODS:
+            yield Run("BUSI, pneumonia, NIH", method, seed, ADAPTERS[method])
 
 
 def perform(run: Run, work: Path) -> dict[str, Any]:
     """Adapt to one task after another, each time from the folder before, and try every head kept so far."""
-    teacher = ["--teacher", "efficientnet-lite0", "--teacher-size", str(SIDE)]
     stages: list[dict[str, Any]] = []
     folders: list[Path] = []
-    added = 0
-    sets = sequence(work)
-    for name, data in sets.items():
-        out = work / f"{run.slug}-{name}"
-        command("distill.adapt_cli", [*run.flags, "--data", str(data), "--skip-bad-images", *teacher, "--epochs", "6", "--overwrite",
-                                      "--seed", str(run.seed), "--threads", "1", "--out", str(out)], work)
+    data = dict(zip(SEQUENCE, sets(work).values(), strict=True))
+    for name, path in data.items():
+        flags = ("--data", str(path), "--skip-bad-images", *run.flags)
+        if not folders:
+            out, _ = adapted((*flags, *TEACHER), run.seed, work)
+        else:
+            out = work / f"{run.slug}-{name}"
+            command("distill.adapt_cli", [*flags, "--teacher", str(folders[-1]), "--bank-views", "4", "--epochs", "6", "--overwrite",
+                                          "--seed", str(run.seed), "--threads", "1", "--out", str(out)], work)
         folders.append(out)
-        teacher = ["--teacher", str(out)]
-        added = added or int(load_added(out))
-        stages.append(judged(out, sets))
-    for folder in folders:
+        stages.append(judged(out, data))
+    added = int(read_json(folders[0] / "metrics.json")["adapters"]["added"])
+    for folder in folders[1:]:
         shutil.rmtree(folder)
     final = {"test": {"student": {"auroc": stages[-1][SEQUENCE[-1]]["auroc"]}}}
     return {**run.row(work), "stages": stages, "added": added, "splits": final}
 
 
-def load_added(folder: Path) -> int:
-    """Parameters that the adapters of a folder brought."""
-    from runtimes.folder import read_json
-
-    return int(read_json(folder / "metrics.json")["adapters"]["added"])
-
-
-def sequence(work: Path) -> dict[str, Path]:
-    """The data of every stage; of pneumonia the 470 training images that the other studies use."""
-    return dict(zip(SEQUENCE, (SHARED / "busi_256px", work / "pneumoniamnist-10.npz", SHARED / "nih_cxr14_1000_64px" / "labels.csv"),
-                    strict=True))
-
-
-def judged(folder: Path, sets: dict[str, Path]) -> dict[str, Any]:
+def judged(folder: Path, data: dict[str, Path]) -> dict[str, Any]:
     """AUROC and accuracy of every kept head on the test split of its own task, by the network as it is now."""
     checkpoint = load_checkpoint(folder)
     found = {}
-    for head, (name, data) in zip(load_heads(folder), sets.items(), strict=False):
-        images = load_images(str(data), skip_bad_images=True)
+    for head, (name, path) in zip(load_heads(folder), data.items(), strict=False):
+        images = load_images(str(path), skip_bad_images=True)
         found[name] = figures_of(checkpoint.model, checkpoint.image_spec, head, images)
     return found
 
@@ -133,7 +118,7 @@ def main() -> None:
     if not given.table:
         work = given.work.resolve()
         work.mkdir(parents=True, exist_ok=True)
-        pneumonia_subset(work)
+        sets(work)  # written once, before workers read it
         carry_out(runs(given.seeds), rows, given.workers, lambda run: perform(run, work))
     print(table(read_rows(rows)))
 

@@ -1,11 +1,13 @@
 """What studies of accuracy share: runs of our own commands, a row per finished run, going on where a study was stopped.
 
-Owns: Run, running commands, rows on disk, figures of a folder, points. Does not own: which runs make a study, their tables.
+Owns: Run, running commands, teachers that several studies share, rows on disk, figures of a folder, points. Does not own: which runs
+make a study, their tables.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import statistics
@@ -21,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+# Freed memory is kept, not given back: without this a training step of a teacher spends up to a quarter of its time in page faults.
+MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_TOP_PAD_": str(64 << 20)}
 SHARED = Path(os.environ.get("RD_SHARED", HERE.parent.parent / "shared")) / "data"
 
 
@@ -57,13 +61,25 @@ def rd_distill(flags: list[str], work: Path) -> float:
 def command(module: str, flags: list[str], work: Path) -> float:
     """Run one of our commands and return the processor seconds it took; stop with its own words when it fails."""
     with tempfile.TemporaryFile("w+") as said:
-        running = subprocess.Popen([sys.executable, "-m", module, *flags], cwd=work, stdout=said, stderr=subprocess.STDOUT)
+        running = subprocess.Popen([sys.executable, "-m", module, *flags], cwd=work, stdout=said, stderr=subprocess.STDOUT,
+                                   env={**os.environ, **MEMORY})
         _, status, used = os.wait4(running.pid, 0)
         running.returncode = os.waitstatus_to_exitcode(status)
         if running.returncode:
             said.seek(0)
             sys.exit(f"{module} {' '.join(flags)}\n{said.read()[-3000:]}")
     return used.ru_utime + used.ru_stime
+
+
+def adapted(flags: Iterable[str], seed: int, work: Path) -> tuple[Path, float]:
+    """A teacher that rd-adapt makes with these flags, and its processor seconds; one that another study made is taken as it is."""
+    own = [*flags, "--seed", str(seed), "--threads", "1"]
+    folder = work / "teachers" / hashlib.sha256(" ".join(own).encode()).hexdigest()[:16]
+    told = folder.with_suffix(".seconds")
+    if not told.is_file():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        told.write_text(f"{command('distill.adapt_cli', [*own, '--overwrite', '--out', str(folder)], work)}\n")
+    return folder, float(told.read_text())
 
 
 def figures(folder: Path) -> dict[str, Any]:
