@@ -18,11 +18,14 @@ from accuracy import pneumonia_subset
 from record import RESULTS
 from study import SHARED, Run, adapted, carry_out, figures, points, rd_distill, read_rows, study_parser
 
-# 64 px is the size of NIH's pictures and above that of pneumonia's; with the student of every teacher it keeps the study near an hour
-# and a half of two cores. Some 100 steps of 32 images a teacher.
+# 64 px is the size of NIH's pictures and above that of pneumonia's; with the student of every teacher it keeps the study within
+# one to two and a half hours of two cores. Some 100 steps of 32 images a teacher, 800 a student; few turns, since each ends with a look at validation.
 SIDE = "64"
 PLAIN = ("--teacher", "efficientnet-lite0", "--teacher-size", SIDE, "--bank-views", "4")
-TEACHER = (*PLAIN, "--epochs", "6")
+TRAINING = ("--epochs", "3", "--bootstrap", "20")
+TEACHER = (*PLAIN, *TRAINING)
+STUDENT = ("--student", "mobilenetv3_small_050", "--size", SIDE, "--epochs", "10", "--min-steps", "800", "--bootstrap", "20",
+           "--audit", "0.002", "--bank-runtime", "torch")
 # Total rank 8 a layer, so that all have the same factors; gates and a pooled adapter are what differs.
 METHODS: dict[str, tuple[str, ...]] = {
     "none": (),
@@ -59,8 +62,7 @@ def perform(run: Run, work: Path) -> dict[str, Any]:
                 "adapters": json.loads((folder / "metrics.json").read_text())["adapters"]}
         row["adapters"]["merge"].pop("layers")
         teacher = ["--teacher", str(folder), "--bank-views", "4", "--bank", str(bank)]  # the plain teacher's bank serves all seeds
-    rd_distill([*run.flags[:3], *teacher, "--student", "mobilenetv3_small_050", "--size", SIDE, "--seed", str(run.seed), "--threads", "1",
-                "--overwrite", "--audit", "0.002", "--bank-runtime", "torch", "--out", str(student)], work)
+    rd_distill([*run.flags[:3], *teacher, *STUDENT, "--seed", str(run.seed), "--threads", "1", "--overwrite", "--out", str(student)], work)
     row |= figures(student)
     for made in (student, bank):
         shutil.rmtree(made, ignore_errors=True)

@@ -69,13 +69,14 @@ def perform(run: Run, work: Path) -> dict[str, Any]:
 
 def folded(checkpoint: Checkpoint, images: ImageSet, mode: MergeMode, seed: int) -> Folded:
     """One fold of a teacher, judged on its whole test split."""
-    spec, model = checkpoint.image_spec, checkpoint.model
+    spec, model = checkpoint.image_spec, checkpoint.model.to(memory_format=torch.channels_last)
     own = ImageSpec(spec.height, spec.width, images.facts.get("channels", 3), mean=spec.mean, std=spec.std)
     train = np.sort(np.random.default_rng([seed, 13]).permutation(images.rows("train"))[:FOLD_IMAGES])
     test = images.rows("test")
 
     def load(rows: NDArray[np.int64]) -> tuple[torch.Tensor, ...]:
-        return (normalise(unit_levels(np.stack([own.stored(images.raw(int(row))) for row in rows])), own.mean, own.std),)
+        levels = unit_levels(np.stack([own.stored(images.raw(int(row))) for row in rows]))
+        return (normalise(levels, own.mean, own.std).contiguous(memory_format=torch.channels_last),)
 
     def logits() -> NDArray[np.float32]:
         with torch.no_grad():

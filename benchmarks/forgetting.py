@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from adapters import METHODS as ADAPTERS
-from adapters import TEACHER, sets
+from adapters import TEACHER, TRAINING, sets
 from record import RESULTS
 from study import Run, adapted, carry_out, command, points, read_rows, study_parser
 
@@ -53,8 +53,8 @@ def perform(run: Run, work: Path) -> dict[str, Any]:
             out, _ = adapted((*flags, *TEACHER), run.seed, work)
         else:
             out = work / f"{run.slug}-{name}"
-            command("distill.adapt_cli", [*flags, "--teacher", str(folders[-1]), "--bank-views", "4", "--epochs", "6", "--overwrite",
-                                          "--seed", str(run.seed), "--threads", "1", "--out", str(out)], work)
+            command("distill.adapt_cli", [*flags, "--teacher", str(folders[-1]), *TRAINING, "--overwrite", "--seed", str(run.seed),
+                                          "--threads", "1", "--out", str(out)], work)
         folders.append(out)
         stages.append(judged(out, data))
     added = int(read_json(folders[0] / "metrics.json")["adapters"]["added"])

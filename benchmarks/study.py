@@ -111,8 +111,14 @@ def carry_out(runs: Iterable[Run], rows: Path, workers: int, perform: Callable[[
             os.fsync(file.fileno())
         print(f"{run.name}: test AUROC {row['splits']['test']['student'].get('auroc', float('nan')):.3f}, {row['seconds']} s", flush=True)
 
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers, initializer=one_thread) as pool:
         list(pool.map(one, waiting))
+
+
+def one_thread() -> None:
+    """What a worker computes by itself runs on one thread: threads of several workers on the same cores wait for one another."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 def read_rows(rows: Path) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from typing import Any
 from record import RESULTS
 from study import SHARED, Run, carry_out, command, figures, points, rd_distill, read_rows, study_parser
 
-TEACHER = ("--teacher", "efficientnet-lite0", "--teacher-size", "96", "--bank-views", "4")
+TEACHER = ("--teacher", "efficientnet-lite0", "--teacher-size", "96", "--bank-views", "4", "--bootstrap", "20")
 DATA: dict[str, tuple[str, ...]] = {
     "phantom volumes": ("--data", "phantom-volumes"),
     "hippocampus": ("--data", str(SHARED / "msd_hippocampus" / "labels.csv"), "--label", "large_volume", "--axis", "coronal",
@@ -31,8 +31,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     "molre, mean of slices": ("--method", "molre", "--slice-pooling", "mean"),
     "molre, attention": ("--method", "molre"),
 }
-DISTILLED = ("molre, mean of slices", "molre, attention")
-STUDENT = ("--student", "mobilenetv3_small_050", "--size", "64", "--batch", "8", "--audit", "0.002")
+DISTILLED = ("molre, attention",)
+STUDENT = ("--student", "mobilenetv3_small_050", "--size", "64", "--batch", "8", "--epochs", "10", "--bootstrap", "20", "--audit", "0.002")
 
 
 def runs(seeds: int) -> Iterator[Run]:
