@@ -19,7 +19,8 @@ from record import RESULTS
 from study import SHARED, Run, adapted, carry_out, figures, points, rd_distill, read_rows, study_parser
 
 # 64 px is the size of NIH's pictures and above that of pneumonia's; with the student of every teacher it keeps the study within
-# one to two and a half hours of two cores. Some 100 steps of 32 images a teacher, 800 a student; few turns, since each ends with a look at validation.
+# one to two and a half hours of two cores. Some 100 steps of 32 images a teacher, 800 a student; few turns, since each ends with
+# a look at validation.
 SIDE = "64"
 PLAIN = ("--teacher", "efficientnet-lite0", "--teacher-size", SIDE, "--bank-views", "4")
 TRAINING = ("--epochs", "3", "--bootstrap", "20")

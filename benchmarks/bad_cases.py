@@ -6,6 +6,7 @@ Owns: Case, the images, tables and archives they need. Does not own: spoilt stud
 
 from __future__ import annotations
 
+import json
 import struct
 import zlib
 from collections.abc import Callable
@@ -122,6 +123,43 @@ def npz(name: str = "data", **changes: object) -> Make:
             arrays[f"{part}_labels"] = np.arange(count)[:, None] % 2
         arrays |= changes
         np.savez(folder / f"{name}.npz", **{key: value for key, value in arrays.items() if value is not None})  # type: ignore[arg-type]
+
+    return make
+
+
+def volume(path: Path, shape: tuple[int, ...] = (16, 16, 6), fill: float | None = None, seed: int = 99) -> None:
+    """Save one NIfTI volume, noisy or of a single value."""
+    import nibabel
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    voxels = np.random.default_rng(seed).normal(100, 30, shape).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(voxels if fill is None else np.full(shape, fill, np.float32), np.eye(4)), path)
+
+
+def nifti(change: Callable[[Path], object]) -> Make:
+    """A good folder of volumes with one file changed."""
+
+    def make(folder: Path, finished: Path) -> None:
+        for index in range(24):
+            volume(folder / "data" / "ab"[index % 2] / f"{index // 2:02d}.nii.gz", seed=index)
+        change(folder / "data" / "a" / "03.nii.gz")
+
+    return make
+
+
+def peft(layer: str, width: int, base: str | None = None) -> Make:
+    """A PEFT folder with one adapter of a layer that takes `width` inputs, trained on weights of hash `base`."""
+
+    def make(folder: Path, finished: Path) -> None:
+        from safetensors.numpy import save_file
+
+        (folder / "peft").mkdir()
+        (folder / "peft" / "adapter_config.json").write_text(json.dumps({
+            "peft_type": "LORA", "base_model_name_or_path": "some network", "r": 2, "lora_alpha": 2, "target_modules": [layer]}))
+        down, up = (np.ones(shape, np.float32) for shape in ((2, width), (1024, 2)))
+        names = f"base_model.model.{layer}.lora_"
+        save_file({f"{names}A.weight": down, f"{names}B.weight": up}, folder / "peft" / "adapter_model.safetensors",
+                  metadata=None if base is None else {"rd_base_hash": base})
 
     return make
 

@@ -1,4 +1,4 @@
-"""All wrong inputs, hand-written: images, tables, archives, names, weights, banks, settings, students, artifacts.
+"""All wrong inputs, hand-written: images, tables, archives, volumes, names, weights, banks, adapters, settings, students, artifacts.
 
 Owns: CASES. Does not own: making the files (bad_cases.py), running and judging (bad_inputs.py).
 """
@@ -21,12 +21,15 @@ from bad_cases import (
     graded,
     grey,
     named,
+    nifti,
     npz,
+    peft,
     picture,
     spoilt,
     table,
     text,
     truncated,
+    volume,
     without_labels,
     words,
 )
@@ -36,6 +39,8 @@ CSV = VANILLA.replace("--data data", "--data data/labels.csv")
 NPZ = VANILLA.replace("--data data", "--data data.npz")
 PLAIN = TINY + " --method vanilla"
 EXPORT = "rd-export --student-dir student"
+ADAPT = "rd-adapt" + TAUGHT.removeprefix("rd-distill --student mobilenetv3_small_050 --size 64")
+HEAD = "conv_head"
 
 CASES: tuple[Case, ...] = (
     # folders of images
@@ -76,6 +81,15 @@ CASES: tuple[Case, ...] = (
     Case(".npz without training images", NPZ, 1, "train_images", npz(train_images=None)),
     Case("file of another kind", VANILLA.replace("--data data", "--data scan.dcm"), 1, "no known kind", text("scan.dcm", b"DICM")),
     Case("unlabelled folder that is not there", VANILLA + " --unlabelled nowhere", 1, "nowhere", lambda folder, _: good(folder)),
+    # volumes
+    Case("volumes: damaged .nii.gz", VANILLA, 1, "03.nii.gz", nifti(lambda path: path.write_bytes(path.read_bytes()[:300]))),
+    Case("volumes: NaN voxels", VANILLA, 1, "NaN", nifti(lambda path: volume(path, fill=np.nan))),
+    Case("volumes: four axes", VANILLA, 1, "one volume", nifti(lambda path: volume(path, (16, 16, 6, 2)))),
+    Case("volumes: one value everywhere", VANILLA, 1, "single value", nifti(lambda path: volume(path, fill=7.0))),
+    Case("volumes: a picture among them", VANILLA, 1, "volumes", both(nifti(lambda path: None), lambda folder, _: picture(
+        folder / "data" / "a" / "99.png"))),
+    Case("volumes: window the wrong way round", VANILLA + " --volume-window 80 -20", 1, "window", nifti(lambda path: None)),
+    Case("volumes: no slices", VANILLA + " --slices 0", 2, "slices", nifti(lambda path: None)),
     # names and weights
     Case("misspelt student", TINY.replace("mobilenetv3_small_050", "mobilnetv3"), 2, "did you mean"),
     Case("unknown teacher", TINY + " --teacher biomedclop", 2, "biomedclop"),
@@ -99,6 +113,24 @@ CASES: tuple[Case, ...] = (
     Case("--bank is a file", TAUGHT + " --bank notes.txt", 2, "notes.txt", text("notes.txt", "mine")),
     Case("--bank is a folder of something else", TAUGHT + " --bank mine", 1, "manifest", text("mine/notes.txt", "mine")),
     Case("more views than the bank has", TAUGHT.replace("--bank-views 1", "--bank-views 3") + " --bank bank", 1, "views", copied("bank")),
+    # adapters
+    Case("adapt: rank larger than every layer", ADAPT + " --method lora --rank 4096", 2, "takes rank 4096"),
+    Case("adapt: no layer of that kind", ADAPT + " --adapt-layers attention", 2, "matches no layer"),
+    Case("adapt: more experts on than there are", ADAPT + " --top-k 9", 2, "top-k 9"),
+    Case("adapt: a start of another method", ADAPT + " --init pissa", 2, "--init pissa"),
+    Case("adapt: teacher that shows no layers", ADAPT.replace("--teacher mobilenetv3_small_050", "--teacher t.pt2"), 2, "t.pt2"),
+    Case("adapt: only a bank", ADAPT.replace("--teacher mobilenetv3_small_050", "--teacher bank:nowhere"), 2, "bank:nowhere"),
+    Case("adapt: learning rate that explodes", ADAPT + " --method moe --lr 1e30 --epochs 3", 1, "finite"),
+    Case("adapt: a fold that changes too much", ADAPT + " --merge mean --max-fold-error 1e-9", 3, "--max-fold-error"),
+    Case("adapt: gates to make constant where there are none", ADAPT + " --method lora --merge-aware 0.3", 2, "--merge-aware"),
+    Case("adapt: routed experts as PEFT", ADAPT + " --peft", 2, "--peft"),
+    Case("adapt: --out not empty", ADAPT, 2, "not empty", text("teacher/notes.txt", "mine")),
+    Case("adapter folder that is not there", TAUGHT + " --teacher-adapter nowhere", 1, "no PEFT folder"),
+    Case("adapter of another network", TAUGHT + " --teacher-adapter peft", 1, "does not fit", peft("blocks.99.fc", 8)),
+    Case("adapter of other widths", TAUGHT + " --teacher-adapter peft", 1, "does not fit", peft(HEAD, 7)),
+    Case("adapter of other base weights", TAUGHT + " --teacher-adapter peft", 1, "trained on weights", peft(HEAD, 288, "0" * 64)),
+    Case("adapter folder of pickles", TAUGHT + " --teacher-adapter peft", 1, "no PEFT folder",
+         both(text("peft/adapter_config.json", "{}"), text("peft/adapter_model.bin", pickle.dumps(Evil())))),
     # settings
     Case("--out not empty", TINY, 2, "not empty", text("student/notes.txt", "mine")),
     Case("--out is a file", TINY, 2, "is a file", text("student", "mine")),
