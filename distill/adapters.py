@@ -122,20 +122,31 @@ class Adapter(nn.Module):
             return self.router(places).permute(0, 3, 1, 2)  # type: ignore[no-any-return]
         return self.router(inputs.mean(dim=(2, 3)))[:, :, None, None]  # type: ignore[no-any-return]
 
-    def change(self, inputs: Tensor) -> Tensor:
-        """What the experts add to the frozen layer's output."""
+    def low(self, inputs: Tensor) -> Tensor:
+        """s * (g(x) spread over ranks) * (A x): s on the few ranks, not on the wide output."""
         low: Tensor = self.down(inputs)
         gates = self.gates(inputs)
         if gates is not None:
-            axis = -1 if self.stride is None else 1
-            experts = low.unflatten(axis, (self.spec.experts, self.spec.rank))
-            low = (experts * gates.unsqueeze(axis if axis < 0 else 2)).flatten(-2) if axis < 0 else (
-                experts * gates.unsqueeze(2)).flatten(1, 2)
-        return self.spec.scale * self.up(low)  # type: ignore[no-any-return]
+            shape = (self.spec.experts, self.spec.rank)
+            low = ((low.unflatten(-1, shape) * gates.unsqueeze(-1)).flatten(-2) if self.stride is None else
+                   (low.unflatten(1, shape) * gates.unsqueeze(2)).flatten(1, 2))
+        return self.spec.scale * low
+
+    def change(self, inputs: Tensor) -> Tensor:
+        """What the experts add to the frozen layer's output."""
+        return self.up(self.low(inputs))  # type: ignore[no-any-return]
 
     def forward(self, inputs: Tensor) -> Tensor:
         """The adapted layer's output, shaped as the frozen layer's."""
-        return self.base(inputs) + self.change(inputs)  # type: ignore[no-any-return]
+        if not self.foldable or torch.compiler.is_exporting():
+            return self.base(inputs) + self.change(inputs)  # type: ignore[no-any-return]
+        # The same where the frozen layer's output lies: a second output of that width costs more than the sums in it.
+        if self.stride is not None:
+            return self.base(inputs).add_(self.change(inputs))  # type: ignore[no-any-return]
+        rows = inputs.flatten(0, -2)
+        out: Tensor = self.base(rows)
+        up: Any = self.up.weight
+        return out.addmm_(self.low(rows).to(out.dtype), up.T.to(out.dtype)).unflatten(0, inputs.shape[:-1])
 
 
 def _reduced(base: nn.Conv2d, channels: int) -> nn.Conv2d:

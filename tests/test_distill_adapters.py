@@ -68,6 +68,23 @@ def test_the_stacked_form_is_the_loop_over_experts(layer: str, kind: str) -> Non
 
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("kind", SPECS)
+def test_the_change_is_added_in_place_with_the_gradients_of_the_plain_sum(layer: str, kind: str) -> None:
+    adapter, x = made(layer, SPECS[kind]).train(), inputs_of(layer)
+    held = x.clone()
+    gradients = []
+    for form in (adapter, lambda rows: adapter.base(rows) + adapter.change(rows)):
+        adapter.zero_grad()
+        rows = x.clone().requires_grad_()
+        form(rows).pow(2).mean().backward()
+        assert torch.equal(rows.detach(), held), "an input stays as it is"
+        gradients.append([rows.grad, *(one.grad for one in adapter.parameters() if one.grad is not None)])
+    for ours, plain in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-6, atol=1e-8)  # gates are fp32
+    assert len(gradients[0]) > 2
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("kind", SPECS)
 def test_a_fresh_adapter_changes_nothing_and_only_it_is_trained(layer: str, kind: str) -> None:
     adapter = Adapter(LAYERS[layer](), SPECS[kind])
     x = inputs_of(layer).float()
