@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from accuracy import pneumonia_subset
-from record import RESULTS
-from study import SHARED, Run, adapted, carry_out, figures, points, rd_distill, read_rows, study_parser
+from study import SHARED, Run, adapted, conduct, figures, points, rd_distill
 
 # 64 px is the size of NIH's pictures and above that of pneumonia's; with the student of every teacher it keeps the study within
 # one to two and a half hours of two cores. Some 100 steps of 32 images a teacher, 800 a student; few turns, since each ends with
@@ -93,16 +92,5 @@ def table(rows: list[dict[str, Any]], split: str) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Run what is missing and print the table."""
-    given = study_parser(__doc__ or "").parse_args()
-    rows = given.rows or RESULTS / "adapters.jsonl"
-    if not given.table:
-        work = given.work.resolve()
-        work.mkdir(parents=True, exist_ok=True)
-        carry_out(runs(given.seeds, work), rows, given.workers, lambda run: perform(run, work))
-    print(table(read_rows(rows), given.split))
-
-
 if __name__ == "__main__":
-    main()
+    conduct(__doc__ or "", "adapters", runs, perform, table)

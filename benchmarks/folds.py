@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from adapters import TEACHER, sets
 from numpy.typing import NDArray
-from record import RESULTS
-from study import Run, adapted, carry_out, figures, points, read_rows, study_parser
+from study import Run, adapted, conduct, figures, points
 
 from distill.calibrate import apply_temperatures
 from distill.checkpoint import Checkpoint, load_checkpoint
@@ -117,16 +116,5 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Run what is missing and print the table."""
-    given = study_parser(__doc__ or "").parse_args()
-    rows = given.rows or RESULTS / "folds.jsonl"
-    if not given.table:
-        work = given.work.resolve()
-        work.mkdir(parents=True, exist_ok=True)
-        carry_out(runs(given.seeds, work), rows, given.workers, lambda run: perform(run, work))
-    print(table(read_rows(rows)))
-
-
 if __name__ == "__main__":
-    main()
+    conduct(__doc__ or "", "folds", runs, perform, lambda rows, _: table(rows))

@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from adapters import METHODS as ADAPTERS
 from adapters import TEACHER, TRAINING, sets
-from record import RESULTS
-from study import Run, adapted, carry_out, command, points, read_rows, study_parser
+from study import Run, adapted, command, conduct, points
 
 from distill.calibrate import apply_temperatures
 from distill.checkpoint import load_checkpoint
@@ -35,8 +34,9 @@ METHODS = ("lora", "mixture, start from zero", "spectral")
 SEQUENCE = ("BUSI", "pneumonia", "NIH")
 
 
-def runs(seeds: int) -> Iterator[Run]:
+def runs(seeds: int, work: Path) -> Iterator[Run]:
     """Every method, seed by seed."""
+    sets(work)  # written once, before workers read it
     for seed in range(seeds):
         for method in METHODS:
             yield Run("BUSI, pneumonia, NIH", method, seed, ADAPTERS[method])
@@ -111,17 +111,5 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Run what is missing and print the table."""
-    given = study_parser(__doc__ or "").parse_args()
-    rows = given.rows or RESULTS / "forgetting.jsonl"
-    if not given.table:
-        work = given.work.resolve()
-        work.mkdir(parents=True, exist_ok=True)
-        sets(work)  # written once, before workers read it
-        carry_out(runs(given.seeds), rows, given.workers, lambda run: perform(run, work))
-    print(table(read_rows(rows)))
-
-
 if __name__ == "__main__":
-    main()
+    conduct(__doc__ or "", "forgetting", runs, perform, lambda rows, _: table(rows))

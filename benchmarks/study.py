@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from record import RESULTS
+
 HERE = Path(__file__).resolve().parent
 # Freed memory is kept, not given back: without this a training step of a teacher spends up to a quarter of its time in page faults.
 MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_TOP_PAD_": str(64 << 20)}
@@ -132,6 +134,18 @@ def points(found: list[float]) -> str:
         return "-"
     sd = f" ({statistics.stdev(found) * 100:.1f})" if len(found) > 1 else ""
     return f"{statistics.mean(found) * 100:.1f}{sd}"
+
+
+def conduct(text: str, name: str, runs: Callable[[int, Path], Iterable[Run]], perform: Callable[[Run, Path], dict[str, Any]],
+            table: Callable[[list[dict[str, Any]], str], str]) -> None:
+    """A study as a command: read its flags, carry out what has no row yet, print the table."""
+    given = study_parser(text).parse_args()
+    rows = given.rows or RESULTS / f"{name}.jsonl"
+    if not given.table:
+        work = given.work.resolve()
+        work.mkdir(parents=True, exist_ok=True)
+        carry_out(runs(given.seeds, work), rows, given.workers, lambda run: perform(run, work))
+    print(table(read_rows(rows), given.split))
 
 
 def study_parser(text: str) -> argparse.ArgumentParser:

@@ -16,8 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from record import RESULTS
-from study import SHARED, Run, carry_out, command, figures, points, rd_distill, read_rows, study_parser
+from study import SHARED, Run, command, conduct, figures, points, rd_distill
 
 TEACHER = ("--teacher", "efficientnet-lite0", "--teacher-size", "96", "--bank-views", "4", "--bootstrap", "20")
 DATA: dict[str, tuple[str, ...]] = {
@@ -35,7 +34,7 @@ DISTILLED = ("molre, attention",)
 STUDENT = ("--student", "mobilenetv3_small_050", "--size", "64", "--batch", "8", "--epochs", "10", "--bootstrap", "20", "--audit", "0.002")
 
 
-def runs(seeds: int) -> Iterator[Run]:
+def runs(seeds: int, work: Path) -> Iterator[Run]:
     """Every method on both sets, seed by seed."""
     for seed in range(seeds):
         for setting, data in DATA.items():
@@ -94,16 +93,5 @@ def landed(found: list[dict[str, Any] | None], *names: str) -> str:
     return ", ".join(f"{statistics.mean(one[name] for one in known):.2f}" for name in names) if known else ""
 
 
-def main() -> None:
-    """Run what is missing and print the table."""
-    given = study_parser(__doc__ or "").parse_args()
-    rows = given.rows or RESULTS / "volumes.jsonl"
-    if not given.table:
-        work = given.work.resolve()
-        work.mkdir(parents=True, exist_ok=True)
-        carry_out(runs(given.seeds), rows, given.workers, lambda run: perform(run, work))
-    print(table(read_rows(rows), given.split))
-
-
 if __name__ == "__main__":
-    main()
+    conduct(__doc__ or "", "volumes", runs, perform, table)
