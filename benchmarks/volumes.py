@@ -31,7 +31,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     "molre, attention": ("--method", "molre"),
 }
 DISTILLED = ("molre, attention",)
-STUDENT = ("--student", "mobilenetv3_small_050", "--size", "64", "--batch", "8", "--epochs", "10", "--bootstrap", "20", "--audit", "0.002")
+STUDENT = ("--student", "mobilenetv3_small_050", "--size", "64", "--batch", "8", "--epochs", "10", "--min-steps", "400",
+           "--bootstrap", "20", "--audit", "0.002")
 
 
 def runs(seeds: int, work: Path) -> Iterator[Run]:
