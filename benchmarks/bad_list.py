@@ -88,7 +88,7 @@ CASES: tuple[Case, ...] = (
     Case("volumes: one value everywhere", VANILLA, 1, "single value", nifti(lambda path: volume(path, fill=7.0))),
     Case("volumes: a picture among them", VANILLA, 1, "volumes", both(nifti(lambda path: None), lambda folder, _: picture(
         folder / "data" / "a" / "99.png"))),
-    Case("volumes: window the wrong way round", VANILLA + " --volume-window 80 -20", 1, "window", nifti(lambda path: None)),
+    Case("volumes: window the wrong way round", VANILLA + " --volume-window 80 -20", 2, "window", nifti(lambda path: None)),
     Case("volumes: no slices", VANILLA + " --slices 0", 2, "slices", nifti(lambda path: None)),
     # names and weights
     Case("misspelt student", TINY.replace("mobilenetv3_small_050", "mobilnetv3"), 2, "did you mean"),
