@@ -23,17 +23,18 @@ from distill.fit import fit
 from distill.flags import record
 from distill.intake import choose_device, describe, read_images
 from distill.losses import prevalence_weights
-from distill.models import ModelSpec, count_macs, count_parameters, feature_width
-from distill.objective import Branches, Weights
+from distill.models import Model, ModelSpec, count_macs, count_parameters, feature_width
+from distill.objective import PROBED, Branches, Weights
 from distill.outcome import Outcome, images_digest, write_result
 from distill.pixels import PixelStore, build_pixels
 from distill.predict import Predictions, calibrate, judge, judge_gain, predict, score, summary
 from distill.progress import say, track
-from distill.reprogram import Hint, Reprogram
+from distill.reprogram import Contrast, Hint, Reprogram
 from distill.run import NOTE, check_parents, find_run, finished
 from distill.students import build_student, timm_name
 from distill.teaching import Taught, consult_teacher
 from distill.views import ViewSpec
+from runtimes.errors import USAGE, UserError
 from runtimes.folder import MANIFEST, check_out, read_json, write_json
 from runtimes.images import ImageSet, ImageSpec
 
@@ -60,6 +61,8 @@ def distill(settings: DistillSettings, command: str) -> int:
     say("data", describe(images))
     for note in images.facts.get("notes", []):
         say("", note)
+    if settings.method == "dkd" and images.task == "multilabel":
+        raise UserError("--method dkd splits the label's class from the others, and here an image may have several; use kd or dist", USAGE)
     spec = student_image_spec(settings, images)
     views = ViewSpec(flip=0.5 if settings.flip else 0.0)
     if settings.method == "vanilla":
@@ -76,7 +79,7 @@ def distill(settings: DistillSettings, command: str) -> int:
     write_json(run / NOTE, {"settings": wanted, "replaces": replaces, "parents": parents})
     with track("pixels") as update:
         pixels = build_pixels(run, images, spec, update)
-    branches = build_branches(settings, student, taught)
+    branches = build_branches(settings, student, taught, len(images.rows("train")))
     with torch.random.fork_rng():
         history = train(settings, images, spec, views, pixels, branches, taught, run, device)
     made = {split: run_on(branches, images, spec, pixels, split, taught, device) for split in ("val", "test")}
@@ -129,14 +132,17 @@ def pretrained_statistics(settings: DistillSettings) -> tuple[Any, Any]:
     return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def build_branches(settings: DistillSettings, student: Any, taught: Taught | None) -> Branches:
-    """The student with what its method trains beside it."""
+def build_branches(settings: DistillSettings, student: Model, taught: Taught | None, images: int) -> Branches:
+    """The student with what its method trains beside it; images: how many there are to train on."""
     width = feature_width(student)
-    if taught is None or settings.method == "kd":
+    if taught is None or settings.method in (*PROBED, "rkd"):
         return Branches(student)
     if settings.method == "fitnet":
         return Branches(student, hint=Hint(taught.mean, taught.sd, width))
-    return Branches(student, phi=Reprogram(taught.mean, taught.sd, width, inner=settings.phi_width, dropout=settings.phi_dropout))
+    if settings.method == "crd":
+        return Branches(student, contrast=Contrast(taught.mean, taught.sd, width, images))
+    phi = Reprogram(taught.mean, taught.sd, width, inner=settings.phi_width, dropout=settings.phi_dropout)
+    return Branches(student, phi=phi, classifier=torch.nn.Linear(width, student.spec.outputs) if settings.classifier == "own" else None)
 
 
 def train(settings: DistillSettings, images: ImageSet, spec: ImageSpec, views: ViewSpec, pixels: PixelStore, branches: Branches,
@@ -147,7 +153,7 @@ def train(settings: DistillSettings, images: ImageSet, spec: ImageSpec, views: V
     labels = torch.from_numpy(images.labels)
     batches = Batches(pixels, labels, labelled if taught is None else rows, labelled, spec, views, settings.seed, settings.batch,
                       settings.labelled_batch, settings.views, taught.bank if taught else None, taught.rows if taught else None,
-                      images.hashes, settings.bank_seed, taught.probe if taught and settings.method == "kd" else None)
+                      images.hashes, settings.bank_seed, taught.probe if taught and settings.method in PROBED else None)
     weights = Weights(settings.teacher_weight, settings.kd_weight, settings.cka_weight, settings.hint_weight, settings.temperature,
                       settings.cka == "debiased", settings.focal_gamma)
     class_weights = prevalence_weights(labels[labelled]).to(device) if images.task == "multilabel" else None

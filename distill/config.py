@@ -24,8 +24,8 @@ class DistillSettings:
     """Folder of class folders, CSV file, MedMNIST .npz or name, NIfTI volumes in these, or phantom, phantom-volumes (synthetic)."""
     teacher: str = "efficientnet-lite0"
     """timm or short name, folder of rd-distill or rd-adapt, .pt2 file, hf:ID, or bank:FOLDER."""
-    method: Literal["rd", "kd", "fitnet", "vanilla"] = "rd"
-    """rd: Reprogramming Distillation; kd: Hinton, from a linear probe; fitnet: feature regression; vanilla: no teacher."""
+    method: Literal["rd", "kd", "dkd", "dist", "fitnet", "rkd", "crd", "vanilla"] = "rd"
+    """rd: Reprogramming Distillation; kd, dkd, dist: a linear probe's logits; fitnet, rkd, crd: features; vanilla: no teacher."""
     out: Path = Path("student")
     """Folder to write."""
     config: Path | None = None
@@ -106,6 +106,8 @@ class DistillSettings:
     """Inner width of the reprogramming module."""
     phi_dropout: float = 0.5
     """Dropout in the reprogramming module."""
+    classifier: Literal["shared", "own"] = "shared"
+    """own: the teacher branch of rd gets a classifier of its own, to see what sharing is worth."""
     kd_weight: float = 1.0
     """Weight of the logit distillation."""
     cka_weight: float = 1.0
@@ -113,7 +115,7 @@ class DistillSettings:
     teacher_weight: float = 1.0
     """Weight of the task loss on the teacher branch."""
     hint_weight: float = 1.0
-    """Weight of the feature regression of fitnet."""
+    """Weight of the feature loss of fitnet, rkd and crd."""
     cka: Literal["debiased", "biased"] = "debiased"
     """Estimator of the CKA in the loss; the reported CKA is always debiased."""
     temperature: float = 4.0
@@ -180,5 +182,7 @@ class DistillSettings:
             raise UserError(f"--adapt {self.adapt} adapts a teacher; --method vanilla has none", USAGE)
         if self.teacher_adapter is not None and self.adapt != "none":
             raise UserError(f"--adapt {self.adapt} starts from a plain teacher; leave --teacher-adapter out", USAGE)
+        if self.classifier == "own" and self.method != "rd":
+            raise UserError(f"--classifier own is about the teacher branch of rd; --method {self.method} has none", USAGE)
         if self.overwrite and self.resume:
             raise UserError("--overwrite and --resume contradict each other; give one", USAGE)

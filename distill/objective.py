@@ -1,6 +1,6 @@
-"""What each method adds up: vanilla, kd, fitnet, rd, and a teacher's own adaptation, over one batch.
+"""What each method adds up: vanilla, RD, its competitors, and a teacher's own adaptation, over one batch.
 
-Owns: Batch, Branches and the losses of a method by name. Does not own: formulas (losses.py), the loop (fit.py).
+Owns: Batch, Branches and the losses of a method by name. Does not own: formulas (losses.py, relatives.py), the loop (fit.py).
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from distill.adapters import balance_loss
 from distill.losses import cka_loss, distillation_loss, hint_loss, task_loss
-from distill.models import Model
-from distill.reprogram import Hint, Reprogram
+from distill.models import Model, class_scores
+from distill.relatives import contrastive_loss, correlation_loss, decoupled_loss, relational_loss
+from distill.reprogram import Contrast, Hint, Reprogram
 from distill.slices import mean_of_slices
 
-Method = Literal["rd", "kd", "fitnet", "vanilla", "adapt"]
+Method = Literal["rd", "kd", "dkd", "dist", "fitnet", "rkd", "crd", "vanilla", "adapt"]
+PROBED = ("kd", "dkd", "dist")  # taught the logits of the teacher's linear probe
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,21 @@ class Batch:
 
 
 class Branches(nn.Module):
-    """All that is trained: the student and, by method, the reprogramming module or the hint's projection."""
+    """All that is trained: the student and, by method, the reprogramming module (and a classifier of its own), or a projection."""
 
-    def __init__(self, student: Model, phi: Reprogram | None = None, hint: Hint | None = None) -> None:
+    def __init__(self, student: Model, phi: Reprogram | None = None, hint: Hint | None = None, contrast: Contrast | None = None,
+                 classifier: nn.Linear | None = None) -> None:
         super().__init__()
         self.student = student
         self.phi = phi
         self.hint = hint
+        self.contrast = contrast
+        self.classifier = classifier
+
+    def taught_logits(self, features: Tensor) -> Tensor:
+        """The teacher branch's logits of reprogrammed features (B, d): by the shared classifier unless it has its own."""
+        student = self.student
+        return student.logits(features) if self.classifier is None else class_scores(self.classifier(features), student.spec.task)
 
 
 @dataclass(frozen=True)
@@ -77,14 +87,28 @@ def parts(method: Method, branches: Branches, batch: Batch, weights: Weights,
     features = student.features(batch.pixels, batch.mask)
     logits = student.logits(features)
     losses = {"task": on_labels(logits)}
-    if method == "kd":
+    if method in PROBED:
         assert batch.probe_logits is not None
-        losses["kd"] = weights.kd * distillation_loss(logits, batch.probe_logits, task, weights.temperature)
-    elif method == "fitnet":
-        assert branches.hint is not None
+        temperature = weights.temperature
+        if method == "kd":
+            taught = distillation_loss(logits, batch.probe_logits, task, temperature)
+        elif method == "dkd":
+            taught = decoupled_loss(logits, batch.probe_logits, batch.labels, temperature)
+        else:
+            taught = correlation_loss(logits, batch.probe_logits, task, temperature)
+        losses["kd"] = weights.kd * taught
+    elif method in ("fitnet", "rkd", "crd"):
         assert batch.clean is not None
-        taught = batch.clean if batch.mask is None else mean_of_slices(batch.clean, batch.mask)
-        losses["hint"] = weights.hint * hint_loss(*branches.hint(features, taught))
+        whole = batch.clean if batch.mask is None else mean_of_slices(batch.clean, batch.mask)
+        if method == "rkd":
+            regression = relational_loss(features, whole)
+        elif method == "crd":
+            assert branches.contrast is not None
+            regression = contrastive_loss(*branches.contrast(features, whole), images=branches.contrast.images)
+        else:
+            assert branches.hint is not None
+            regression = hint_loss(*branches.hint(features, whole))
+        losses["hint"] = weights.hint * regression
     elif method == "rd":
         # RD: co-training of both branches through one classifier; the taught target is phi on the clean image. Of volumes phi
         # reprograms slices, and one pooling, too, serves both branches.
@@ -92,10 +116,10 @@ def parts(method: Method, branches: Branches, batch: Batch, weights: Weights,
         assert phi is not None
         assert batch.clean is not None
         assert batch.viewed is not None
-        losses["teacher_task"] = weights.teacher * on_labels(student.logits(student.pool(phi(batch.viewed), batch.mask)))
+        losses["teacher_task"] = weights.teacher * on_labels(branches.taught_logits(student.pool(phi(batch.viewed), batch.mask)))
         target = student.pool(phi.target(batch.clean), batch.mask)
         if student.spec.slices:
             target = target.detach()  # of the pooling's own share in it
-        losses["kd"] = weights.kd * distillation_loss(logits, student.logits(target), task, weights.temperature)
+        losses["kd"] = weights.kd * distillation_loss(logits, branches.taught_logits(target), task, weights.temperature)
         losses["cka"] = weights.cka * cka_loss(target, features, debiased=weights.debiased)
     return losses

@@ -80,7 +80,7 @@ def predict(branches: Branches, pixels: PixelStore, spec: ImageSpec, rows: NDArr
         similarity = None
         if len(taught) and len(rows) >= 4:
             similarity = float(cka(torch.cat(taught)[:CKA_IMAGES].double(), torch.cat(features)[:CKA_IMAGES].double()))
-        teacher = torch.cat([student.logits(one).float().cpu() for one in taught]).numpy() if taught else None
+        teacher = torch.cat([branches.taught_logits(one).float().cpu() for one in taught]).numpy() if taught else None
     branches.train(training)
     return Predictions(rows, torch.cat(found).numpy(), teacher, torch.cat(probed).numpy() if probed else None, similarity,
                        torch.cat(attention).numpy() if attention else None)

@@ -1,6 +1,6 @@
-"""Bridges between banked teacher features and the student's feature space: RD's reprogramming module, FitNet's projection.
+"""Bridges between banked teacher features and the student's feature space: RD's reprogramming module, FitNet's projection, CRD's.
 
-Owns: the residual block phi, the hint's projection, the statistics that standardise their input.
+Owns: the residual block phi, the projections of hints and contrasts, the statistics that standardise their input.
 Does not own: the shared classifier, losses.
 """
 
@@ -73,3 +73,25 @@ class Hint(nn.Module):
     def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Projected student features and standardised teacher features, both (B, D)."""
         return self.project(student), (teacher - self.mean) / self.sd
+
+
+class Contrast(nn.Module):
+    """Linear embeddings (B, 128) of student features (B, d) and standardised teacher features (B, D), as CRD compares them.
+
+    images: how many training images there are, which the critic's prior needs (Tian et al. 2020).
+    """
+
+    mean: Tensor
+    sd: Tensor
+
+    def __init__(self, mean: Tensor, sd: Tensor, width: int, images: int, embedding: int = 128) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.float())
+        self.register_buffer("sd", sd.float())
+        self.images = images
+        self.student = nn.Linear(width, embedding)
+        self.teacher = nn.Linear(mean.numel(), embedding)
+
+    def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings of both, (B, 128) each."""
+        return self.student(student), self.teacher((teacher - self.mean) / self.sd)

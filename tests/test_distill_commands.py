@@ -350,3 +350,26 @@ def test_adapt_runs_both_commands_in_one_and_resumes_as_one(monkeypatch: pytest.
     assert manifest["settings"]["adapt"] == "lora"
     assert run(adapt="lora", teacher="test_vit", teacher_size=160, resume=True) == 0  # finished: nothing to do
     assert "--adapt lora" in refused(USAGE, adapt="lora", method="vanilla")
+
+
+@pytest.mark.parametrize("method", ["dkd", "dist", "rkd", "crd"])
+def test_every_competitor_trains_a_student_beside_the_probe(method: str) -> None:
+    folder = class_folders(Path("data"), tiny_images(counts=(16, 8, 8)))
+    assert run(data=str(folder), method=method, epochs=1) == 0
+    entry = read_json(Path("student/metrics.json"))["splits"]["test"]
+    assert {"student", "probe"} <= set(entry)
+    assert "teacher" not in entry
+
+
+def test_dkd_is_refused_for_images_with_several_findings_before_any_work() -> None:
+    assert "use kd or dist" in refused(USAGE, method="dkd")  # the phantom is multi-label
+    assert not Path("banks").exists()
+
+
+def test_a_teacher_branch_with_its_own_classifier_is_judged_by_it() -> None:
+    assert run(classifier="own", epochs=1, out=Path("own")) == 0
+    assert run(epochs=1, out=Path("shared")) == 0
+    own, shared = (read_json(Path(name) / "metrics.json")["splits"]["test"]["teacher"] for name in ("own", "shared"))
+    assert own != shared
+    with pytest.raises(UserError, match="has none"):
+        settings(classifier="own", method="kd")

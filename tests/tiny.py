@@ -19,7 +19,7 @@ from distill.models import Model, ModelSpec, build_model, feature_width
 from distill.objective import Branches
 from distill.pixels import PixelStore, build_pixels
 from distill.probe import Probe, fit_probe
-from distill.reprogram import Hint, Reprogram
+from distill.reprogram import Contrast, Hint, Reprogram
 from distill.teachers import Teacher, load_teacher
 from distill.views import ViewSpec
 from runtimes.images import ImageSet, ImageSpec
@@ -101,7 +101,8 @@ def tiny_branches(method: str, task: str = "multiclass", width: int = 256, dropo
         mean, sd = torch.zeros(width), torch.ones(width)
         phi = Reprogram(mean, sd, feature_width(model), dropout=dropout) if method == "rd" else None
         hint = Hint(mean, sd, feature_width(model)) if method == "fitnet" else None
-    return Branches(model, phi, hint)
+        contrast = Contrast(mean, sd, feature_width(model), 100) if method == "crd" else None
+    return Branches(model, phi, hint, contrast)
 
 
 def tiny_batches(folder: Path, images: ImageSet, *, bank: FeatureBank | None = None, probe: bool = False, seed: int = 0,
