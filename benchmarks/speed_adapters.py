@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from distill.adapters import Adapter, adapters_of
 from distill.experts import AdapterSpec
 from distill.insert import choose_layers, insert
-from distill.models import build_net
+from distill.nets import build_net
 from distill.spectral import start_from_svd
 
 TEACHERS = (("vit_base_patch16_224", 224), ("tf_efficientnet_lite2", 224))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.models import Model, ModelSpec, build_model, feature_width
+from distill.nets import takes_image_size
 from runtimes.errors import UserError
 from runtimes.folder import check_files, read_json, read_manifest, write_atomic, write_json
 from runtimes.images import ImageSpec
@@ -113,6 +114,4 @@ def load_checkpoint(folder: Path, *kinds: str) -> Checkpoint:
 
 
 def _sized(spec: ModelSpec) -> bool:
-    from distill.models import takes_image_size
-
     return takes_image_size(spec.arch)

@@ -24,20 +24,22 @@ from distill.flags import record
 from distill.intake import choose_device, describe, read_images
 from distill.losses import prevalence_weights
 from distill.models import Model, ModelSpec, count_macs, count_parameters, feature_width
-from distill.objective import PROBED, Branches, Weights
+from distill.objective import PROBED, Branches, Weights, parts
 from distill.outcome import Outcome, images_digest, write_result
 from distill.pixels import PixelStore, build_pixels
 from distill.predict import Predictions, calibrate, judge, judge_gain, predict, score, summary
 from distill.progress import say, track
 from distill.reprogram import Contrast, Hint, Reprogram
 from distill.run import NOTE, check_parents, find_run, finished
-from distill.students import build_student, timm_name
+from distill.shrinking import budget_of, shrink_student
+from distill.students import build_student, timm_arguments, timm_name
 from distill.teaching import Taught, consult_teacher
 from distill.views import ViewSpec
 from runtimes.errors import USAGE, UserError
 from runtimes.folder import MANIFEST, check_out, read_json, write_json
 from runtimes.images import ImageSet, ImageSpec
 
+GRADIENT_BATCHES = 4  # behind taylor importance
 WATCHED_IMAGES = 2000  # validation images looked at after each epoch; the last figures are over all
 
 
@@ -57,6 +59,7 @@ def distill(settings: DistillSettings, command: str) -> int:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     arch = timm_name(settings.student)
+    budget_of(settings)  # a number that is none is refused before any work
     images = read_images(settings)
     say("data", describe(images))
     for note in images.facts.get("notes", []):
@@ -68,10 +71,11 @@ def distill(settings: DistillSettings, command: str) -> int:
     if settings.method == "vanilla":
         say("teacher", "none: --method vanilla trains on labels alone")
     taught = None if settings.method == "vanilla" else consult_teacher(settings, images, views, device)
-    model_spec = ModelSpec(arch, spec.height, spec.width, images.task, images.classes, slices=spec.slices, pooling=settings.slice_pooling)
+    model_spec = ModelSpec(arch, spec.height, spec.width, images.task, images.classes, timm_arguments(arch), slices=spec.slices,
+                           pooling=settings.slice_pooling)
     student = build_student(model_spec, settings.student_weights, settings.seed)
-    macs = count_macs(student, spec.height, spec.width)
-    say("student", f"{arch}, {count_parameters(student) / 1e6:.2f} M parameters, {macs / 1e6:.1f} M MACs at {spec.width} px, "
+    say("student", f"{arch}, {count_parameters(student) / 1e6:.2f} M parameters, "
+                   f"{count_macs(student, spec.height, spec.width) / 1e6:.1f} M MACs at {spec.width} px, "
                    f"{'random weights' if settings.student_weights is None else 'from ' + settings.student_weights}, on {device}")
     run.mkdir(parents=True, exist_ok=True)
     parents = {"images": images_digest(images), "teacher": taught.facts["teacher_hash"] if taught else None}
@@ -79,6 +83,13 @@ def distill(settings: DistillSettings, command: str) -> int:
     write_json(run / NOTE, {"settings": wanted, "replaces": replaces, "parents": parents})
     with track("pixels") as update:
         pixels = build_pixels(run, images, spec, update)
+    with torch.random.fork_rng():
+        student = shrink_student(
+            settings, student, run,
+            gradients=lambda model: task_gradients(settings, images, spec, views, pixels, model),
+            train=lambda model, number: train_a_little(settings, images, spec, views, pixels, model, taught,
+                                                       run / f"round-{number}", device))
+    macs = count_macs(student, spec.height, spec.width)
     branches = build_branches(settings, student, taught, len(images.rows("train")))
     with torch.random.fork_rng():
         history = train(settings, images, spec, views, pixels, branches, taught, run, device)
@@ -126,7 +137,7 @@ def pretrained_statistics(settings: DistillSettings) -> tuple[Any, Any]:
     if settings.student_weights and (Path(settings.student_weights) / MANIFEST).is_file():
         earlier = load_checkpoint(Path(settings.student_weights)).image_spec
         return earlier.mean, earlier.std
-    config = timm.get_pretrained_cfg(timm_name(settings.student))
+    config = timm.get_pretrained_cfg(timm_name(settings.student), allow_unregistered=True)
     if settings.student_weights and config is not None:
         return tuple(config.mean), tuple(config.std)
     return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -171,6 +182,25 @@ def train(settings: DistillSettings, images: ImageSet, spec: ImageSpec, views: V
                    precision=settings.precision, device=device, class_weights=class_weights, seed=settings.seed, folder=run,
                    resume=settings.resume, evaluate=evaluate, select=settings.select, progress=update,
                    resumed=lambda epoch: say("resume", f"from epoch {epoch} of {settings.epochs}" if epoch else "from the start"))
+
+
+def task_gradients(settings: DistillSettings, images: ImageSet, spec: ImageSpec, views: ViewSpec, pixels: PixelStore,
+                   model: Model) -> torch.Tensor:
+    """The task loss of a model on some labelled training images, to be differentiated for taylor importance."""
+    rows = images.rows("train")
+    labelled, labels = rows[images.labelled[rows]], torch.from_numpy(images.labels)
+    batches = Batches(pixels, labels, labelled, labelled, spec, views, settings.seed, settings.batch, settings.labelled_batch)
+    weights = Weights(focal_gamma=settings.focal_gamma)
+    return torch.stack([parts("vanilla", Branches(model), batches(step), weights)["task"] for step in range(GRADIENT_BATCHES)]).mean()
+
+
+def train_a_little(settings: DistillSettings, images: ImageSet, spec: ImageSpec, views: ViewSpec, pixels: PixelStore, model: Model,
+                   taught: Taught | None, folder: Path, device: str) -> Model:
+    """Train a student between two rounds of pruning, by the method that it will be trained by."""
+    folder.mkdir(parents=True, exist_ok=True)
+    branches = build_branches(settings, model, taught, len(images.rows("train")))
+    train(replace(settings, epochs=1, min_steps=settings.prune_steps), images, spec, views, pixels, branches, taught, folder, device)
+    return branches.student.to("cpu")
 
 
 def run_on(branches: Branches, images: ImageSet, spec: ImageSpec, pixels: PixelStore, split: str, taught: Taught | None,

@@ -59,6 +59,25 @@ class DistillSettings:
     student_weights: str | None = None
     """Start from `pretrained` or from a .safetensors or .pth file; random when not given."""
 
+    max_params: str | None = None
+    """Most parameters of the student, such as 0.5M: a larger one is pruned until it fits."""
+    max_macs: str | None = None
+    """Most multiply-accumulates of an input, such as 30M."""
+    max_latency_ms: float | None = None
+    """Most milliseconds of an input (p90), measured on this machine on the exported, untrained student."""
+    latency_target: Literal["onnx", "openvino"] = "onnx"
+    """Runtime that --max-latency-ms is about."""
+    latency_threads: int = 1
+    """Threads of that runtime."""
+    importance: Literal["magnitude", "taylor", "bn-scale"] = "magnitude"
+    """What pruning keeps: large weights, weights whose loss would hurt, or channels of large normalisation scales."""
+    prune_unit: int = 8
+    """Channels are kept in multiples of this, as the target's kernels like them."""
+    prune_rounds: int = 1
+    """Prune in this many rounds, training a little between them; 1 prunes once, before training."""
+    prune_steps: int = 200
+    """Steps of training between two rounds of pruning."""
+
     adapt: Literal["none", "lora", "moe", "molre", "spectral"] = "none"
     """Adapt the teacher first, as rd-adapt does, into <out>-teacher."""
     teacher_size: int | None = None
@@ -148,7 +167,8 @@ class DistillSettings:
         for name, value in dataclasses.asdict(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"--{name.replace('_', '-')} {value} must be a finite number", USAGE)
-        positive = ("epochs", "batch", "labelled_batch", "lr", "temperature", "phi_width")
+        positive = ("epochs", "batch", "labelled_batch", "lr", "temperature", "phi_width", "latency_threads", "prune_unit",
+                    "prune_rounds", "prune_steps")
         for name in positive:
             if getattr(self, name) <= 0:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} must be above 0", USAGE)
@@ -159,6 +179,10 @@ class DistillSettings:
         for name in ("seed", "bank_seed", "split_seed"):
             if getattr(self, name) >= 2**32:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} must be below 2**32", USAGE)
+        if self.max_latency_ms is not None and self.max_latency_ms <= 0:
+            raise UserError(f"--max-latency-ms {self.max_latency_ms} must be above 0", USAGE)
+        if self.prune_rounds > 1 and (self.max_params, self.max_macs, self.max_latency_ms) == (None, None, None):
+            raise UserError(f"--prune-rounds {self.prune_rounds} needs a budget: --max-params, --max-macs or --max-latency-ms", USAGE)
         if self.batch < 2:
             raise UserError(f"--batch {self.batch} must be 2 or more: batch normalisation compares the images of a step", USAGE)
         if self.threads is not None and self.threads < 1:

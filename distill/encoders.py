@@ -1,6 +1,7 @@
-"""A vision encoder of transformers seen as timm sees a network: features, head, classifier; rebuilt from its JSON config.
+"""Networks of other libraries seen as timm sees a network: features, head, classifier. transformers' encoders, torchvision's ShuffleNet.
 
-Owns: TransformersNet and building one from a config. Does not own: downloading or reading weights (teachers.py).
+Owns: TransformersNet and building one from its JSON config, ShuffleNet, which timm lacks. Does not own: reading weights (teachers.py,
+students.py).
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from runtimes.errors import UserError
+from runtimes.errors import USAGE, UserError
 
 PREFIX = "transformers/"  # of ModelSpec.arch
+TORCHVISION = "torchvision/"
+SHUFFLENETS = tuple(f"{TORCHVISION}shufflenet_v2_x{width}" for width in ("0_5", "1_0", "1_5", "2_0"))
 
 
 class TransformersNet(nn.Module):
@@ -52,3 +55,38 @@ def from_config(arch: str, outputs: int, config: dict[str, Any], features: int) 
         raise UserError(f"{arch} needs transformers; pip install 'rd-distill[teachers]'") from None
     held: Any = transformers.AutoConfig.for_model(arch.removeprefix(PREFIX), **{k: v for k, v in config.items() if k != "model_type"})
     return TransformersNet(transformers.AutoModel.from_config(held), features, outputs)
+
+
+class ShuffleNet(nn.Module):
+    """torchvision's ShuffleNet V2 (Ma et al. 2018) behind timm's three methods."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*(getattr(net, name) for name in ("conv1", "maxpool", "stage2", "stage3", "stage4", "conv5")))
+        self.fc: Any = net.fc
+
+    def forward_features(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, h, w) to maps (B, D, h / 32, w / 32)."""
+        return self.body(pixels)  # type: ignore[no-any-return]
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Maps to pooled features (B, D), or to scores."""
+        pooled = features.mean((2, 3))
+        return pooled if pre_logits else self.fc(pooled)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels to scores."""
+        return self.forward_head(self.forward_features(pixels))
+
+    def get_classifier(self) -> nn.Module:
+        """The classifier."""
+        return self.fc  # type: ignore[no-any-return]
+
+
+def from_torchvision(arch: str, outputs: int) -> ShuffleNet:
+    """A ShuffleNet V2 with random weights by its name, such as torchvision/shufflenet_v2_x1_0."""
+    if arch not in SHUFFLENETS:
+        raise UserError(f"of torchvision only {', '.join(SHUFFLENETS)} are students; found {arch}", USAGE)
+    from torchvision import models
+
+    return ShuffleNet(getattr(models, arch.removeprefix(TORCHVISION))(num_classes=outputs))

@@ -1,7 +1,7 @@
 """One model shape for teacher and student: stages, pool, head; and the JSON that rebuilds it.
 
-Owns: Model, ModelSpec, building a timm network from them, counting parameters and MACs.
-Does not own: names and weights a user may ask for (students.py, teachers.py), files (checkpoint.py).
+Owns: Model, ModelSpec, building a model from its spec, counting parameters and MACs.
+Does not own: making the bare network (nets.py), names and weights a user may ask for (students.py, teachers.py), files (checkpoint.py).
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill.encoders import PREFIX, from_config
+from distill.cuts import Cuts, make_cuts
 from distill.experts import AdapterSpec
 from distill.insert import POOLED, SLICES, insert
+from distill.nets import build_net, classifier_of
 from distill.slices import Pooling, SlicePool
 from runtimes.errors import UserError
 from runtimes.scores import Task
@@ -23,7 +24,7 @@ from runtimes.scores import Task
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What rebuilds a model without its weights: architecture, input size, task, classes, adapters by layer, slices of a volume."""
+    """What rebuilds a model without its weights: architecture, input size, task, classes, adapters, slices of a volume, cuts."""
 
     arch: str
     height: int
@@ -34,6 +35,7 @@ class ModelSpec:
     adapters: Mapping[str, AdapterSpec] = field(default_factory=dict)
     slices: int = 0
     pooling: Pooling = "attention"
+    cuts: Cuts = field(default_factory=dict)
 
     @property
     def outputs(self) -> int:
@@ -43,7 +45,7 @@ class ModelSpec:
     def as_dict(self) -> dict[str, Any]:
         """The JSON form."""
         adapters = {"adapters": {name: one.as_dict() for name, one in self.adapters.items()}} if self.adapters else {}
-        absent = {"adapters"} if self.slices else {"adapters", "slices", "pooling"}
+        absent = {"adapters"} | (set() if self.slices else {"slices", "pooling"}) | (set() if self.cuts else {"cuts"})
         own = {key: value for key, value in asdict(self).items() if key not in absent}
         return {**own, "classes": list(self.classes), "arguments": dict(self.arguments), **adapters}
 
@@ -81,7 +83,7 @@ class Model(nn.Module):
         super().__init__()
         self.spec = spec
         self.net = net
-        head = net.get_classifier()  # type: ignore[operator]
+        head = classifier_of(net)[-1]
         if not isinstance(head, nn.Linear):
             raise UserError(f"{spec.arch} ends in {type(head).__name__}, expected one linear classifier; "
                             "choose another network (mobilenetv3, resnet18, efficientnet-lite0 and vit names work)")
@@ -91,7 +93,7 @@ class Model(nn.Module):
     @property
     def head(self) -> nn.Linear:
         """The linear classifier, one object for both branches in Reprogramming Distillation."""
-        head = self.net.get_classifier()  # type: ignore[operator]
+        head = classifier_of(self.net)[-1]
         assert isinstance(head, nn.Linear)
         return head
 
@@ -103,7 +105,10 @@ class Model(nn.Module):
 
     def trunk(self, pixels: Tensor) -> Tensor:
         """The network's own pooled features, (B, 3, h, w) to (B, D)."""
-        return self.net.forward_head(self.net.forward_features(pixels), pre_logits=True)  # type: ignore[operator,no-any-return]
+        features: Tensor = self.net.forward_head(self.net.forward_features(pixels), pre_logits=True)  # type: ignore[operator]
+        for layer in classifier_of(self.net)[:-1]:
+            features = layer(features)
+        return features
 
     def slice_features(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
         """Features of every slice, (B, S, 3, h, w) to (B, S, D); in training only of those that are there, the rest zeros."""
@@ -153,23 +158,10 @@ class Model(nn.Module):
         return self.logits(self.features(pixels, mask))
 
 
-def build_net(arch: str, height: int, width: int, outputs: int, **arguments: Any) -> nn.Module:
-    """Create a timm network (or a transformers encoder by its config) with random weights, or say why it cannot be made."""
-    if arch.startswith(PREFIX):
-        return from_config(arch, outputs, **arguments)
-    import timm
-
-    sized: dict[str, Any] = {"img_size": (height, width)} if takes_image_size(arch) else {}
-    try:
-        net: nn.Module = timm.create_model(arch, pretrained=False, num_classes=outputs, in_chans=3, **sized, **arguments)
-    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
-        raise UserError(f"timm cannot make {arch} for {height}x{width} pixels: {error}") from None
-    return net
-
-
 def build_model(spec: ModelSpec) -> Model:
     """Create a model with random weights from its spec."""
     model = Model(replace(spec, adapters={}), build_net(spec.arch, spec.height, spec.width, spec.outputs, **spec.arguments))
+    make_cuts(model.net, spec.cuts)
     return adapt_model(model, spec.adapters) if spec.adapters else model
 
 
@@ -181,14 +173,6 @@ def adapt_model(model: Model, adapters: Mapping[str, AdapterSpec]) -> Model:
         model.slice_pool.requires_grad_(True)
     model.spec = replace(model.spec, adapters={**model.spec.adapters, **adapters})
     return model
-
-
-def takes_image_size(arch: str) -> bool:
-    """Whether a timm network is built for one input size (ViT and its kin)."""
-    import timm
-
-    config = timm.get_pretrained_cfg(arch.split(":")[-1], allow_unregistered=True)
-    return bool(config is not None and config.fixed_input_size)
 
 
 def feature_width(model: Model) -> int:

@@ -104,7 +104,8 @@ def parts(method: Method, branches: Branches, batch: Batch, weights: Weights,
             regression = relational_loss(features, whole)
         elif method == "crd":
             assert branches.contrast is not None
-            regression = contrastive_loss(*branches.contrast(features, whole), images=branches.contrast.images)
+            ours, theirs = branches.contrast(features, whole)
+            regression = contrastive_loss(ours, theirs, branches.contrast.images)
         else:
             assert branches.hint is not None
             regression = hint_loss(*branches.hint(features, whole))

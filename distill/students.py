@@ -8,10 +8,12 @@ from __future__ import annotations
 import difflib
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from distill.encoders import SHUFFLENETS
 from distill.models import Model, ModelSpec, build_model
 from runtimes.errors import USAGE, UserError
 
@@ -27,7 +29,7 @@ SHORT_NAMES = {
     "efficientnet-b0": "efficientnet_b0",
     "resnet18": "resnet18",
     "resnet34": "resnet34",
-    "shufflenetv2": "shufflenet_v2_x1_0",
+    "shufflenetv2": "torchvision/shufflenet_v2_x1_0",
     "mobileone": "mobileone_s0",
     "repvit": "repvit_m0_9",
     "repvgg": "repvgg_a0",
@@ -45,9 +47,11 @@ def timm_name(name: str) -> str:
 
     if name in SHORT_NAMES:
         found = SHORT_NAMES[name]
-        if timm.is_model(found):
+        if timm.is_model(found) or found in SHUFFLENETS:
             return found
         raise UserError(f"--student {name} stands for timm's {found}, which the installed timm {timm.__version__} lacks", USAGE)
+    if name in SHUFFLENETS:
+        return name
     if timm.is_model(name):
         try:
             timm.get_pretrained_cfg(name)
@@ -59,6 +63,11 @@ def timm_name(name: str) -> str:
     near = difflib.get_close_matches(name, [*SHORT_NAMES, *timm.list_models()], n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"short names: {', '.join(SHORT_NAMES)}"
     raise UserError(f"no network is called {name!r}; {hint}", USAGE)
+
+
+def timm_arguments(arch: str) -> dict[str, Any]:
+    """What a network must be made with to end in one linear layer: RepViT without the second classifier of its own distillation."""
+    return {"distillation": False} if arch.startswith("repvit_") else {}
 
 
 def build_student(spec: ModelSpec, weights: str | None, seed: int) -> Model:
@@ -137,7 +146,7 @@ def hub_weights(arch: str) -> dict[str, Tensor]:
     import timm
 
     try:
-        net = timm.create_model(arch, pretrained=True)
+        net = timm.create_model(arch, pretrained=True, **timm_arguments(arch))
     except Exception as error:  # hub, network and file errors of many libraries; the way out is the same
         raise UserError(f"no pretrained weights of {arch} at hand ({type(error).__name__}); put them on this machine as a "
                         ".safetensors file and name it with --teacher-weights or --student-weights, "

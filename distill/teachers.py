@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from distill.checkpoint import load_checkpoint
 from distill.encoders import TransformersNet
-from distill.models import Model, build_net, count_parameters, weights_hash
+from distill.models import Model, count_parameters, weights_hash
+from distill.nets import build_net
 from distill.peft_folder import merge_peft
 from distill.students import PIP_WEIGHTS, SHORT_NAMES, first_line, hub_weights, pip_weights, read_state, timm_name
 from runtimes.errors import USAGE, UserError

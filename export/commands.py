@@ -13,11 +13,12 @@ import numpy as np
 from torch.nn import Module
 
 from distill.checkpoint import Checkpoint, load_checkpoint, preprocessor_config
+from distill.deployed import reparameterised
 from distill.progress import say, track
 from export.card import artifact_card
 from export.config import ExportSettings
 from export.facts import MODEL, finished, graph_size, manifest_facts, metadata
-from export.graph import DeployedGraph, TensorGraph, VolumeGraph, example_input, reparameterised
+from export.graph import DeployedGraph, TensorGraph, VolumeGraph, example_input
 from export.hygiene import precision_share
 from export.parity import device_image, graph_inputs, parity, reference_logits
 from export.to_onnx import to_onnx

@@ -1,13 +1,11 @@
 """The network as it is deployed: raw pixels in, logits and calibrated probabilities out.
 
-Owns: DeployedGraph (image input), VolumeGraph (slices and mask), TensorGraph (`pixel_values` input), reparameterisation before export.
+Owns: DeployedGraph (image input), VolumeGraph (slices and mask), TensorGraph (`pixel_values` input).
 Does not own: writing ONNX (to_onnx.py). The order of operations is chosen for three runtimes: cast before transpose
 (TensorRT), mean/std before the resize matrices (OpenVINO).
 """
 
 from __future__ import annotations
-
-from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -17,32 +15,6 @@ from distill.models import Model
 from runtimes.images import ImageSpec, resize_matrix
 
 TORCH_DTYPES = {"uint8": torch.uint8, "uint16": torch.uint16}
-
-
-def reparameterised(model: Model) -> Model:
-    """A copy in eval mode whose training-time branches (RepVGG, MobileOne, RepViT, FastViT) are fused into single layers."""
-    from timm.utils.model import reparameterize_model
-
-    copy = deepcopy(model).eval()
-    for parameter in copy.parameters():
-        parameter.requires_grad_(False)
-    copy.net = reparameterize_model(copy.net)
-    for module in list(copy.net.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size in (1, (1, 1)):
-                setattr(module, name, GlobalMean())
-    return copy.eval()
-
-
-class GlobalMean(nn.Module):
-    """Mean over height and width, (B, C, h, w) to (B, C, 1, 1).
-
-    Torch's own global pooling, traced in channels-last order, becomes `as_strided`, which ONNX spells as ten gathering nodes.
-    """
-
-    def forward(self, features: Tensor) -> Tensor:
-        """The mean, as one ReduceMean."""
-        return features.mean((2, 3), keepdim=True)
 
 
 class DeployedGraph(nn.Module):

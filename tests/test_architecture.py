@@ -18,7 +18,7 @@ BELOW = {"runtimes": {"runtimes"}, "distill": {"runtimes", "distill"}, "export":
 GROUND = {"numpy", "PIL"}  # what every file of the ground floor may import beside the standard library
 GROUND_BY_FILE = {"runtimes/cli.py": {"tyro", "rich"}, "runtimes/ort.py": {"onnxruntime"}, "runtimes/volumes.py": {"nibabel"}}
 # What the door takes from the workshop: a finished student, the images it was made from, and how settings are read and told.
-THROUGH_THE_DOOR = {"checkpoint", "evaluate", "flags", "intake", "models", "progress"}
+THROUGH_THE_DOOR = {"checkpoint", "deployed", "evaluate", "flags", "intake", "models", "progress"}
 FROM_INTAKE = {"images_for"}
 BASES = {"nn.Module", "torch.nn.Module", "Module", "Dataset", "Exception", "UserError", "Protocol"}
 # A lazy list of images is a collections.abc.Sequence, which types know by name only.

@@ -22,7 +22,7 @@ from distill.config import DistillSettings
 from distill.intake import choose_device, describe, images_for
 from distill.predict import judge_gain, summary
 from distill.run import NOTE
-from runtimes.errors import MISSING, USAGE, UserError, finish
+from runtimes.errors import BUDGET, MISSING, USAGE, UserError, finish
 from runtimes.folder import read_json, read_manifest
 from runtimes.images import ImageSet
 
@@ -373,3 +373,28 @@ def test_a_teacher_branch_with_its_own_classifier_is_judged_by_it() -> None:
     assert own != shared
     with pytest.raises(UserError, match="has none"):
         settings(classifier="own", method="kd")
+
+
+def test_a_student_is_cut_to_its_budget_trained_and_resumed_to_the_same_weights(
+        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    cut: dict[str, Any] = {"student": "mobilenetv3_small_050", "max_params": "0.3M", "importance": "taylor", "prune_rounds": 2,
+                           "prune_steps": 2, "method": "vanilla"}
+    assert run(**cut, out=Path("whole")) == 0
+    assert "round 2 of 2" in capsys.readouterr().out
+    metrics = read_json(Path("whole/metrics.json"))
+    assert metrics["params"] <= 300_000
+    checkpoint = load_checkpoint(Path("whole"))
+    assert checkpoint.spec.cuts
+    assert metrics["params"] == sum(one.numel() for one in checkpoint.model.parameters())
+    for epoch in (1, 2, 3):  # between the rounds, after the second, in training
+        shutil.rmtree("other.partial", ignore_errors=True)
+        killed_in_epoch(monkeypatch, epoch, **cut, out=Path("other"), overwrite=True)
+        assert run(**cut, out=Path("other"), resume=True) == 0
+        assert tree(Path("other"))["model.safetensors"] == tree(Path("whole"))["model.safetensors"]
+
+
+def test_a_budget_that_nothing_fits_ends_with_exit_code_four_and_a_number_that_is_none_with_two() -> None:
+    assert "does not fit 0.0001 M parameters" in refused(BUDGET, max_params="100", method="vanilla")
+    assert "--max-macs 3 apples is no number" in refused(USAGE, max_macs="3 apples")
+    with pytest.raises(UserError, match="needs a budget"):
+        settings(prune_rounds=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import zipfile
 from pathlib import Path
@@ -13,20 +14,39 @@ import torch
 from safetensors.torch import save_file
 from tiny import tiny_model
 
-from distill.models import ModelSpec, weights_hash
-from distill.students import PIP_WEIGHTS, SHORT_NAMES, build_student, pip_weights, read_state, read_weights, timm_name
+from distill.deployed import reparameterised
+from distill.encoders import SHUFFLENETS
+from distill.models import ModelSpec, build_model, weights_hash
+from distill.students import PIP_WEIGHTS, SHORT_NAMES, build_student, pip_weights, read_state, read_weights, timm_arguments, timm_name
 from runtimes.errors import USAGE, UserError
 
 SPEC = ModelSpec("test_efficientnet", 32, 32, "multiclass", ("a", "b", "c"))
 
 
 @pytest.mark.parametrize("short", sorted(SHORT_NAMES))
-def test_every_short_name_is_a_network_of_timm_or_says_that_this_timm_lacks_it(short: str) -> None:
-    if short == "shufflenetv2" and not timm.list_models("shufflenet*"):
-        with pytest.raises(UserError, match=r"stands for timm's shufflenet_v2_x1_0, which the installed timm .* lacks"):
-            timm_name(short)
-    else:
-        assert timm.is_model(timm_name(short))
+def test_every_short_name_is_a_network_of_timm_or_a_shufflenet(short: str) -> None:
+    assert timm.is_model(timm_name(short)) or timm_name(short) in SHUFFLENETS
+
+
+@pytest.mark.parametrize("short", ["shufflenetv2", "repvit"])
+def test_a_network_of_another_shape_ends_in_one_linear_layer_and_exports_its_features(short: str) -> None:
+    arch = timm_name(short)
+    model = build_student(ModelSpec(arch, 64, 64, "multiclass", ("a", "b", "c"), timm_arguments(arch)), None, 0)
+    pixels = torch.randn(2, 3, 64, 64)
+    model.train()(pixels)  # so that statistics of normalisation are no longer those of a fresh layer
+    model.eval()
+    torch.testing.assert_close(model(pixels), model.net(pixels))
+    torch.testing.assert_close(model.head(model.features(pixels)), model.net(pixels))
+    fused = reparameterised(model)
+    torch.testing.assert_close(fused(pixels), model(pixels), rtol=1e-4, atol=1e-5)
+    again = build_model(ModelSpec.from_dict(json.loads(json.dumps(model.spec.as_dict()))))
+    again.net.load_state_dict(model.net.state_dict(), strict=True)
+    torch.testing.assert_close(again.eval()(pixels), model(pixels))
+
+
+def test_other_networks_of_torchvision_are_refused() -> None:
+    with pytest.raises(UserError, match=r"of torchvision only torchvision/shufflenet_v2_x0_5.* are students"):
+        build_model(ModelSpec("torchvision/vgg11", 64, 64, "binary", ("a", "b")))
 
 
 def test_a_timm_name_is_itself() -> None:

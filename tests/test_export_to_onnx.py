@@ -17,7 +17,8 @@ from conftest import CLASSES, Case, image_spec, tiny_model, write_student
 from onnx import TensorProto, helper, numpy_helper
 
 from distill.checkpoint import Calibration
-from export.graph import DeployedGraph, TensorGraph, example_input, reparameterised
+from distill.deployed import reparameterised
+from export.graph import DeployedGraph, TensorGraph, example_input
 from export.hygiene import IR_OF_OPSET, check_hygiene, precision_share
 from export.to_onnx import to_onnx
 from runtimes.errors import UserError

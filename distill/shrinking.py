@@ -1,0 +1,94 @@
+"""Bringing a student within its budget: once before training, or in rounds with a little training between them.
+
+Owns: the order of the rounds, what is said, the cut students on disk that --resume takes up. Does not own: the search (budget.py),
+which channels go (prune.py), training (fit.py).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from torch import Tensor
+
+from distill.budget import Budget, Cost, cost_of, read_count, shrink
+from distill.config import DistillSettings
+from distill.models import Model, ModelSpec, build_model
+from distill.progress import say
+from distill.prune import open_pruner
+from distill.timing import latency_ms
+from runtimes.errors import UserError
+from runtimes.folder import read_json, write_atomic, write_json
+
+CUT = "cut.json"  # in the run's folder: the last finished round and its student, beside cut.safetensors
+
+
+def budget_of(settings: DistillSettings) -> Budget:
+    """The budget that the flags give; a number that is none is a usage error."""
+    return Budget(None if settings.max_params is None else read_count(settings.max_params, "--max-params"),
+                  None if settings.max_macs is None else read_count(settings.max_macs, "--max-macs"), settings.max_latency_ms)
+
+
+def shrink_student(settings: DistillSettings, student: Model, run: Path, *, gradients: Callable[[Model], Tensor],
+                   train: Callable[[Model, int], Model]) -> Model:
+    """The student within its budget, the same after a kill and --resume; itself when it fits or when there is no budget.
+
+    gradients: the task loss of a model on training images, for taylor. train: some steps of training in round n.
+    """
+    budget = budget_of(settings)
+    if not budget:
+        return student
+    measure = (lambda model: latency_ms(model, settings.latency_target, settings.latency_threads)) if budget.latency_ms else None
+    held = _held(run) if settings.resume else None
+    done, whole, student = held or (0, cost_of(student, measure), student)
+    if not done:
+        say("budget", f"{budget}; {student.spec.arch} has {whole}")
+    for number in range(done, settings.prune_rounds):
+        try:
+            student, cost = shrink(
+                student, part_of(budget, whole, number, settings.prune_rounds),
+                lambda model: open_pruner(model, settings.importance, unit=settings.prune_unit, gradients=lambda: gradients(model)),
+                measure=measure, tell=lambda line: say("prune", line))
+        except UserError:
+            if number == 0:  # nothing is trained yet, and the next try will have another budget or student
+                shutil.rmtree(run)
+            raise
+        if number + 1 < settings.prune_rounds:
+            student = train(student, number)
+        _keep(run, number + 1, whole, student)
+        say("budget", f"{cost}" + (f", round {number + 1} of {settings.prune_rounds}" if settings.prune_rounds > 1 else ": kept"))
+    return student
+
+
+def part_of(budget: Budget, whole: Cost, number: int, rounds: int) -> Budget:
+    """The budget of one round: from what the student has to the budget in steps of equal factors."""
+    share = (number + 1) / rounds
+
+    def between(has: float | None, most: float | None) -> float | None:
+        return most if has is None or most is None or has <= most else most if share == 1 else has * (most / has) ** share
+
+    params, macs = between(whole.params, budget.params), between(whole.macs, budget.macs)
+    return Budget(None if params is None else round(params), None if macs is None else round(macs),
+                  between(whole.latency_ms, budget.latency_ms))
+
+
+def _keep(run: Path, done: int, whole: Cost, student: Model) -> None:
+    from safetensors.torch import save
+
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in student.net.state_dict().items()}
+    name = f"cut-{done}.safetensors"
+    write_atomic(run / name, save(state))
+    write_json(run / CUT, {"done": done, "whole": asdict(whole), "weights": name, "model": student.spec.as_dict()})
+
+
+def _held(run: Path) -> tuple[int, Cost, Model] | None:
+    from safetensors.torch import load_file
+
+    if not (run / CUT).is_file():
+        return None
+    held = read_json(run / CUT)
+    model = build_model(ModelSpec.from_dict(held["model"]))
+    model.net.load_state_dict(load_file(run / held["weights"]), strict=True)
+    return int(held["done"]), Cost(**held["whole"]), model

@@ -1,0 +1,108 @@
+"""Pruning: the least important goes, in units, down to something small that still runs; what cannot be pruned is said."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import tiny_model
+from torch import nn
+
+from distill.models import Model, ModelSpec, build_model, count_macs
+from distill.prune import STEPS, WORKING, open_pruner
+from distill.students import timm_name
+from runtimes.errors import UserError
+
+
+def student(arch: str) -> Model:
+    torch.manual_seed(0)
+    return build_model(ModelSpec(arch, 32, 32, "multiclass", ("a", "b", "c")))
+
+
+@pytest.mark.parametrize("arch", ["mobilenetv3_small_050", "convnext_atto", "vit_tiny_patch16_224"])
+def test_every_step_down_to_the_last_leaves_a_network_that_runs_and_is_no_larger(arch: str) -> None:
+    model = student(arch)
+    pruner, before, steps = open_pruner(model), count_macs(model, 32, 32), 0
+    whole = before
+    while pruner.step():
+        steps += 1
+        now = count_macs(model, 32, 32)
+        assert now <= before
+        before = now
+    assert steps == STEPS
+    assert before < whole / 4
+    assert model.eval()(torch.randn(2, 3, 32, 32)).shape == (2, 3)
+    model.train()(torch.randn(4, 3, 32, 32)).sum().backward()
+    assert all(parameter.grad is None or parameter.grad.shape == parameter.shape for parameter in model.parameters())
+
+
+def test_channels_stay_in_multiples_of_the_unit() -> None:
+    model = student("resnet18")
+    pruner = open_pruner(model, unit=16)
+    for _ in range(12):
+        pruner.step()
+    widths = {module.out_channels for module in model.net.modules() if isinstance(module, nn.Conv2d)}
+    assert len(widths) > 4
+    assert all(width % 16 == 0 for width in widths)
+
+
+def test_magnitude_takes_the_channels_that_are_nearly_zero() -> None:
+    model = student("resnet18")
+    conv, norm = model.net.layer1[0].conv1, model.net.layer1[0].bn1  # type: ignore[union-attr, index]
+    with torch.no_grad():
+        for one in (conv.weight, norm.weight):
+            one[:24] *= 1e-3
+        model.net.layer1[0].conv2.weight[:, :24] *= 1e-3  # type: ignore[union-attr, index]
+    open_pruner(model).step()
+    assert model.net.layer1[0].conv1.out_channels == 40  # type: ignore[union-attr, index]
+    assert bool((model.net.layer1[0].bn1.weight == 1).all())  # type: ignore[union-attr, index]
+
+
+def test_taylor_keeps_the_heads_and_units_that_the_loss_needs() -> None:
+    model = student("vit_tiny_patch16_224")
+    used = [block.mlp.fc1.weight.detach().clone() for block in model.net.blocks]  # type: ignore[union-attr]
+
+    def loss() -> torch.Tensor:  # only the first half of the first MLP's units matter to it
+        return model.net.blocks[0].mlp.fc2.weight[:, :384].pow(2).sum()  # type: ignore[union-attr, index]
+
+    pruner = open_pruner(model, "taylor", gradients=loss)
+    for _ in range(STEPS // 2):
+        pruner.step()
+    fc1 = model.net.blocks[0].mlp.fc1  # type: ignore[union-attr, index]
+    assert fc1.out_features == 392
+    assert torch.equal(fc1.weight[:384], used[0][:384])
+
+
+def test_the_same_network_is_pruned_alike_twice() -> None:
+    first, second = student("mobilenetv3_small_050"), student("mobilenetv3_small_050")
+    for model in (first, second):
+        pruner = open_pruner(model)
+        for _ in range(5):
+            pruner.step()
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("arch", ["fastvit_t8", "edgenext_xx_small"])
+def test_a_network_that_cannot_be_followed_is_refused_and_others_are_named(arch: str) -> None:
+    model = build_model(ModelSpec(arch, 64, 64, "multiclass", ("a", "b", "c")))
+
+    def prune() -> None:
+        pruner = open_pruner(model)
+        while pruner.step():
+            pass
+
+    with pytest.raises(UserError, match=r"cannot be pruned.*mobilenetv3") as caught:
+        prune()
+    assert arch in str(caught.value)
+
+
+def test_the_names_that_an_error_offers_exist() -> None:
+    for name in WORKING.split(" can be")[0].replace(" and ", ", ").split(", "):
+        assert timm_name(name)
+
+
+def test_bn_scale_needs_batch_normalisation() -> None:
+    for arch in ("vit_tiny_patch16_224", "convnext_atto"):
+        with pytest.raises(UserError, match="has no batch normalisation; use magnitude or taylor"):
+            open_pruner(student(arch), "bn-scale")
+    pruner = open_pruner(tiny_model(arch="mobilenetv3_small_050"), "bn-scale")
+    assert pruner.step()
