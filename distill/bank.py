@@ -58,6 +58,12 @@ class FeatureBank:
         return None if mask is None else int(mask.shape[1])
 
     @property
+    def stages(self) -> dict[str, int]:
+        """Channels C of the maps (n, C, g, g) of the teacher's stages by their names, shallow to deep; empty without --bank-grid."""
+        names = sorted((name for name in self.shards[0].arrays if name.startswith("stage")), key=lambda name: int(name[5:]))
+        return {name: int(self.shards[0].arrays[name].shape[1]) for name in names}
+
+    @property
     def rows(self) -> int:
         """Number of (image, view) rows."""
         return int(self.starts[-1])

@@ -59,6 +59,7 @@ class Batches:
     bank_seed: int = 0
     probe: Probe | None = None
     banked_only: bool = False
+    stages: tuple[str, ...] = ()
 
     @property
     def mixed(self) -> bool:
@@ -83,6 +84,7 @@ class Batches:
         indices, shown = self.pick(step)
         generator = np.random.default_rng([self.seed, 3, step])
         clean = viewed = logits = None
+        maps: tuple[Tensor, ...] = ()
         mask = self.pixels.mask(indices)
         drawn = np.zeros(len(indices), dtype=np.int64)
         if self.bank is not None and self.bank_rows is not None:
@@ -90,6 +92,7 @@ class Batches:
             drawn = generator.integers(0, self.bank.views(places) + 1)
             clean = torch.from_numpy(self.bank.features(places))
             viewed = torch.from_numpy(self.bank.features(places, drawn))
+            maps = tuple(torch.from_numpy(self.bank.features(places, drawn, name)) for name in self.stages)
             if self.probe is not None:
                 logits = self.probe.logits(clean if mask is None else mean_of_slices(clean, mask))
         if self.banked_only:  # adapters of pooled features never see a pixel
@@ -110,4 +113,4 @@ class Batches:
                 self.bank.release()
         if pixels.ndim == 4:
             pixels = pixels.contiguous(memory_format=torch.channels_last)
-        return Batch(pixels, labels, clean, viewed, logits, mask)
+        return Batch(pixels, labels, clean, viewed, logits, mask, maps)

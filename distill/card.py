@@ -42,7 +42,7 @@ Research tool, not a medical device.
 {banner}
 - classes: {', '.join(spec.classes)}
 - input: {input_line(image_spec)}
-- {metrics['params']:,} parameters, {metrics['macs']:,} multiply-accumulates
+- {metrics['params']:,} parameters, {metrics['macs']:,} multiply-accumulates{', pruned' if spec.cuts else ''}
 - test images: {test['n']}
 
 | branch (test) | AUROC | balanced accuracy | accuracy | Brier | ECE |
@@ -52,5 +52,12 @@ Research tool, not a medical device.
 95 % bootstrap intervals. Teacher licence: {teacher.get('licence', 'none: no teacher')}.
 
 Made by: `{command}`. Export: `rd-export --target onnx --student-dir {Path(settings['out']).name}`.
-Load: `timm.create_model("local-dir:FOLDER", pretrained=True)`.
+Load: `{loader(spec)}`.
 """
+
+
+def loader(spec: ModelSpec) -> str:
+    """How the folder is loaded in Python: by timm where timm has all of the network."""
+    foreign = spec.cuts or spec.adapters or spec.slices or "/" in spec.arch
+    return ("distill.checkpoint.load_checkpoint(Path(\"FOLDER\")).model" if foreign else
+            "timm.create_model(\"local-dir:FOLDER\", pretrained=True)")

@@ -17,21 +17,22 @@ import torch
 from distill.adapt import adapt
 from distill.adapt_config import adapt_settings
 from distill.batches import Batches
+from distill.bridges import build_branches
 from distill.checkpoint import load_checkpoint
 from distill.config import DistillSettings
 from distill.fit import fit
 from distill.flags import record
 from distill.intake import choose_device, describe, read_images
 from distill.losses import prevalence_weights
-from distill.models import Model, ModelSpec, count_macs, count_parameters, feature_width
+from distill.models import Model, ModelSpec, count_macs, count_parameters
 from distill.objective import PROBED, Branches, Weights, parts
 from distill.outcome import Outcome, images_digest, write_result
 from distill.pixels import PixelStore, build_pixels
 from distill.predict import Predictions, calibrate, judge, judge_gain, predict, score, summary
 from distill.progress import say, track
-from distill.reprogram import Contrast, Hint, Reprogram
 from distill.run import NOTE, check_parents, find_run, finished
 from distill.shrinking import budget_of, shrink_student
+from distill.stages import cut_stages
 from distill.students import build_student, timm_arguments, timm_name
 from distill.teaching import Taught, consult_teacher
 from distill.views import ViewSpec
@@ -64,6 +65,8 @@ def distill(settings: DistillSettings, command: str) -> int:
     say("data", describe(images))
     for note in images.facts.get("notes", []):
         say("", note)
+    if settings.method == "drd" and images.volume is not None:
+        raise UserError("--method drd is about maps of images; use rd for volumes", USAGE)
     if settings.method == "dkd" and images.task == "multilabel":
         raise UserError("--method dkd splits the label's class from the others, and here an image may have several; use kd or dist", USAGE)
     spec = student_image_spec(settings, images)
@@ -77,6 +80,8 @@ def distill(settings: DistillSettings, command: str) -> int:
     say("student", f"{arch}, {count_parameters(student) / 1e6:.2f} M parameters, "
                    f"{count_macs(student, spec.height, spec.width) / 1e6:.1f} M MACs at {spec.width} px, "
                    f"{'random weights' if settings.student_weights is None else 'from ' + settings.student_weights}, on {device}")
+    if settings.method == "drd":
+        cut_stages(student, settings.stages - 1)  # one that has none is refused before any work
     run.mkdir(parents=True, exist_ok=True)
     parents = {"images": images_digest(images), "teacher": taught.facts["teacher_hash"] if taught else None}
     check_parents(run, parents)
@@ -143,19 +148,6 @@ def pretrained_statistics(settings: DistillSettings) -> tuple[Any, Any]:
     return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def build_branches(settings: DistillSettings, student: Model, taught: Taught | None, images: int) -> Branches:
-    """The student with what its method trains beside it; images: how many there are to train on."""
-    width = feature_width(student)
-    if taught is None or settings.method in (*PROBED, "rkd"):
-        return Branches(student)
-    if settings.method == "fitnet":
-        return Branches(student, hint=Hint(taught.mean, taught.sd, width))
-    if settings.method == "crd":
-        return Branches(student, contrast=Contrast(taught.mean, taught.sd, width, images))
-    phi = Reprogram(taught.mean, taught.sd, width, inner=settings.phi_width, dropout=settings.phi_dropout)
-    return Branches(student, phi=phi, classifier=torch.nn.Linear(width, student.spec.outputs) if settings.classifier == "own" else None)
-
-
 def train(settings: DistillSettings, images: ImageSet, spec: ImageSpec, views: ViewSpec, pixels: PixelStore, branches: Branches,
           taught: Taught | None, run: Path, device: str) -> list[dict[str, Any]]:
     """Train the branches and return a row an epoch."""
@@ -164,7 +156,8 @@ def train(settings: DistillSettings, images: ImageSet, spec: ImageSpec, views: V
     labels = torch.from_numpy(images.labels)
     batches = Batches(pixels, labels, labelled if taught is None else rows, labelled, spec, views, settings.seed, settings.batch,
                       settings.labelled_batch, settings.views, taught.bank if taught else None, taught.rows if taught else None,
-                      images.hashes, settings.bank_seed, taught.probe if taught and settings.method in PROBED else None)
+                      images.hashes, settings.bank_seed, taught.probe if taught and settings.method in PROBED else None,
+                      stages=tuple(taught.bank.stages)[1 - settings.stages:] if taught and settings.method == "drd" else ())
     weights = Weights(settings.teacher_weight, settings.kd_weight, settings.cka_weight, settings.hint_weight, settings.temperature,
                       settings.cka == "debiased", settings.focal_gamma)
     class_weights = prevalence_weights(labels[labelled]).to(device) if images.task == "multilabel" else None
@@ -175,10 +168,11 @@ def train(settings: DistillSettings, images: ImageSet, spec: ImageSpec, views: V
                        bank_rows=taught.rows if taught else None, probe=None)
         return judge(images, made)
 
+    decay = settings.decay if settings.decay != "auto" else "linear" if settings.method == "drd" else "none"
     with track("train") as update:
         return fit(branches, batches, settings.method, weights, epochs=settings.epochs, min_steps=settings.min_steps,
                    lr=settings.lr, weight_decay=settings.weight_decay, phi_lr=settings.phi_lr,
-                   phi_weight_decay=settings.phi_weight_decay, warmup=settings.warmup, decay=settings.decay, ema=settings.ema,
+                   phi_weight_decay=settings.phi_weight_decay, warmup=settings.warmup, decay=decay, ema=settings.ema,
                    precision=settings.precision, device=device, class_weights=class_weights, seed=settings.seed, folder=run,
                    resume=settings.resume, evaluate=evaluate, select=settings.select, progress=update,
                    resumed=lambda epoch: say("resume", f"from epoch {epoch} of {settings.epochs}" if epoch else "from the start"))

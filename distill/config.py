@@ -24,8 +24,8 @@ class DistillSettings:
     """Folder of class folders, CSV file, MedMNIST .npz or name, NIfTI volumes in these, or phantom, phantom-volumes (synthetic)."""
     teacher: str = "efficientnet-lite0"
     """timm or short name, folder of rd-distill or rd-adapt, .pt2 file, hf:ID, or bank:FOLDER."""
-    method: Literal["rd", "kd", "dkd", "dist", "fitnet", "rkd", "crd", "vanilla"] = "rd"
-    """rd: Reprogramming Distillation; kd, dkd, dist: a linear probe's logits; fitnet, rkd, crd: features; vanilla: no teacher."""
+    method: Literal["rd", "kd", "dkd", "dist", "fitnet", "rkd", "crd", "drd", "vanilla"] = "rd"
+    """rd: Reprogramming Distillation, drd: at stages too; kd, dkd, dist: a probe's logits; fitnet, rkd, crd: features; vanilla."""
     out: Path = Path("student")
     """Folder to write."""
     config: Path | None = None
@@ -93,7 +93,7 @@ class DistillSettings:
     bank_seed: int = 0
     """Seed of the banked views."""
     bank_grid: int = 0
-    """Also bank the teacher's stages, pooled to a grid of this side; 0 banks pooled features alone."""
+    """Also bank the teacher's stages, pooled to a grid of this side; 0 banks pooled features alone, or 8 x 8 for drd."""
     bank_runtime: Literal["auto", "torch", "onnx"] = "auto"
     """What runs the teacher; auto takes ONNX Runtime on a CPU when the teacher exports, and says which it took."""
     audit: float = 0.01
@@ -125,6 +125,8 @@ class DistillSettings:
     """Inner width of the reprogramming module."""
     phi_dropout: float = 0.5
     """Dropout in the reprogramming module."""
+    stages: int = 3
+    """Stages of drd, the pooled features of rd being the last."""
     classifier: Literal["shared", "own"] = "shared"
     """own: the teacher branch of rd gets a classifier of its own, to see what sharing is worth."""
     kd_weight: float = 1.0
@@ -139,8 +141,8 @@ class DistillSettings:
     """Estimator of the CKA in the loss; the reported CKA is always debiased."""
     temperature: float = 4.0
     """Temperature of the logit distillation."""
-    decay: Literal["none", "linear"] = "none"
-    """linear: kd and teacher-branch weights fall to zero during training."""
+    decay: Literal["auto", "none", "linear"] = "auto"
+    """linear: kd and teacher-branch weights fall to zero during training; auto: for drd, as published."""
     focal_gamma: float = 2.0
     """Focusing of the multi-label loss; 0 is plain cross-entropy."""
     ema: float = 0.0
@@ -206,6 +208,8 @@ class DistillSettings:
             raise UserError(f"--adapt {self.adapt} adapts a teacher; --method vanilla has none", USAGE)
         if self.teacher_adapter is not None and self.adapt != "none":
             raise UserError(f"--adapt {self.adapt} starts from a plain teacher; leave --teacher-adapter out", USAGE)
+        if self.method == "drd" and not 2 <= self.stages <= 5:
+            raise UserError(f"--stages {self.stages} must be 2 to 5; one stage is --method rd", USAGE)
         if self.classifier == "own" and self.method != "rd":
             raise UserError(f"--classifier own is about the teacher branch of rd; --method {self.method} has none", USAGE)
         if self.overwrite and self.resume:

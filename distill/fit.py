@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +36,7 @@ def parameter_groups(branches: Branches, lr: float, weight_decay: float, phi_lr:
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in branches.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((name.startswith("phi."), parameter.ndim > 1), []).append(parameter)
+            groups.setdefault((name.startswith(("phi.", "deep.")), parameter.ndim > 1), []).append(parameter)
     return [{"params": members, "base_lr": lr * (phi_lr if is_phi else 1.0),
              "weight_decay": (phi_weight_decay if is_phi else weight_decay) * wide}
             for (is_phi, wide), members in groups.items()]
@@ -126,8 +126,12 @@ def fit(branches: Branches, batches: Batches, method: Method, weights: Weights, 
 def _to(batch: Batch, device: str) -> Batch:
     if device == "cpu":
         return batch
-    return Batch(*(None if value is None else value.to(device, non_blocking=True)
-                   for value in (batch.pixels, batch.labels, batch.clean, batch.viewed, batch.probe_logits, batch.mask)))  # type: ignore[arg-type]
+    def move(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(move(one) for one in value)
+        return None if value is None else value.to(device, non_blocking=True)
+
+    return replace(batch, **{one.name: move(getattr(batch, one.name)) for one in fields(batch)})
 
 
 def _gather(branches: Branches, optimiser: torch.optim.Optimizer, average: nn.Module | None,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,8 @@ from distill.students import first_line
 from distill.teachers import Teacher, pooled
 from runtimes.errors import UserError
 from runtimes.ort import load_runtime
+
+MOST_STAGES = 6
 
 
 def choose_forward(teacher: Teacher, runtime: Literal["auto", "torch", "onnx"], *, device: str, grid: int,
@@ -50,11 +53,17 @@ def torch_forward(teacher: Teacher, device: str = "cpu", grid: int = 0) -> Forwa
         with torch.no_grad():
             found = {"pooled": pooled(net(pixels), teacher.name).float()}
             if grid:
-                maps = body.forward_intermediates(pixels, intermediates_only=True, output_fmt="NCHW")
+                maps = evenly(body.forward_intermediates(pixels, intermediates_only=True, output_fmt="NCHW"))
                 found |= {f"stage{index}": F.adaptive_avg_pool2d(one, grid).float() for index, one in enumerate(maps)}
         return found
 
     return run
+
+
+def evenly(maps: Sequence[Tensor]) -> list[Tensor]:
+    """All stages of a network that has few; four of the many blocks of a ViT, evenly spread, the last among them."""
+    count = len(maps)
+    return list(maps) if count <= MOST_STAGES else [maps[round((index + 1) * count / 4) - 1] for index in range(4)]
 
 
 class _Pooled(nn.Module):

@@ -11,13 +11,14 @@ from typing import Literal
 from torch import Tensor, nn
 
 from distill.adapters import balance_loss
+from distill.deep import Deep
 from distill.losses import cka_loss, distillation_loss, hint_loss, task_loss
 from distill.models import Model, class_scores
 from distill.relatives import contrastive_loss, correlation_loss, decoupled_loss, relational_loss
 from distill.reprogram import Contrast, Hint, Reprogram
 from distill.slices import mean_of_slices
 
-Method = Literal["rd", "kd", "dkd", "dist", "fitnet", "rkd", "crd", "vanilla", "adapt"]
+Method = Literal["rd", "kd", "dkd", "dist", "fitnet", "rkd", "crd", "drd", "vanilla", "adapt"]
 PROBED = ("kd", "dkd", "dist")  # taught the logits of the teacher's linear probe
 
 
@@ -25,7 +26,8 @@ PROBED = ("kd", "dkd", "dist")  # taught the logits of the teacher's linear prob
 class Batch:
     """One step's input: pixels (B, 3, h, w), labels, and teacher features (B, D) of the clean image and of a view.
 
-    Of volumes: pixels (B, S, 3, h, w), features of slices (B, S, D), and the mask (B, S) of slices that are there.
+    Of volumes: pixels (B, S, 3, h, w), features of slices (B, S, D), and the mask (B, S) of slices that are there. For DRD: maps of the
+    teacher's stages (B, C, g, g) on the view.
     """
 
     pixels: Tensor
@@ -34,19 +36,21 @@ class Batch:
     viewed: Tensor | None = None
     probe_logits: Tensor | None = None
     mask: Tensor | None = None
+    maps: tuple[Tensor, ...] = ()
 
 
 class Branches(nn.Module):
     """All that is trained: the student and, by method, the reprogramming module (and a classifier of its own), or a projection."""
 
     def __init__(self, student: Model, phi: Reprogram | None = None, hint: Hint | None = None, contrast: Contrast | None = None,
-                 classifier: nn.Linear | None = None) -> None:
+                 classifier: nn.Linear | None = None, deep: Deep | None = None) -> None:
         super().__init__()
         self.student = student
         self.phi = phi
         self.hint = hint
         self.contrast = contrast
         self.classifier = classifier
+        self.deep = deep
 
     def taught_logits(self, features: Tensor) -> Tensor:
         """The teacher branch's logits of reprogrammed features (B, d): by the shared classifier unless it has its own."""
@@ -84,7 +88,11 @@ def parts(method: Method, branches: Branches, batch: Batch, weights: Weights,
         losses = {"task": on_labels(student.logits(features))}
         balance = balance_loss(student.net)
         return losses if balance is None else losses | {"balance": weights.balance * balance}
-    features = student.features(batch.pixels, batch.mask)
+    own: list[Tensor] = []
+    if branches.deep is None:
+        features = student.features(batch.pixels, batch.mask)
+    else:
+        own, features = branches.deep.stages.maps(batch.pixels)
     logits = student.logits(features)
     losses = {"task": on_labels(logits)}
     if method in PROBED:
@@ -110,7 +118,7 @@ def parts(method: Method, branches: Branches, batch: Batch, weights: Weights,
             assert branches.hint is not None
             regression = hint_loss(*branches.hint(features, whole))
         losses["hint"] = weights.hint * regression
-    elif method == "rd":
+    elif method in ("rd", "drd"):
         # RD: co-training of both branches through one classifier; the taught target is phi on the clean image. Of volumes phi
         # reprograms slices, and one pooling, too, serves both branches.
         phi = branches.phi
@@ -123,4 +131,10 @@ def parts(method: Method, branches: Branches, batch: Batch, weights: Weights,
             target = target.detach()  # of the pooling's own share in it
         losses["kd"] = weights.kd * distillation_loss(logits, branches.taught_logits(target), task, weights.temperature)
         losses["cka"] = weights.cka * cka_loss(target, features, debiased=weights.debiased)
+        if branches.deep is not None:
+            def distance(taught: Tensor) -> Tensor:
+                return distillation_loss(logits, taught, task, weights.temperature)
+
+            hybrid = branches.deep.losses(student, batch.maps, own, on_labels, distance, debiased=weights.debiased)
+            losses |= {"stage_task": weights.teacher * hybrid[0], "stage_kd": weights.kd * hybrid[1], "stage_cka": weights.cka * hybrid[2]}
     return losses

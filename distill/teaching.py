@@ -29,6 +29,7 @@ from distill.views import ViewSpec
 from runtimes.errors import USAGE, UserError
 from runtimes.images import ImageSet, ImageSpec
 
+DEEP_GRID = 8
 PROBE_ROWS = 6000  # banked rows a probe is fitted on: more makes it slower, not better
 
 
@@ -66,7 +67,7 @@ def consult_teacher(settings: DistillSettings, images: ImageSet, views: ViewSpec
     low, high = images.facts.get("window", (0.0, 255.0))
     spec = replace(base, channels=images.facts.get("channels", 3), dtype=images.facts.get("dtype", "uint8"),
                    window=(float(low), float(high)), volume=images.volume)
-    key = bank_key(teacher.name, teacher.hash, spec, views, seed, settings.bank_grid)
+    key = bank_key(teacher.name, teacher.hash, spec, views, seed, grid_of(settings))
     folder = settings.bank or Path("banks") / bank_name(key, images.hashes, counts)
     bank = find_bank(settings, folder, key, images, counts, teacher, spec, views, device)
     if settings.audit:
@@ -76,6 +77,11 @@ def consult_teacher(settings: DistillSettings, images: ImageSet, views: ViewSpec
         raise UserError(f"the weights of teacher {teacher.name} changed while it ran; it must stay frozen, report this")
     facts = {"teacher": teacher.name, "teacher_hash": teacher.hash, "licence": teacher.licence, "bank": str(folder)}
     return probe_teacher(settings, images, bank, facts)
+
+
+def grid_of(settings: DistillSettings) -> int:
+    """Side of the grid that the teacher's stages are banked in; drd needs one."""
+    return settings.bank_grid or (DEEP_GRID if settings.method == "drd" else 0)
 
 
 def find_bank(settings: DistillSettings, folder: Path, key: dict[str, Any], images: ImageSet, counts: NDArray[np.int64],
@@ -94,7 +100,7 @@ def find_bank(settings: DistillSettings, folder: Path, key: dict[str, Any], imag
                                 "images; lower --bank-views or name another --bank folder")
             say("bank", f"{folder}, found: {rows}")
             return bank
-        forward, runtime = choose_forward(teacher, settings.bank_runtime, device=device, grid=settings.bank_grid,
+        forward, runtime = choose_forward(teacher, settings.bank_runtime, device=device, grid=grid_of(settings),
                                           threads=settings.threads)
         say("bank", f"{rows}, through {runtime}")
         with track("bank") as update:

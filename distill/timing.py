@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from distill.deployed import reparameterised
@@ -29,7 +30,7 @@ WARMUP_S, SAMPLES, SECONDS = 0.3, 200, 1.5
 MARGIN = 1.05  # a run measured again later differs by some percent: the figure a budget is held against is this much higher
 
 
-class _Shipped(nn.Module):
+class Shipped(nn.Module):
     """A student as its artifact holds it: raw grey levels (B, h, w, 3) or (B, S, h, w, 3) in, probabilities out."""
 
     mean: Tensor
@@ -48,7 +49,7 @@ class _Shipped(nn.Module):
 
 def latency_ms(model: Model, target: Target = "onnx", threads: int = 1) -> float:
     """The p90 of single calls in milliseconds, batch 1, on this machine, with a margin of 5 %; UserError when it does not export."""
-    call = _call(model, target, threads)
+    call = open_call(model, target, threads)
     start, warmups = time.monotonic(), 0
     while time.monotonic() - start < WARMUP_S or warmups < 10:
         call()
@@ -58,13 +59,19 @@ def latency_ms(model: Model, target: Target = "onnx", threads: int = 1) -> float
     return found.percentiles_ms()["p90_ms"] * MARGIN
 
 
-def _call(model: Model, target: Target, threads: int) -> Callable[[], Any]:
+def example(model: Model) -> NDArray[np.uint8]:
+    """One raw image, or volume, of noise as the graph takes it."""
     spec = model.spec
     shape = (1, *((spec.slices,) if spec.slices else ()), spec.height, spec.width, 3)
-    levels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def open_call(model: Model, target: Target = "onnx", threads: int = 1) -> Callable[[], Any]:
+    """A call without arguments that runs the exported student on one example and returns the runtime's answer."""
+    levels = example(model)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "student.onnx"
-        _export(model, path, shape)
+        _export(model, path, levels)
         if target == "onnx":
             runtime = load_runtime()
             options = runtime.SessionOptions()
@@ -83,11 +90,11 @@ def _call(model: Model, target: Target, threads: int) -> Callable[[], Any]:
         return lambda: request.infer({"image": levels})
 
 
-def _export(model: Model, path: Path, shape: tuple[int, ...]) -> None:
+def _export(model: Model, path: Path, levels: NDArray[np.uint8]) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's deprecations inside torch are not the user's
-            program = torch.onnx.export(_Shipped(model).eval(), (torch.zeros(shape, dtype=torch.uint8),), dynamo=True,
+            program = torch.onnx.export(Shipped(model).eval(), (torch.from_numpy(levels),), dynamo=True,
                                         external_data=False, verbose=False, input_names=["image"])
         assert program is not None
         program.save(path)

@@ -361,6 +361,22 @@ def test_every_competitor_trains_a_student_beside_the_probe(method: str) -> None
     assert "teacher" not in entry
 
 
+def test_drd_sends_the_teachers_stages_through_the_student_and_resumes_to_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    deep: dict[str, Any] = {"method": "drd", "size": 64, "teacher_size": 64, "stages": 3}
+    assert run(**deep, out=Path("whole")) == 0
+    metrics = read_json(Path("whole/metrics.json"))
+    assert {"student", "teacher", "probe"} <= set(metrics["splits"]["test"])
+    header = Path("whole/summary.csv").read_text().splitlines()[0]
+    assert all(f"train_loss_{part}" in header for part in ("stage_task", "stage_kd", "stage_cka", "cka"))
+    killed_in_epoch(monkeypatch, 2, **deep, out=Path("other"))
+    assert run(**deep, out=Path("other"), resume=True) == 0
+    assert tree(Path("other"))["model.safetensors"] == tree(Path("whole"))["model.safetensors"]
+    assert "ask for fewer" in refused(USAGE, **{**deep, "stages": 5, "size": 16}, out=Path("third"))
+    assert not Path("third.partial").exists()
+    with pytest.raises(UserError, match="one stage is --method rd"):
+        settings(method="drd", stages=1)
+
+
 def test_dkd_is_refused_for_images_with_several_findings_before_any_work() -> None:
     assert "use kd or dist" in refused(USAGE, method="dkd")  # the phantom is multi-label
     assert not Path("banks").exists()
@@ -385,6 +401,9 @@ def test_a_student_is_cut_to_its_budget_trained_and_resumed_to_the_same_weights(
     assert metrics["params"] <= 300_000
     checkpoint = load_checkpoint(Path("whole"))
     assert checkpoint.spec.cuts
+    card = Path("whole/README.md").read_text(encoding="utf-8")
+    assert "multiply-accumulates, pruned" in card
+    assert "load_checkpoint" in card
     assert metrics["params"] == sum(one.numel() for one in checkpoint.model.parameters())
     for epoch in (1, 2, 3):  # between the rounds, after the second, in training
         shutil.rmtree("other.partial", ignore_errors=True)

@@ -1,0 +1,38 @@
+"""What each method trains beside the student: a reprogramming module, one a stage, a projection, or nothing.
+
+Owns: building Branches from settings. Does not own: the modules (reprogram.py, deep.py), what a method adds up (objective.py).
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from distill.config import DistillSettings
+from distill.deep import Deep
+from distill.models import Model, feature_width
+from distill.objective import PROBED, Branches
+from distill.reprogram import Contrast, Hint, Reprogram
+from distill.stages import cut_stages
+from distill.teaching import Taught
+from runtimes.errors import USAGE, UserError
+
+
+def build_branches(settings: DistillSettings, student: Model, taught: Taught | None, images: int) -> Branches:
+    """The student with what its method trains beside it; images: how many there are to train on."""
+    width = feature_width(student)
+    if taught is None or settings.method in (*PROBED, "rkd"):
+        return Branches(student)
+    if settings.method == "fitnet":
+        return Branches(student, hint=Hint(taught.mean, taught.sd, width))
+    if settings.method == "crd":
+        return Branches(student, contrast=Contrast(taught.mean, taught.sd, width, images))
+    deep = None
+    if settings.method == "drd":
+        stages = list(taught.bank.stages.values())[1 - settings.stages:]
+        if len(stages) < settings.stages - 1:
+            raise UserError(f"the bank {taught.bank.folder} holds {len(stages)} stages of the teacher, --stages {settings.stages} needs "
+                            f"{settings.stages - 1}; ask for fewer", USAGE)
+        deep = Deep(cut_stages(student, settings.stages - 1), stages)
+    phi = Reprogram(taught.mean, taught.sd, width, inner=settings.phi_width, dropout=settings.phi_dropout)
+    return Branches(student, phi=phi, deep=deep,
+                    classifier=nn.Linear(width, student.spec.outputs) if settings.classifier == "own" else None)
