@@ -25,7 +25,7 @@ from distill.flags import record
 from distill.intake import choose_device, describe, read_images
 from distill.losses import prevalence_weights
 from distill.models import Model, ModelSpec, count_macs, count_parameters
-from distill.objective import PROBED, Branches, Weights, parts
+from distill.objective import PROBED, STAGED, Branches, Weights, parts
 from distill.outcome import Outcome, images_digest, write_result
 from distill.pixels import PixelStore, build_pixels
 from distill.predict import Predictions, calibrate, judge, judge_gain, predict, score, summary
@@ -65,8 +65,8 @@ def distill(settings: DistillSettings, command: str) -> int:
     say("data", describe(images))
     for note in images.facts.get("notes", []):
         say("", note)
-    if settings.method == "drd" and images.volume is not None:
-        raise UserError("--method drd is about maps of images; use rd for volumes", USAGE)
+    if settings.method in STAGED and images.volume is not None:
+        raise UserError(f"--method {settings.method} is about maps of images; use rd for volumes", USAGE)
     if settings.method == "dkd" and images.task == "multilabel":
         raise UserError("--method dkd splits the label's class from the others, and here an image may have several; use kd or dist", USAGE)
     spec = student_image_spec(settings, images)
@@ -80,7 +80,7 @@ def distill(settings: DistillSettings, command: str) -> int:
     say("student", f"{arch}, {count_parameters(student) / 1e6:.2f} M parameters, "
                    f"{count_macs(student, spec.height, spec.width) / 1e6:.1f} M MACs at {spec.width} px, "
                    f"{'random weights' if settings.student_weights is None else 'from ' + settings.student_weights}, on {device}")
-    if settings.method == "drd":
+    if settings.method in STAGED:
         cut_stages(student, settings.stages - 1)  # one that has none is refused before any work
     run.mkdir(parents=True, exist_ok=True)
     parents = {"images": images_digest(images), "teacher": taught.facts["teacher_hash"] if taught else None}
@@ -157,7 +157,7 @@ def train(settings: DistillSettings, images: ImageSet, spec: ImageSpec, views: V
     batches = Batches(pixels, labels, labelled if taught is None else rows, labelled, spec, views, settings.seed, settings.batch,
                       settings.labelled_batch, settings.views, taught.bank if taught else None, taught.rows if taught else None,
                       images.hashes, settings.bank_seed, taught.probe if taught and settings.method in PROBED else None,
-                      stages=tuple(taught.bank.stages)[1 - settings.stages:] if taught and settings.method == "drd" else ())
+                      stages=tuple(taught.bank.stages)[1 - settings.stages:] if taught and settings.method in STAGED else ())
     weights = Weights(settings.teacher_weight, settings.kd_weight, settings.cka_weight, settings.hint_weight, settings.temperature,
                       settings.cka == "debiased", settings.focal_gamma)
     class_weights = prevalence_weights(labels[labelled]).to(device) if images.task == "multilabel" else None

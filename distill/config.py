@@ -24,8 +24,8 @@ class DistillSettings:
     """Folder of class folders, CSV file, MedMNIST .npz or name, NIfTI volumes in these, or phantom, phantom-volumes (synthetic)."""
     teacher: str = "efficientnet-lite0"
     """timm or short name, folder of rd-distill or rd-adapt, .pt2 file, hf:ID, or bank:FOLDER."""
-    method: Literal["rd", "kd", "dkd", "dist", "fitnet", "rkd", "crd", "drd", "vanilla"] = "rd"
-    """rd: Reprogramming Distillation, drd: at stages too; kd, dkd, dist: a probe's logits; fitnet, rkd, crd: features; vanilla."""
+    method: Literal["rd", "kd", "dkd", "dist", "fitnet", "rkd", "crd", "at", "drd", "vanilla"] = "rd"
+    """rd: Reprogramming Distillation, drd: at stages too; kd, dkd, dist: a probe's logits; fitnet, rkd, crd: features; at: maps."""
     out: Path = Path("student")
     """Folder to write."""
     config: Path | None = None
@@ -93,7 +93,7 @@ class DistillSettings:
     bank_seed: int = 0
     """Seed of the banked views."""
     bank_grid: int = 0
-    """Also bank the teacher's stages, pooled to a grid of this side; 0 banks pooled features alone, or 8 x 8 for drd."""
+    """Also bank the teacher's stages, pooled to a grid of this side; 0 banks pooled features alone, or 8 x 8 for drd and at."""
     bank_runtime: Literal["auto", "torch", "onnx"] = "auto"
     """What runs the teacher; auto takes ONNX Runtime on a CPU when the teacher exports, and says which it took."""
     audit: float = 0.01
@@ -126,7 +126,7 @@ class DistillSettings:
     phi_dropout: float = 0.5
     """Dropout in the reprogramming module."""
     stages: int = 3
-    """Stages of drd, the pooled features of rd being the last."""
+    """Stages of drd and at, the pooled features being the last."""
     classifier: Literal["shared", "own"] = "shared"
     """own: the teacher branch of rd gets a classifier of its own, to see what sharing is worth."""
     kd_weight: float = 1.0
@@ -136,7 +136,7 @@ class DistillSettings:
     teacher_weight: float = 1.0
     """Weight of the task loss on the teacher branch."""
     hint_weight: float = 1.0
-    """Weight of the feature loss of fitnet, rkd and crd."""
+    """Weight of the feature loss of fitnet, rkd, crd and at."""
     cka: Literal["debiased", "biased"] = "debiased"
     """Estimator of the CKA in the loss; the reported CKA is always debiased."""
     temperature: float = 4.0
@@ -208,7 +208,9 @@ class DistillSettings:
             raise UserError(f"--adapt {self.adapt} adapts a teacher; --method vanilla has none", USAGE)
         if self.teacher_adapter is not None and self.adapt != "none":
             raise UserError(f"--adapt {self.adapt} starts from a plain teacher; leave --teacher-adapter out", USAGE)
-        if self.method == "drd" and not 2 <= self.stages <= 5:
+        if self.method == "at" and self.views != "tied":
+            raise UserError("--method at compares places in the image, which both must see alike: add --views tied", USAGE)
+        if self.method in ("at", "drd") and not 2 <= self.stages <= 5:
             raise UserError(f"--stages {self.stages} must be 2 to 5; one stage is --method rd", USAGE)
         if self.classifier == "own" and self.method != "rd":
             raise UserError(f"--classifier own is about the teacher branch of rd; --method {self.method} has none", USAGE)

@@ -35,15 +35,13 @@ class ConvReprogram(nn.Module):
 
 
 class Deep(nn.Module):
-    """One reprogramming module a stage, and the student's stages, which are no modules of this one."""
+    """One reprogramming module a stage: channels of the banked maps, shapes (c, h, w) of the student's."""
 
-    def __init__(self, stages: Stages, channels: Sequence[int]) -> None:
+    def __init__(self, channels: Sequence[int], shapes: Sequence[tuple[int, int, int]]) -> None:
         super().__init__()
-        self.modules_of_stages = nn.ModuleList(ConvReprogram(count, shape) for count, shape in zip(channels, stages.shapes, strict=True))
-        self.__dict__["stages"] = stages
-        self.stages: Stages
+        self.phis = nn.ModuleList(ConvReprogram(count, shape) for count, shape in zip(channels, shapes, strict=True))
 
-    def losses(self, student: Model, maps: Sequence[Tensor], own: Sequence[Tensor], on_labels: Callable[[Tensor], Tensor],
+    def losses(self, student: Model, stages: Stages, maps: Sequence[Tensor], own: Sequence[Tensor], on_labels: Callable[[Tensor], Tensor],
                on_logits: Callable[[Tensor], Tensor], *, debiased: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Sums over stages of the task loss of hybrid logits, of the student's distance to them, and of 1 - CKA.
 
@@ -51,10 +49,10 @@ class Deep(nn.Module):
         banked view and the student's are cut differently. Hybrid passes leave the statistics of the student's normalisation alone.
         """
         task, kd, cka = [], [], []
-        for index, (module, banked, mine) in enumerate(zip(self.modules_of_stages, maps, own, strict=True)):
+        for index, (module, banked, mine) in enumerate(zip(self.phis, maps, own, strict=True)):
             made = module(banked)
             with _statistics_kept(student):
-                logits = student.logits(student.adapted(self.stages.onward(index, made)))
+                logits = student.logits(student.adapted(stages.onward(index, made)))
             task.append(on_labels(logits))
             kd.append(on_logits(logits.detach()))
             cka.append(cka_loss(made.mean((2, 3)), mine.mean((2, 3)), debiased=debiased))

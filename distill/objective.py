@@ -8,17 +8,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from distill.adapters import balance_loss
 from distill.deep import Deep
 from distill.losses import cka_loss, distillation_loss, hint_loss, task_loss
 from distill.models import Model, class_scores
-from distill.relatives import contrastive_loss, correlation_loss, decoupled_loss, relational_loss
+from distill.relatives import attention_loss, contrastive_loss, correlation_loss, decoupled_loss, relational_loss
 from distill.reprogram import Contrast, Hint, Reprogram
 from distill.slices import mean_of_slices
+from distill.stages import Stages
 
-Method = Literal["rd", "kd", "dkd", "dist", "fitnet", "rkd", "crd", "drd", "vanilla", "adapt"]
+Method = Literal["rd", "kd", "dkd", "dist", "fitnet", "rkd", "crd", "at", "drd", "vanilla", "adapt"]
+STAGED = ("at", "drd")  # taught maps of the teacher's stages
 PROBED = ("kd", "dkd", "dist")  # taught the logits of the teacher's linear probe
 
 
@@ -43,7 +46,7 @@ class Branches(nn.Module):
     """All that is trained: the student and, by method, the reprogramming module (and a classifier of its own), or a projection."""
 
     def __init__(self, student: Model, phi: Reprogram | None = None, hint: Hint | None = None, contrast: Contrast | None = None,
-                 classifier: nn.Linear | None = None, deep: Deep | None = None) -> None:
+                 classifier: nn.Linear | None = None, deep: Deep | None = None, stages: Stages | None = None) -> None:
         super().__init__()
         self.student = student
         self.phi = phi
@@ -51,6 +54,8 @@ class Branches(nn.Module):
         self.contrast = contrast
         self.classifier = classifier
         self.deep = deep
+        self.__dict__["stages"] = stages  # pieces of the student, no modules beside it
+        self.stages: Stages | None
 
     def taught_logits(self, features: Tensor) -> Tensor:
         """The teacher branch's logits of reprogrammed features (B, d): by the shared classifier unless it has its own."""
@@ -89,10 +94,10 @@ def parts(method: Method, branches: Branches, batch: Batch, weights: Weights,
         balance = balance_loss(student.net)
         return losses if balance is None else losses | {"balance": weights.balance * balance}
     own: list[Tensor] = []
-    if branches.deep is None:
+    if branches.stages is None:
         features = student.features(batch.pixels, batch.mask)
     else:
-        own, features = branches.deep.stages.maps(batch.pixels)
+        own, features = branches.stages.maps(batch.pixels)
     logits = student.logits(features)
     losses = {"task": on_labels(logits)}
     if method in PROBED:
@@ -118,6 +123,9 @@ def parts(method: Method, branches: Branches, batch: Batch, weights: Weights,
             assert branches.hint is not None
             regression = hint_loss(*branches.hint(features, whole))
         losses["hint"] = weights.hint * regression
+    elif method == "at":
+        pairs = zip(own, batch.maps, strict=True)
+        losses["hint"] = weights.hint * torch.stack([attention_loss(mine, banked) for mine, banked in pairs]).sum()
     elif method in ("rd", "drd"):
         # RD: co-training of both branches through one classifier; the taught target is phi on the clean image. Of volumes phi
         # reprograms slices, and one pooling, too, serves both branches.
@@ -131,10 +139,10 @@ def parts(method: Method, branches: Branches, batch: Batch, weights: Weights,
             target = target.detach()  # of the pooling's own share in it
         losses["kd"] = weights.kd * distillation_loss(logits, branches.taught_logits(target), task, weights.temperature)
         losses["cka"] = weights.cka * cka_loss(target, features, debiased=weights.debiased)
-        if branches.deep is not None:
+        if branches.deep is not None and branches.stages is not None:
             def distance(taught: Tensor) -> Tensor:
                 return distillation_loss(logits, taught, task, weights.temperature)
 
-            hybrid = branches.deep.losses(student, batch.maps, own, on_labels, distance, debiased=weights.debiased)
+            hybrid = branches.deep.losses(student, branches.stages, batch.maps, own, on_labels, distance, debiased=weights.debiased)
             losses |= {"stage_task": weights.teacher * hybrid[0], "stage_kd": weights.kd * hybrid[1], "stage_cka": weights.cka * hybrid[2]}
     return losses

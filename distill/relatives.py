@@ -1,4 +1,5 @@
-"""RD's competitors as pure functions of tensors: decoupled and correlation KD on logits, relational and contrastive KD on features.
+"""RD's competitors as pure functions of tensors: decoupled and correlation KD on logits, relational and contrastive KD on features,
+attention transfer on maps.
 
 Owns: the formulas and their papers' constants. Does not own: Hinton's KD, hints and CKA (losses.py), what a method adds up
 (objective.py). Logits and features of the teacher are taken as given: no gradient flows into them.
@@ -15,6 +16,7 @@ from runtimes.scores import Task
 DKD_BETA = 8.0  # DKD's weight of the classes that are not the label's, alpha being 1 (its CIFAR-100 setting)
 RKD_DISTANCE, RKD_ANGLE = 25.0, 50.0  # 1 : 2 as in the paper, at the scale used beside cross-entropy
 CRD_TEMPERATURE, CRD_WEIGHT = 0.07, 0.8
+AT_WEIGHT = 1000.0
 
 
 def decoupled_loss(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
@@ -70,6 +72,13 @@ def contrastive_loss(student: Tensor, teacher: Tensor, images: int) -> Tensor:
     odds = scores - torch.log(torch.tensor((count - 1) / max(images, 1), device=scores.device))
     same = torch.eye(count, dtype=torch.bool, device=scores.device)
     return CRD_WEIGHT * -(F.logsigmoid(odds[same]).sum() + F.logsigmoid(-odds[~same]).sum()) / count
+
+
+def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """AT (Zagoruyko and Komodakis 2017, eq. 2, p = 2) of maps (B, c, h, w) and (B, C, g, g) of one view, on the teacher's grid."""
+    own = F.adaptive_avg_pool2d(student.float().pow(2).mean(1, keepdim=True), (teacher.shape[2], teacher.shape[3])).flatten(1)
+    given = teacher.detach().float().pow(2).mean(1).flatten(1)
+    return AT_WEIGHT * F.mse_loss(F.normalize(own, dim=1), F.normalize(given, dim=1))
 
 
 def _pearson(x: Tensor, y: Tensor) -> Tensor:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
 
 from distill.models import Model
 from runtimes.errors import USAGE, UserError
@@ -47,17 +47,15 @@ class _Trunk(nn.Module):
         return self.model.trunk(pixels)
 
 
-class _Tracer(fx.Tracer):
+def _tracer() -> fx.Tracer:
     """Traces as timm does: some of its layers and functions stay whole."""
+    from timm.models import get_notrace_functions, get_notrace_modules
 
-    def __init__(self) -> None:
-        from timm.models import get_notrace_functions, get_notrace_modules
-
-        super().__init__(autowrap_functions=tuple(one for one in get_notrace_functions() if callable(one)))
-        self.whole = tuple(get_notrace_modules())
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, self.whole) or super().is_leaf_module(m, module_qualified_name)
+    tracer = fx.Tracer(autowrap_functions=tuple(one for one in get_notrace_functions() if callable(one)))
+    whole = tuple(get_notrace_modules())
+    own = tracer.is_leaf_module
+    setattr(tracer, "is_leaf_module", lambda module, name: isinstance(module, whole) or own(module, name))  # noqa: B010
+    return tracer
 
 
 def cut_stages(model: Model, count: int) -> Stages:
@@ -65,7 +63,7 @@ def cut_stages(model: Model, count: int) -> Stages:
     trunk, spec, training = _Trunk(model), model.spec, model.training
     try:
         model.train()  # what is drawn only in training must stand in the trace
-        graph = _Tracer().trace(trunk)
+        graph = _tracer().trace(trunk)
         model.eval()
         shapes = _shapes(fx.GraphModule(trunk, graph), torch.zeros(2, 3, spec.height, spec.width))
     except Exception as error:  # tracing fails in many types
@@ -89,18 +87,10 @@ def cut_stages(model: Model, count: int) -> Stages:
 
 def _shapes(graph: fx.GraphModule, example: Tensor) -> dict[str, tuple[int, ...]]:
     """The shape of every value that is one tensor, by the name of its node."""
-    found: dict[str, tuple[int, ...]] = {}
-
-    class Watch(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            value = super().run_node(n)
-            if isinstance(value, Tensor):
-                found[n.name] = tuple(value.shape)
-            return value
-
     with torch.no_grad():
-        Watch(graph).run(example)
-    return found
+        ShapeProp(graph).propagate(example)  # type: ignore[no-untyped-call]
+    metas = {node.name: node.meta.get("tensor_meta") for node in graph.graph.nodes}
+    return {name: tuple(meta.shape) for name, meta in metas.items() if hasattr(meta, "shape")}
 
 
 def _cuts(graph: fx.Graph) -> list[fx.Node]:

@@ -19,6 +19,7 @@ from distill.banking import CPU_BATCH, GPU_BATCH, build_bank
 from distill.config import DistillSettings
 from distill.forward import choose_forward, torch_forward
 from distill.models import weights_hash
+from distill.objective import STAGED
 from distill.predict import Predictions, judge
 from distill.probe import Probe, fit_probe
 from distill.progress import say, track
@@ -80,8 +81,8 @@ def consult_teacher(settings: DistillSettings, images: ImageSet, views: ViewSpec
 
 
 def grid_of(settings: DistillSettings) -> int:
-    """Side of the grid that the teacher's stages are banked in; drd needs one."""
-    return settings.bank_grid or (DEEP_GRID if settings.method == "drd" else 0)
+    """Side of the grid that the teacher's stages are banked in; drd and at need one."""
+    return settings.bank_grid or (DEEP_GRID if settings.method in STAGED else 0)
 
 
 def find_bank(settings: DistillSettings, folder: Path, key: dict[str, Any], images: ImageSet, counts: NDArray[np.int64],

@@ -371,6 +371,10 @@ def test_drd_sends_the_teachers_stages_through_the_student_and_resumes_to_the_sa
     killed_in_epoch(monkeypatch, 2, **deep, out=Path("other"))
     assert run(**deep, out=Path("other"), resume=True) == 0
     assert tree(Path("other"))["model.safetensors"] == tree(Path("whole"))["model.safetensors"]
+    assert run(**{**deep, "method": "at"}, views="tied", epochs=1, out=Path("at")) == 0
+    assert "train_loss_hint" in Path("at/summary.csv").read_text()
+    with pytest.raises(UserError, match="add --views tied"):
+        settings(method="at")
     assert "ask for fewer" in refused(USAGE, **{**deep, "stages": 5, "size": 16}, out=Path("third"))
     assert not Path("third.partial").exists()
     with pytest.raises(UserError, match="one stage is --method rd"):

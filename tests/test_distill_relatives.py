@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.losses import distillation_loss
-from distill.relatives import contrastive_loss, correlation_loss, decoupled_loss, relational_loss
+from distill.relatives import attention_loss, contrastive_loss, correlation_loss, decoupled_loss, relational_loss
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
@@ -102,6 +102,17 @@ def test_crd_is_its_formula(count: int, images: int, seed: int) -> None:
     found = float(contrastive_loss(torch.from_numpy(x), torch.from_numpy(y), images))
     assert math.isfinite(found)
     assert found == pytest.approx(expected, rel=1e-2, abs=1e-2)  # the formula in this form loses digits where h is near 1
+
+
+def test_attention_transfer_is_its_formula_and_sees_places_not_channels() -> None:
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(6, 5, 4, 4)), random.normal(size=(6, 9, 4, 4))
+    maps = [(one**2).mean(1).reshape(6, -1) for one in (x, y)]
+    q = [one / np.linalg.norm(one, axis=1, keepdims=True) for one in maps]
+    assert float(attention_loss(*tensors(x, y))) == pytest.approx(1000 * float(((q[0] - q[1]) ** 2).mean()), rel=1e-4)
+    assert float(attention_loss(*tensors(y[:, ::-1].copy() * 3, y))) == pytest.approx(0.0, abs=1e-6)
+    assert float(attention_loss(*tensors(y[..., ::-1].copy(), y))) > 1.0
+    assert attention_loss(torch.randn(6, 5, 16, 16), torch.randn(6, 9, 4, 4)).ndim == 0
 
 
 @pytest.mark.parametrize("make", [

@@ -10,6 +10,7 @@ from tiny import tiny_model
 
 from distill.deep import ConvReprogram, Deep
 from distill.models import Model, ModelSpec, build_model
+from distill.objective import Branches
 from distill.stages import cut_stages
 from distill.students import timm_arguments
 from runtimes.errors import USAGE, UserError
@@ -60,11 +61,11 @@ def test_a_map_from_elsewhere_changes_the_answer_and_reaches_only_later_stages()
 def test_hybrid_passes_leave_the_running_statistics_alone() -> None:
     model = tiny_model(arch="mobilenetv3_small_050", size=64).train()
     stages = cut_stages(model, 2)
-    deep = Deep(stages, [5, 7]).train()
+    deep = Deep([5, 7], stages.shapes).train()
     maps, _ = stages.maps(torch.randn(8, 3, 64, 64))
     held = {name: value.clone() for name, value in model.named_buffers() if "running" in name}
     momentum = [one.momentum for one in model.modules() if isinstance(one, torch.nn.BatchNorm2d)]
-    losses = deep.losses(model, [torch.randn(8, 5, 4, 4), torch.randn(8, 7, 4, 4)], maps, lambda logits: logits.sum(),
+    losses = deep.losses(model, stages, [torch.randn(8, 5, 4, 4), torch.randn(8, 7, 4, 4)], maps, lambda logits: logits.sum(),
                          lambda logits: logits.sum(), debiased=True)
     assert all(torch.isfinite(one) for one in losses)
     assert all(torch.equal(value, held[name]) for name, value in model.named_buffers() if name in held)
@@ -72,10 +73,18 @@ def test_hybrid_passes_leave_the_running_statistics_alone() -> None:
     assert not losses[1].requires_grad  # hybrid logits are taught, not learnt from
 
 
-def test_the_students_pieces_are_no_parameters_of_the_deep_module() -> None:
-    deep = Deep(cut_stages(student("resnet18"), 2), [5, 7])
-    assert all(name.startswith("modules_of_stages.") for name, _ in deep.named_parameters())
-    assert {name.split(".")[1] for name, _ in deep.named_parameters()} == {"0", "1"}
+def test_the_students_pieces_are_no_parameters_beside_it_and_follow_a_copy() -> None:
+    model = student("resnet18")
+    stages = cut_stages(model, 2)
+    branches = Branches(model, stages=stages)
+    assert {name for name, _ in branches.named_parameters()} == {f"student.{name}" for name, _ in model.named_parameters()}
+    twin = copy.deepcopy(branches).eval()
+    with torch.no_grad():
+        twin.student.net.conv1.weight.zero_()  # type: ignore[union-attr, operator]
+    pixels = torch.randn(2, 3, 64, 64)
+    assert twin.stages is not None
+    torch.testing.assert_close(twin.stages.maps(pixels)[1], twin.student.features(pixels))
+    assert not torch.allclose(stages.maps(pixels)[1], twin.student.features(pixels))
 
 
 @pytest.mark.parametrize("shape", [(24, 8, 8), (40, 3, 5)])
