@@ -90,6 +90,23 @@ CASES: tuple[Case, ...] = (
         folder / "data" / "a" / "99.png"))),
     Case("volumes: window the wrong way round", VANILLA + " --volume-window 80 -20", 2, "window", nifti(lambda path: None)),
     Case("volumes: no slices", VANILLA + " --slices 0", 2, "slices", nifti(lambda path: None)),
+    # budgets and methods
+    Case("budget: no number", PLAIN + " --max-params lots", 2, "--max-params"),
+    Case("budget: nothing", PLAIN + " --max-macs 0", 2, "--max-macs"),
+    Case("budget: below zero", PLAIN + " --max-latency-ms -1", 2, "--max-latency-ms"),
+    Case("budget: that nothing fits", PLAIN + " --max-params 100", 4, "does not fit"),
+    Case("budget: rounds without one", PLAIN + " --prune-rounds 2", 2, "budget"),
+    Case("budget: a network that cannot be pruned", PLAIN.replace("mobilenetv3_small_050", "fastvit") + " --max-params 1M", 1,
+         "cannot be pruned"),
+    Case("budget: scales of a network without any", PLAIN.replace("mobilenetv3_small_050", "convnext-atto")
+         + " --max-params 1M --importance bn-scale", 1, "bn-scale"),
+    Case("drd: a student without stages", TAUGHT.replace("--student mobilenetv3_small_050", "--student vit-tiny") + " --method drd", 2,
+         "stages"),
+    Case("drd: more stages than there are", TAUGHT.replace("--size 64", "--size 16") + " --method drd --stages 5", 2, "--stages"),
+    Case("drd: a bank without stages", TINY + " --teacher bank:bank --method drd", 2, "stages", copied("bank")),
+    Case("at: views that differ", TAUGHT + " --method at", 2, "--views tied"),
+    Case("dkd: several findings an image", TAUGHT + " --method dkd", 2, "dkd"),
+    Case("a classifier of its own without a branch", TAUGHT + " --method kd --classifier own", 2, "--classifier"),
     # names and weights
     Case("misspelt student", TINY.replace("mobilenetv3_small_050", "mobilnetv3"), 2, "did you mean"),
     Case("unknown teacher", TINY + " --teacher biomedclop", 2, "biomedclop"),
