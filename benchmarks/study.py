@@ -111,7 +111,8 @@ def carry_out(runs: Iterable[Run], rows: Path, workers: int, perform: Callable[[
             file.write(json.dumps(row) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        print(f"{run.name}: test AUROC {row['splits']['test']['student'].get('auroc', float('nan')):.3f}, {row['seconds']} s", flush=True)
+        reached = row.get("splits", row.get("teacher", {}).get("splits", {}))["test"]["student"].get("auroc", float("nan"))
+        print(f"{run.name}: test AUROC {reached:.3f}, {row['seconds']} s", flush=True)
 
     with ThreadPoolExecutor(workers, initializer=one_thread) as pool:
         list(pool.map(one, waiting))
