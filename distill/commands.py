@@ -11,37 +11,32 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from distill.adapt import adapt
 from distill.adapt_config import adapt_settings
-from distill.batches import Batches
 from distill.bridges import build_branches
 from distill.checkpoint import load_checkpoint
+from distill.choosing import choose_method
 from distill.config import DistillSettings
-from distill.fit import fit
 from distill.flags import record
 from distill.intake import choose_device, describe, read_images
-from distill.losses import prevalence_weights
-from distill.models import Model, ModelSpec, count_macs, count_parameters
-from distill.objective import PROBED, STAGED, Branches, Weights, parts
+from distill.models import ModelSpec, count_macs, count_parameters
+from distill.objective import STAGED
 from distill.outcome import Outcome, images_digest, write_result
-from distill.pixels import PixelStore, build_pixels
-from distill.predict import Predictions, calibrate, judge, judge_gain, predict, score, summary
+from distill.pixels import build_pixels
+from distill.predict import calibrate, judge_gain, score, summary
 from distill.progress import say, track
 from distill.run import NOTE, check_parents, find_run, finished
 from distill.shrinking import budget_of, shrink_student
 from distill.stages import cut_stages
 from distill.students import build_student, timm_arguments, timm_name
-from distill.teaching import Taught, consult_teacher
+from distill.teaching import consult_teacher
+from distill.training import run_on, task_gradients, train, train_a_little
 from distill.views import ViewSpec
 from runtimes.errors import USAGE, UserError
 from runtimes.folder import MANIFEST, check_out, read_json, write_json
 from runtimes.images import ImageSet, ImageSpec
-
-GRADIENT_BATCHES = 4  # behind taylor importance
-WATCHED_IMAGES = 2000  # validation images looked at after each epoch; the last figures are over all
 
 
 def distill(settings: DistillSettings, command: str) -> int:
@@ -53,7 +48,7 @@ def distill(settings: DistillSettings, command: str) -> int:
         return 0
     replaces = settings.overwrite or (settings.resume and (run / NOTE).is_file() and bool(read_json(run / NOTE).get("replaces")))
     check_out(settings.out, overwrite=replaces)
-    asked = settings
+    asked, choice = settings, None
     if settings.adapt != "none":
         settings = with_adapted_teacher(settings, command)
     device = choose_device(settings.device)
@@ -94,6 +89,12 @@ def distill(settings: DistillSettings, command: str) -> int:
             gradients=lambda model: task_gradients(settings, images, spec, views, pixels, model),
             train=lambda model, number: train_a_little(settings, images, spec, views, pixels, model, taught,
                                                        run / f"round-{number}", device))
+    if settings.method == "auto":
+        assert taught is not None
+        with torch.random.fork_rng():
+            choice = choose_method(settings, images, spec, views, pixels, student, taught, run, device)
+        settings = replace(settings, method=choice["method"])
+        taught = None if settings.method == "vanilla" else taught
     macs = count_macs(student, spec.height, spec.width)
     branches = build_branches(settings, student, taught, len(images.rows("train")))
     with torch.random.fork_rng():
@@ -109,7 +110,7 @@ def distill(settings: DistillSettings, command: str) -> int:
         say("warning", warning)
     outcome = Outcome(branches.student, spec, images, made, calibrations, splits, history, warnings, macs,
                       taught.facts if taught else {}, record(asked), command)
-    write_result(settings.out, outcome, overwrite=replaces)
+    write_result(settings.out, outcome, overwrite=replaces, more=choice and {"choice": choice})
     shutil.rmtree(run)
     say("done", f"{settings.out}/  report: {settings.out / 'report.html'}  next: rd-export --target onnx"
                 + ("" if settings.out == Path("student") else f" --student-dir {settings.out}"))
@@ -146,62 +147,6 @@ def pretrained_statistics(settings: DistillSettings) -> tuple[Any, Any]:
     if settings.student_weights and config is not None:
         return tuple(config.mean), tuple(config.std)
     return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def train(settings: DistillSettings, images: ImageSet, spec: ImageSpec, views: ViewSpec, pixels: PixelStore, branches: Branches,
-          taught: Taught | None, run: Path, device: str) -> list[dict[str, Any]]:
-    """Train the branches and return a row an epoch."""
-    rows = images.rows("train")
-    labelled = rows[images.labelled[rows]]
-    labels = torch.from_numpy(images.labels)
-    batches = Batches(pixels, labels, labelled if taught is None else rows, labelled, spec, views, settings.seed, settings.batch,
-                      settings.labelled_batch, settings.views, taught.bank if taught else None, taught.rows if taught else None,
-                      images.hashes, settings.bank_seed, taught.probe if taught and settings.method in PROBED else None,
-                      stages=tuple(taught.bank.stages)[1 - settings.stages:] if taught and settings.method in STAGED else ())
-    weights = Weights(settings.teacher_weight, settings.kd_weight, settings.cka_weight, settings.hint_weight, settings.temperature,
-                      settings.cka == "debiased", settings.focal_gamma)
-    class_weights = prevalence_weights(labels[labelled]).to(device) if images.task == "multilabel" else None
-    watched = np.sort(np.random.default_rng(0).permutation(images.rows("val"))[:WATCHED_IMAGES])
-
-    def evaluate(judged: Branches) -> dict[str, float]:
-        made = predict(judged, pixels, spec, watched, device=device, bank=taught.bank if taught else None,
-                       bank_rows=taught.rows if taught else None, probe=None)
-        return judge(images, made)
-
-    decay = settings.decay if settings.decay != "auto" else "linear" if settings.method == "drd" else "none"
-    with track("train") as update:
-        return fit(branches, batches, settings.method, weights, epochs=settings.epochs, min_steps=settings.min_steps,
-                   lr=settings.lr, weight_decay=settings.weight_decay, phi_lr=settings.phi_lr,
-                   phi_weight_decay=settings.phi_weight_decay, warmup=settings.warmup, decay=decay, ema=settings.ema,
-                   precision=settings.precision, device=device, class_weights=class_weights, seed=settings.seed, folder=run,
-                   resume=settings.resume, evaluate=evaluate, select=settings.select, progress=update,
-                   resumed=lambda epoch: say("resume", f"from epoch {epoch} of {settings.epochs}" if epoch else "from the start"))
-
-
-def task_gradients(settings: DistillSettings, images: ImageSet, spec: ImageSpec, views: ViewSpec, pixels: PixelStore,
-                   model: Model) -> torch.Tensor:
-    """The task loss of a model on some labelled training images, to be differentiated for taylor importance."""
-    rows = images.rows("train")
-    labelled, labels = rows[images.labelled[rows]], torch.from_numpy(images.labels)
-    batches = Batches(pixels, labels, labelled, labelled, spec, views, settings.seed, settings.batch, settings.labelled_batch)
-    weights = Weights(focal_gamma=settings.focal_gamma)
-    return torch.stack([parts("vanilla", Branches(model), batches(step), weights)["task"] for step in range(GRADIENT_BATCHES)]).mean()
-
-
-def train_a_little(settings: DistillSettings, images: ImageSet, spec: ImageSpec, views: ViewSpec, pixels: PixelStore, model: Model,
-                   taught: Taught | None, folder: Path, device: str) -> Model:
-    """Train a student between two rounds of pruning, by the method that it will be trained by."""
-    folder.mkdir(parents=True, exist_ok=True)
-    branches = build_branches(settings, model, taught, len(images.rows("train")))
-    train(replace(settings, epochs=1, min_steps=settings.prune_steps), images, spec, views, pixels, branches, taught, folder, device)
-    return branches.student.to("cpu")
-
-
-def run_on(branches: Branches, images: ImageSet, spec: ImageSpec, pixels: PixelStore, split: str, taught: Taught | None,
-           device: str) -> Predictions:
-    """What all branches answer on a split."""
-    return predict(branches, pixels, spec, images.rows(split), device=device, bank=taught.bank if taught else None,
-                   bank_rows=taught.rows if taught else None, probe=taught.probe if taught else None)
 
 
 if __name__ == "__main__":

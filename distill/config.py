@@ -24,8 +24,8 @@ class DistillSettings:
     """Folder of class folders, CSV file, MedMNIST .npz or name, NIfTI volumes in these, or phantom, phantom-volumes (synthetic)."""
     teacher: str = "efficientnet-lite0"
     """timm or short name, folder of rd-distill or rd-adapt, .pt2 file, hf:ID, or bank:FOLDER."""
-    method: Literal["rd", "kd", "dkd", "dist", "fitnet", "rkd", "crd", "at", "drd", "vanilla"] = "rd"
-    """rd: Reprogramming Distillation, drd: at stages too; kd, dkd, dist: a probe's logits; fitnet, rkd, crd: features; at: maps."""
+    method: Literal["rd", "drd", "kd", "dkd", "dist", "fitnet", "rkd", "crd", "at", "vanilla", "auto"] = "rd"
+    """rd: Reprogramming Distillation, drd: stages too; kd, dkd, dist teach logits, fitnet, rkd, crd features, at maps; auto: by trial."""
     out: Path = Path("student")
     """Folder to write."""
     config: Path | None = None
@@ -127,6 +127,10 @@ class DistillSettings:
     """Dropout in the reprogramming module."""
     stages: int = 3
     """Stages of drd and at, the pooled features being the last."""
+    auto_folds: int = 3
+    """Folds of the training images on which auto tries rd, drd, fitnet, kd and vanilla."""
+    auto_steps: int = 400
+    """Steps of each of its trainings."""
     classifier: Literal["shared", "own"] = "shared"
     """own: the teacher branch of rd gets a classifier of its own, to see what sharing is worth."""
     kd_weight: float = 1.0
@@ -170,7 +174,7 @@ class DistillSettings:
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"--{name.replace('_', '-')} {value} must be a finite number", USAGE)
         positive = ("epochs", "batch", "labelled_batch", "lr", "temperature", "phi_width", "latency_threads", "prune_unit",
-                    "prune_rounds", "prune_steps")
+                    "prune_rounds", "prune_steps", "auto_steps")
         for name in positive:
             if getattr(self, name) <= 0:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} must be above 0", USAGE)
@@ -208,6 +212,10 @@ class DistillSettings:
             raise UserError(f"--adapt {self.adapt} adapts a teacher; --method vanilla has none", USAGE)
         if self.teacher_adapter is not None and self.adapt != "none":
             raise UserError(f"--adapt {self.adapt} starts from a plain teacher; leave --teacher-adapter out", USAGE)
+        if not 2 <= self.auto_folds <= 20:
+            raise UserError(f"--auto-folds {self.auto_folds} must be 2 to 20", USAGE)
+        if self.method == "auto" and self.prune_rounds > 1:
+            raise UserError("--method auto chooses after pruning; with --prune-rounds above 1 name a method", USAGE)
         if self.method == "at" and self.views != "tied":
             raise UserError("--method at compares places in the image, which both must see alike: add --views tied", USAGE)
         if self.method in ("at", "drd") and not 2 <= self.stages <= 5:

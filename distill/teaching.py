@@ -122,7 +122,8 @@ def whole_features(bank: FeatureBank, rows: NDArray[np.int64], views: NDArray[np
     return torch.cat(parts)
 
 
-def probe_teacher(settings: DistillSettings, images: ImageSet, bank: FeatureBank, facts: dict[str, Any]) -> Taught:
+def probe_teacher(settings: DistillSettings, images: ImageSet, bank: FeatureBank, facts: dict[str, Any], *,
+                  tell: bool = True) -> Taught:
     """Fit the linear probe on banked views of the labelled training images and say what it reaches on validation."""
     rows = bank.indices(images.hashes)
     train = images.rows("train")
@@ -139,8 +140,9 @@ def probe_teacher(settings: DistillSettings, images: ImageSet, bank: FeatureBank
     logits = probe.logits(whole_features(bank, rows[val])).numpy()
     reached = judge(images, Predictions(val, logits, None, None, None))
     auroc = reached.get("val_auroc_student")
-    say("probe", "linear probe of the teacher on validation: AUROC " + (
-        "undefined, no class there has both outcomes" if auroc is None else f"{auroc:.3f}"))
+    if tell:
+        say("probe", "linear probe of the teacher on validation: AUROC " + (
+            "undefined, no class there has both outcomes" if auroc is None else f"{auroc:.3f}"))
     most = PROBE_ROWS if bank.masked is None else max(64, PROBE_ROWS // bank.masked)
     sample = train if len(train) <= most else generator.choice(train, most, replace=False)
     views = generator.integers(0, bank.views(rows[sample]) + 1)

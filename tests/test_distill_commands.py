@@ -15,8 +15,9 @@ from PIL import Image
 from test_distill_teachers import Body, write_program
 from tiny import tiny_images
 
-from distill import commands, teaching
+from distill import teaching, training
 from distill.checkpoint import load_checkpoint
+from distill.choosing import held_out, told
 from distill.commands import distill, student_image_spec
 from distill.config import DistillSettings
 from distill.intake import choose_device, describe, images_for
@@ -59,7 +60,7 @@ class Killed(BaseException):
 
 def killed_in_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int, **changes: Any) -> None:
     """A run that dies when it judges its epoch number `epoch`."""
-    real, calls = commands.judge, 0
+    real, calls = training.judge, 0
 
     def judge(*arguments: Any) -> Any:
         nonlocal calls
@@ -69,7 +70,7 @@ def killed_in_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int, **changes: Any)
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(commands, "judge", judge)
+        patch.setattr(training, "judge", judge)
         with pytest.raises(Killed):
             run(**changes)
 
@@ -166,7 +167,7 @@ def test_an_interrupt_is_exit_code_130_and_says_how_to_go_on(monkeypatch: pytest
     def interrupted(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "fit", interrupted)
+    monkeypatch.setattr(training, "fit", interrupted)
     assert finish(lambda: run(method="vanilla")) == 130
     assert "--resume goes on" in capsys.readouterr().err
 
@@ -421,3 +422,45 @@ def test_a_budget_that_nothing_fits_ends_with_exit_code_four_and_a_number_that_i
     assert "--max-macs 3 apples is no number" in refused(USAGE, max_macs="3 apples")
     with pytest.raises(UserError, match="needs a budget"):
         settings(prune_rounds=2)
+
+
+def test_auto_takes_the_method_that_does_best_on_held_out_training_images_and_resumes_to_the_same_choice(
+        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = class_folders(Path("data"), tiny_images(counts=(30, 12, 12)))
+    auto: dict[str, Any] = {"data": str(folder), "method": "auto", "auto_folds": 2, "auto_steps": 2, "epochs": 1}
+    assert run(**auto, out=Path("whole")) == 0
+    said = capsys.readouterr().out
+    assert "drd is left out: the bank holds no stages" in said
+    choice = read_json(Path("whole/metrics.json"))["choice"]
+    assert set(choice["scores"]) == {"vanilla", "kd", "fitnet", "rd"}
+    assert all(len(found) == 2 for found in choice["scores"].values())
+    means = {method: np.mean(found) for method, found in choice["scores"].items()}
+    assert means[choice["method"]] == max(means.values())
+    assert f"taken: {choice['method']}" in said
+    killed_in_epoch(monkeypatch, 5, **auto, out=Path("other"))
+    assert run(**auto, out=Path("other"), resume=True) == 0
+    assert read_json(Path("other/metrics.json"))["choice"] == choice
+    assert tree(Path("other"))["model.safetensors"] == tree(Path("whole"))["model.safetensors"]
+
+
+def test_folds_hold_out_each_labelled_training_image_once_by_patient_and_no_other() -> None:
+    images = tiny_images(counts=(40, 10, 10), unlabelled=10)
+    groups = np.asarray([f"p{row // 2}" for row in range(60)])
+    images = replace(images, groups=groups)
+    folds = held_out(images, 3, 0)
+    train = images.rows("train")
+    held = [fold.rows("val") for fold in folds]
+    assert sorted(np.concatenate(held).tolist()) == train[images.labelled[train]].tolist()
+    for fold in folds:
+        assert not set(groups[fold.rows("train")]) & set(groups[fold.rows("val")])
+        assert set(fold.rows("train")) | set(fold.rows("val")) <= set(train)
+        assert len(fold.rows("test")) == 0
+    assert set(np.concatenate([fold.rows("train") for fold in folds])) == set(train)
+    with pytest.raises(UserError, match="must be 2 to 20"):
+        settings(auto_folds=1)
+
+
+def test_of_equal_methods_the_simpler_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    assert told({"vanilla": [0.5, 0.7], "rd": [0.6, 0.6]})["method"] == "vanilla"
+    assert told({"vanilla": [0.5, 0.7], "kd": [0.6, 0.5], "rd": [0.6, 0.7]})["method"] == "rd"
+    assert "+0.050 above vanilla (by fold +0.100, +0.000)" in capsys.readouterr().out
