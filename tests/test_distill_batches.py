@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +21,12 @@ from distill.views import bank_views, normalise, unit_levels, warp
 
 
 def same(one: Batch, two: Batch) -> bool:
-    values = [(getattr(one, field.name), getattr(two, field.name)) for field in fields(Batch)]
-    return all((a is None and b is None) or (a is not None and b is not None and torch.equal(a.nan_to_num(-9), b.nan_to_num(-9)))
-               for a, b in values)
+    def alike(a: Any, b: Any) -> bool:
+        if isinstance(a, tuple):
+            return len(a) == len(b) and all(alike(left, right) for left, right in zip(a, b, strict=True))
+        return (a is None and b is None) or (a is not None and b is not None and torch.equal(a.nan_to_num(-9), b.nan_to_num(-9)))
+
+    return all(alike(getattr(one, field.name), getattr(two, field.name)) for field in fields(Batch))
 
 
 @settings(max_examples=60, deadline=None)
@@ -161,3 +165,21 @@ def test_a_tied_view_is_the_very_view_the_teacher_saw(tmp_path: Path, monkeypatc
 def test_without_a_bank_there_is_nothing_of_a_teacher(tmp_path: Path) -> None:
     batch = tiny_batches(tmp_path / "run", tiny_images())(0)
     assert batch.clean is batch.viewed is batch.probe_logits is None
+
+
+def test_maps_of_the_teachers_stages_are_those_of_the_view_that_was_drawn(tmp_path: Path) -> None:
+    images = tiny_images(counts=(12, 4, 4))
+    bank = tiny_bank(tmp_path / "bank", images, grid=2)
+    assert bank.stages
+    whole = replace(tiny_batches(tmp_path, images, bank=bank), stages=tuple(bank.stages))
+    found = whole(3)
+    assert [tuple(one.shape[1:]) for one in found.maps] == [(channels, 2, 2) for channels in bank.stages.values()]
+    assert same(found, whole(3))
+    assert not same(found, whole(4))
+    assert found.viewed is not None
+    rows, _ = whole.pick(3)
+    places = bank.indices([images.hashes[row] for row in rows])
+    views = [next(view for view in range(3) if np.array_equal(bank.features(places[[at]], view)[0], found.viewed[at].numpy()))
+             for at in range(len(rows))]
+    for name, maps in zip(bank.stages, found.maps, strict=True):
+        assert np.array_equal(bank.features(places, np.asarray(views), name), maps.numpy())
