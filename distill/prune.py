@@ -78,6 +78,7 @@ class _ChannelPruner:
             warnings.simplefilter("ignore")
             self._try(self.pruner.step)
         self.model.zero_grad(set_to_none=True)
+        _tell_blocks(self.model)
         return True
 
     def _try(self, call: Callable[[], Any]) -> Any:
@@ -135,6 +136,13 @@ class _BlockPruner:
         if self.gradients is None:
             return weight.detach().pow(2).sum(1 - dim)
         return weight.new_zeros(weight.shape[dim]) if weight.grad is None else (weight.detach() * weight.grad).pow(2).sum(1 - dim)
+
+
+def _tell_blocks(model: nn.Module) -> None:
+    """timm's MobileOne and RepVGG blocks remember their groups and fuse by them: of depthwise ones as many as channels are left."""
+    for block in model.modules():
+        if hasattr(block, "reparameterize") and isinstance(getattr(block, "groups", None), int):
+            block.groups = next(one.groups for one in block.modules() if isinstance(one, nn.Conv2d))  # type: ignore[assignment]
 
 
 def _best(scores: Tensor, count: int) -> Tensor:

@@ -7,9 +7,11 @@ import torch
 from tiny import tiny_model
 from torch import nn
 
+from distill.budget import record_cuts
+from distill.deployed import reparameterised
 from distill.models import Model, ModelSpec, build_model, count_macs
 from distill.prune import STEPS, WORKING, open_pruner
-from distill.students import timm_name
+from distill.students import timm_arguments, timm_name
 from runtimes.errors import UserError
 
 
@@ -79,6 +81,21 @@ def test_the_same_network_is_pruned_alike_twice() -> None:
         for _ in range(5):
             pruner.step()
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("arch", ["mobileone_s0", "repvgg_a0", "repvit_m0_9"])
+def test_a_pruned_network_still_fuses_its_branches_to_the_same_answer(arch: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(ModelSpec(arch, 32, 32, "multiclass", ("a", "b", "c"), timm_arguments(arch)))
+    pruner = open_pruner(model)
+    for _ in range(8):
+        pruner.step()
+    model.train()(torch.randn(8, 3, 32, 32))
+    pixels = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(reparameterised(model)(pixels), model.eval()(pixels), rtol=1e-3, atol=1e-4)
+    again = build_model(record_cuts(model).spec)
+    again.net.load_state_dict(model.net.state_dict(), strict=True)
+    torch.testing.assert_close(reparameterised(again)(pixels), model(pixels), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("arch", ["fastvit_t8", "edgenext_xx_small"])
