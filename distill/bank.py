@@ -57,6 +57,10 @@ class FeatureBank:
         mask = self.shards[0].arrays.get("mask")
         return None if mask is None else int(mask.shape[1])
 
+    def deepest(self, count: int) -> dict[str, int]:
+        """The deepest `count` stages of `stages`, or all when there are fewer."""
+        return dict(list(self.stages.items())[-count:])
+
     @property
     def stages(self) -> dict[str, int]:
         """Channels C of the maps (n, C, g, g) of the teacher's stages by their names, shallow to deep; empty without --bank-grid."""

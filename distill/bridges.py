@@ -22,7 +22,7 @@ def build_branches(settings: DistillSettings, student: Model, taught: Taught | N
     width = feature_width(student)
     if taught is None or settings.method in (*PROBED, "rkd"):
         return Branches(student)
-    stages, channels = None, list(taught.bank.stages.values())[1 - settings.stages:]
+    stages, channels = None, list(taught.bank.deepest(settings.stages - 1).values())
     if settings.method in STAGED:
         if len(channels) < settings.stages - 1:
             raise UserError(f"the bank {taught.bank.folder} holds {len(channels)} stages of the teacher, --stages {settings.stages} needs "

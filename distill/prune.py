@@ -39,22 +39,38 @@ def open_pruner(model: Model, importance: Importance = "magnitude", *, unit: int
 
     if importance == "taylor" and gradients is None:
         raise ValueError("taylor importance needs a loss")
-    if any(type(module) is Attention for module in model.net.modules()):
-        if importance == "bn-scale":
-            raise UserError(f"--importance bn-scale: {model.spec.arch} has no batch normalisation; use magnitude or taylor")
-        return _BlockPruner(model, unit, gradients if importance == "taylor" else None)
-    if importance == "bn-scale" and not any(isinstance(module, nn.BatchNorm2d) for module in model.net.modules()):
+    transformer = any(type(module) is Attention for module in model.net.modules())
+    if importance == "bn-scale" and (transformer or not any(isinstance(module, nn.BatchNorm2d) for module in model.net.modules())):
         raise UserError(f"--importance bn-scale: {model.spec.arch} has no batch normalisation; use magnitude or taylor")
-    return _ChannelPruner(model, importance, unit, gradients)
+    way = (_BlockPruner if transformer else _ChannelPruner)(model, importance, unit)
+    return _Steps(model, way.cut, gradients if importance == "taylor" else None)
+
+
+class _Steps:
+    """Counts steps down to the smallest, and gives each the gradients it asks for."""
+
+    def __init__(self, model: Model, cut: Callable[[int], None], gradients: Callable[[], Tensor] | None) -> None:
+        self.model, self.cut, self.gradients, self.taken = model, cut, gradients, 0
+
+    def step(self) -> bool:
+        if self.taken == STEPS:
+            return False
+        self.taken += 1
+        if self.gradients is not None:
+            self.model.zero_grad(set_to_none=True)
+            self.gradients().backward()  # type: ignore[no-untyped-call]
+        self.cut(self.taken)
+        self.model.zero_grad(set_to_none=True)
+        return True
 
 
 class _ChannelPruner:
     """torch-pruning (Fang et al. 2023): groups of channels that hang together, ranked over the whole network."""
 
-    def __init__(self, model: Model, importance: Importance, unit: int, gradients: Callable[[], Tensor] | None) -> None:
+    def __init__(self, model: Model, importance: Importance, unit: int) -> None:
         import torch_pruning as tp
 
-        self.model, self.gradients, self.taken = model, gradients if importance == "taylor" else None, 0
+        self.model = model
         scores = {"magnitude": tp.importance.GroupMagnitudeImportance, "taylor": tp.importance.GroupTaylorImportance,
                   "bn-scale": tp.importance.BNScaleImportance}
         spec, training = model.spec, model.training
@@ -67,19 +83,12 @@ class _ChannelPruner:
                 iterative_steps=STEPS, ignored_layers=[model.head], round_to=unit))
         model.train(training)
 
-    def step(self) -> bool:
-        if self.taken == STEPS:
-            return False
-        self.taken += 1
-        if self.gradients is not None:
-            self.model.zero_grad(set_to_none=True)
-            self.gradients().backward()  # type: ignore[no-untyped-call]
+    def cut(self, taken: int) -> None:
+        """Take the next step; torch-pruning counts for itself."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._try(self.pruner.step)
-        self.model.zero_grad(set_to_none=True)
         _tell_blocks(self.model)
-        return True
 
     def _try(self, call: Callable[[], Any]) -> Any:
         try:
@@ -92,11 +101,11 @@ class _ChannelPruner:
 class _BlockPruner:
     """Whole attention heads and MLP units of timm's transformer blocks, the same share of every block; token width stays."""
 
-    def __init__(self, model: Model, unit: int, gradients: Callable[[], Tensor] | None) -> None:
+    def __init__(self, model: Model, importance: Importance, unit: int) -> None:
         from timm.layers.attention import Attention
         from timm.layers.mlp import Mlp
 
-        self.model, self.unit, self.gradients, self.taken = model, unit, gradients, 0
+        self.importance, self.unit = importance, unit
         self.attentions: list[Any] = [one for one in model.net.modules() if type(one) is Attention
                                       and one.gate is None and isinstance(one.norm, nn.Identity)]
         self.mlps: list[Any] = [one for one in model.net.modules() if type(one) is Mlp and isinstance(one.fc1, nn.Linear)
@@ -104,14 +113,9 @@ class _BlockPruner:
         self.heads = [one.num_heads for one in self.attentions]
         self.units = [one.fc1.out_features for one in self.mlps]
 
-    def step(self) -> bool:
-        if self.taken == STEPS:
-            return False
-        self.taken += 1
-        if self.gradients is not None:
-            self.model.zero_grad(set_to_none=True)
-            self.gradients().backward()  # type: ignore[no-untyped-call]
-        kept = 1 - (1 - SMALLEST) * self.taken / STEPS
+    def cut(self, taken: int) -> None:
+        """Keep, of what every block had, the share that is left after so many steps."""
+        kept = 1 - (1 - SMALLEST) * taken / STEPS
         for mlp, units in zip(self.mlps, self.units, strict=True):
             wanted = max(self.unit, int(units * kept) // self.unit * self.unit)
             if wanted < mlp.fc1.out_features:
@@ -128,12 +132,10 @@ class _BlockPruner:
                 _keep(attention.qkv, torch.cat([places + part * before * width for part in range(3)]), 0)
                 _keep(attention.proj, places, 1)
                 attention.num_heads, attention.attn_dim = wanted, wanted * width
-        self.model.zero_grad(set_to_none=True)
-        return True
 
     def _scores(self, weight: Tensor, dim: int) -> Tensor:
         """Importance of each row or column: squared magnitude, or of the change of the loss when it goes."""
-        if self.gradients is None:
+        if self.importance != "taylor":
             return weight.detach().pow(2).sum(1 - dim)
         return weight.new_zeros(weight.shape[dim]) if weight.grad is None else (weight.detach() * weight.grad).pow(2).sum(1 - dim)
 

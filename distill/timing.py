@@ -23,7 +23,7 @@ from distill.models import Model
 from distill.students import first_line
 from runtimes.errors import MISSING, UserError
 from runtimes.latency import measure
-from runtimes.ort import load_runtime
+from runtimes.ort import OrtSession
 
 Target = Literal["onnx", "openvino"]
 WARMUP_S, SAMPLES, SECONDS = 0.3, 200, 1.5
@@ -73,12 +73,8 @@ def open_call(model: Model, target: Target = "onnx", threads: int = 1) -> Callab
         path = Path(folder) / "student.onnx"
         _export(model, path, levels)
         if target == "onnx":
-            runtime = load_runtime()
-            options = runtime.SessionOptions()
-            options.intra_op_num_threads = threads
-            options.inter_op_num_threads = 1
-            session: Any = runtime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-            return lambda: session.run(None, {"image": levels})
+            session = OrtSession(path, threads=threads)
+            return lambda: session.run(levels)
         try:
             import openvino
         except ImportError:

@@ -42,7 +42,7 @@ def train(settings: DistillSettings, images: ImageSet, spec: ImageSpec, views: V
     batches = Batches(pixels, labels, labelled if taught is None else rows, labelled, spec, views, settings.seed, settings.batch,
                       settings.labelled_batch, settings.views, taught.bank if taught else None, taught.rows if taught else None,
                       images.hashes, settings.bank_seed, taught.probe if taught and settings.method in PROBED else None,
-                      stages=tuple(taught.bank.stages)[1 - settings.stages:] if taught and settings.method in STAGED else ())
+                      stages=tuple(taught.bank.deepest(settings.stages - 1)) if taught and settings.method in STAGED else ())
     weights = Weights(settings.teacher_weight, settings.kd_weight, settings.cka_weight, settings.hint_weight, settings.temperature,
                       settings.cka == "debiased", settings.focal_gamma)
     class_weights = prevalence_weights(labels[labelled]).to(device) if images.task == "multilabel" else None
