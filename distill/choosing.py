@@ -19,7 +19,7 @@ from distill.models import Model
 from distill.pixels import PixelStore
 from distill.predict import judge
 from distill.progress import say
-from distill.splits import divide
+from distill.splits import divide, merge_groups
 from distill.teaching import Taught, probe_teacher
 from distill.training import run_on, train
 from distill.views import ViewSpec
@@ -73,7 +73,7 @@ def told(scores: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def held_out(images: ImageSet, folds: int, seed: int) -> list[ImageSet]:
-    """The training images divided into folds by patient, stratified; each set validates on one and trains on the rest.
+    """The training images divided into folds by patient and copy, stratified; each set validates on one and trains on the rest.
 
     Validation and test images belong to no split of a fold; unlabelled images train, unless their patient is held out.
     """
@@ -81,7 +81,8 @@ def held_out(images: ImageSet, folds: int, seed: int) -> list[ImageSet]:
     labels = images.labels[rows]
     known = images.labelled[rows]
     positives = labels == 1 if images.task == "multilabel" else labels[:, None] == np.arange(len(images.classes))
-    groups = np.arange(len(rows)) if images.groups is None else np.unique(images.groups[rows].astype(str), return_inverse=True)[1]
+    owners = [] if images.groups is None else [images.groups[rows].astype(str).tolist()]
+    groups = merge_groups([*owners, [images.hashes[row] for row in rows]] if images.hashes else owners, len(rows))
     part = np.full(len(rows), -1)
     part[known] = divide(positives[known], groups[known], [1 / folds] * folds, seed)
     home = dict(zip(groups[known].tolist(), part[known].tolist(), strict=True))

@@ -458,6 +458,10 @@ def test_folds_hold_out_each_labelled_training_image_once_by_patient_and_no_othe
     assert set(np.concatenate([fold.rows("train") for fold in folds])) == set(train)
     with pytest.raises(UserError, match="must be 2 to 20"):
         settings(auto_folds=1)
+    copies = replace(images, groups=np.asarray([""] * 60), hashes=tuple(f"picture {row // 4}" for row in range(60)))
+    for fold in held_out(copies, 3, 0):  # no patient is known, and four images are one picture
+        assert not {copies.hashes[row] for row in fold.rows("train")} & {copies.hashes[row] for row in fold.rows("val")}
+        assert len(fold.rows("val")) < 20
 
 
 def test_of_equal_methods_the_simpler_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
