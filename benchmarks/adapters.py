@@ -21,7 +21,7 @@ from study import SHARED, Run, adapted, conduct, figures, points, rd_distill
 # cores. Some 100 steps of 32 images a teacher, 800 a student; few turns, since each ends with a look at validation.
 SIDE = "64"
 PLAIN = ("--teacher", "efficientnet-lite0", "--teacher-size", SIDE, "--bank-views", "4")
-TRAINING = ("--epochs", "3", "--bootstrap", "20")
+TRAINING = ("--epochs", "3", "--bootstrap", "20", "--adapt-share", "1")  # beside every layer, whatever it costs
 TEACHER = (*PLAIN, *TRAINING)
 STUDENT = ("--student", "mobilenetv3_small_050", "--size", SIDE, "--epochs", "10", "--min-steps", "800", "--bootstrap", "20",
            "--audit", "0.002", "--bank-runtime", "torch")

@@ -20,7 +20,8 @@ from distill.insert import choose_layers, insert
 from distill.nets import build_net
 from distill.spectral import start_from_svd
 
-TEACHERS = (("vit_base_patch16_224", 224), ("tf_efficientnet_lite2", 224))
+# Network, side, largest adapter in shares of its layer (--adapt-share; 1: beside every layer as wide as the rank).
+TEACHERS = (("vit_base_patch16_224", 224, 0.5), ("tf_efficientnet_lite2", 224, 0.5), ("tf_efficientnet_lite2", 224, 1.0))
 KINDS = {"lora, rank 32": AdapterSpec(1, 32, 2.0), "spectral, 8 x 4, top 2": AdapterSpec(8, 4, 16.0, "linear", top_k=2),
          "soft, 8 x 4": AdapterSpec(8, 4, 1.0, "mlp")}
 
@@ -53,22 +54,23 @@ class Loop(nn.Module):
 def adapters(samples: int, rounds: int, batch: int = 16) -> dict[str, Any]:
     """Forward at batch 16 and total rank 32: plain, stacked (goal 1.25), by a loop; then the SVD start of a ViT-L."""
     rows: dict[str, Any] = {}
-    for arch, side in TEACHERS:
+    for arch, side, share in TEACHERS:
         plain = build_net(arch, side, side, 10).eval().to(memory_format=torch.channels_last)
         pixels = torch.randn(batch, 3, side, side).to(memory_format=torch.channels_last)
         nets: dict[str, nn.Module] = {"plain": plain}
         for name, spec in KINDS.items():
             net = copy.deepcopy(plain)
-            insert(net, dict.fromkeys(choose_layers(net, "all-linear", spec.experts * spec.rank).layers, spec))
-            nets[name] = net.to(memory_format=torch.channels_last)
+            insert(net, dict.fromkeys(choose_layers(net, "all-linear", 32, 32, share).layers, spec))
+            nets[name] = net.eval().to(memory_format=torch.channels_last)
         nets["spectral, by a loop"] = looped(nets["spectral, 8 x 4, top 2"])
         with torch.no_grad():
             difference = (nets["spectral, by a loop"](pixels) - nets["spectral, 8 x 4, top 2"](pixels)).abs().max()
             assert float(difference) < 1e-3, difference
             found = interleave({name: lambda net=net, pixels=pixels: [timed(lambda: net(pixels))[0] for _ in range(samples)]  # type: ignore[misc]
                                 for name, net in nets.items()}, rounds)
-        rows[f"{arch} {side} px"] = {**found, **{f"{name} / plain (goal 1.25)" if "loop" not in name else f"{name} / plain":
-                                                ratio(found[name], found["plain"]) for name in nets if name != "plain"}}
+        goal = {name: f"{name} / plain{'' if 'loop' in name else ' (goal 1.25)'}" for name in nets if name != "plain"}
+        rows[f"{arch} {side} px, --adapt-share {share:g}"] = found | {text: ratio(found[name], found["plain"])
+                                                                      for name, text in goal.items()}
     rows["vit_large_patch16_224"] = svd_start()
     return rows
 
@@ -86,7 +88,7 @@ def svd_start() -> dict[str, Any]:
     """Seconds to start spectral experts in every linear layer of a ViT-L, and the process's peak memory before and after."""
     net = build_net("vit_large_patch16_224", 224, 224, 10)
     spec = KINDS["spectral, 8 x 4, top 2"]
-    insert(net, dict.fromkeys(choose_layers(net, "all-linear", 32).layers, spec))
+    insert(net, dict.fromkeys(choose_layers(net, "all-linear", 32, 32).layers, spec))
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     found = [adapter for _, adapter in adapters_of(net)]
     for adapter in found:

@@ -134,7 +134,8 @@ def build_adapters(settings: AdaptSettings, model: Model, spec: ImageSpec) -> Mo
         say("", f"going on with the {len(inside)} adapters of {settings.teacher}")
         return model
     wide = settings.spec(64)
-    chosen = choose_layers(model.net, settings.adapt_layers, wide.rank * (wide.experts if settings.start == "svd" else 1))
+    chosen = choose_layers(model.net, settings.adapt_layers, wide.rank * (wide.experts if settings.start == "svd" else 1),
+                           wide.rank * wide.experts, settings.adapt_share)
     inputs = {name: model.net.get_submodule(name).weight[0].numel() for name in chosen.layers}  # type: ignore[index,union-attr,operator]
     model = adapt_model(model, {name: settings.spec(count) for name, count in inputs.items()})
     unused = remove_unused(model.net, lambda: model.trunk(torch.zeros(1, 3, spec.height, spec.width)))

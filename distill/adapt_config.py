@@ -38,6 +38,8 @@ class AdaptSettings:
     """blocks: beside layers inside the network; pooled: behind its pool, on banked features; auto: pooled for molre."""
     adapt_layers: Literal["all-linear", "attention", "mlp", "pointwise"] = "all-linear"
     """Which layers of the blocks get an adapter."""
+    adapt_share: float = 0.5
+    """Largest adapter in shares of its layer's weights; layers too small for it are left alone."""
     init: Literal["auto", "zero", "pissa", "svd"] = "auto"
     """Start of the experts: zero change, the largest singular values (lora), segments of the spectrum (auto for spectral)."""
     experts: int | None = None
@@ -136,7 +138,7 @@ class AdaptSettings:
         for name, value in dataclasses.asdict(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"--{name.replace('_', '-')} {value} must be a finite number", USAGE)
-        for name in ("experts", "rank", "scale", "rho", "eta", "lr", "max_fold_error"):
+        for name in ("experts", "rank", "scale", "rho", "eta", "lr", "max_fold_error", "adapt_share"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"--{name.replace('_', '-')} {value} must be above 0", USAGE)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.experts import AdapterSpec
@@ -38,29 +39,42 @@ class Router(nn.Module):
         """Logits of the gates (..., E)."""
         if self.share == 0.0:
             return self.bias.expand(*features.shape[:-1], -1)
-        found: Tensor = self.map(features)
-        return found if self.share == 1.0 else self.share * found + (1 - self.share) * self.bias
+        return self.rest(self.first(features))
+
+    @property
+    def first(self) -> nn.Linear:
+        """The map's first layer, for callers that compute it together with other maps of the same features."""
+        return self.map if isinstance(self.map, nn.Linear) else self.map[0]  # type: ignore[index,no-any-return]
+
+    def rest(self, hidden: Tensor) -> Tensor:
+        """Logits from the first layer's output."""
+        if isinstance(self.map, nn.Sequential):
+            hidden = self.map[2](self.map[1](hidden))
+        return hidden if self.share == 1.0 else self.share * hidden + (1 - self.share) * self.bias
 
     def forward(self, features: Tensor) -> Tensor:
-        """Gates (..., E); in training also the balance loss of this call."""
-        shares = torch.softmax(self.logits(features).float(), dim=-1)
-        gates = shares
+        """Gates (..., E) of features; in training also the balance loss of this call."""
+        return self.gates(self.logits(features)).to(features.dtype)
+
+    def gates(self, logits: Tensor) -> Tensor:
+        """Gates (..., E) of logits: softmax over those of the top k, which is the whole softmax renormalised."""
+        logits = logits.float()
+        kept = logits
         if self.top_k:
-            kept = shares >= shares.topk(self.top_k, dim=-1).values[..., -1:]
-            gates = torch.where(kept, shares, torch.zeros_like(shares))
-            gates = gates / gates.sum(dim=-1, keepdim=True)
+            kept = torch.where(logits >= logits.topk(self.top_k, dim=-1).values[..., -1:], logits, -math.inf)
+        gates = torch.softmax(kept, dim=-1)
         if self.training:
+            places, experts = logits.flatten(0, -2), logits.shape[-1]
             if self.share == 1.0:  # where the gates would stand still, should they have to: their logits' running mean
                 with torch.no_grad():
-                    self.bias.lerp_(self.map(features).float().flatten(0, -2).mean(0).to(self.bias.dtype), 0.05)
-            places, experts = shares.flatten(0, -2), shares.shape[-1]
+                    self.bias.lerp_(places.mean(0).to(self.bias.dtype), 0.05)
             on = (gates.detach().flatten(0, -2) > 0).float().mean(0) * experts / (self.top_k or experts)
-            self.balance = (on * places.mean(0)).sum()  # GOAT, arXiv 2502.16894, appendix C: 1 when balanced
-        return gates.to(features.dtype)
+            self.balance = (on * torch.softmax(places, dim=-1).mean(0)).sum()  # GOAT, arXiv 2502.16894, appendix C: 1 when balanced
+        return gates
 
 
 class Adapter(nn.Module):
-    """A frozen layer with experts beside it: y = base(x) + s * B ((g(x) spread over ranks) * (A x)), no loop over experts.
+    """A frozen layer with experts beside it: y = base(x) + s B ((g(x) spread over ranks) * (A x)), no loop over experts.
 
     Linear layers take (..., n). Convolutions: A has the layer's own kernel and stride, B is 1x1; a 1x1 layer's gate is per
     place, a wider one's per image. An Identity base of a given width makes the adapter of pooled features.
@@ -123,30 +137,53 @@ class Adapter(nn.Module):
         return self.router(inputs.mean(dim=(2, 3)))[:, :, None, None]  # type: ignore[no-any-return]
 
     def low(self, inputs: Tensor) -> Tensor:
-        """s * (g(x) spread over ranks) * (A x): s on the few ranks, not on the wide output."""
-        low: Tensor = self.down(inputs)
-        gates = self.gates(inputs)
-        if gates is not None:
-            shape = (self.spec.experts, self.spec.rank)
-            low = ((low.unflatten(-1, shape) * gates.unsqueeze(-1)).flatten(-2) if self.stride is None else
-                   (low.unflatten(1, shape) * gates.unsqueeze(2)).flatten(1, 2))
-        return self.spec.scale * low
+        """(g(x) spread over ranks) * (A x)."""
+        low: Tensor
+        gates: Tensor | None
+        if self.pointwise and self.router is not None and self.router.share:
+            low, gates = self._together(inputs, self.router)
+        else:
+            low, gates = self.down(inputs), self.gates(inputs)
+        if gates is None:
+            return low
+        shape = (self.spec.experts, self.spec.rank)
+        return ((low.unflatten(-1, shape) * gates.unsqueeze(-1)).flatten(-2) if self.stride is None else
+                (low.unflatten(1, shape) * gates.unsqueeze(2)).flatten(1, 2))
+
+    def _together(self, inputs: Tensor, router: Router) -> tuple[Tensor, Tensor]:
+        """A x and the gates of a 1x1 convolution: one convolution reads its wide maps once for both."""
+        down: Any = self.down
+        bias = router.first.bias
+        found = down._conv_forward(inputs, torch.cat([down.weight, router.first.weight[:, :, None, None]]),
+                                   None if bias is None else torch.cat([bias.new_zeros(len(down.weight)), bias]))
+        low, hidden = found.split([len(down.weight), len(router.first.weight)], dim=1)
+        gates = router.gates(router.rest(hidden.permute(0, 2, 3, 1))).to(low.dtype)
+        return low, gates.permute(0, 3, 1, 2)
 
     def change(self, inputs: Tensor) -> Tensor:
         """What the experts add to the frozen layer's output."""
-        return self.up(self.low(inputs))  # type: ignore[no-any-return]
+        up: Any = self.up
+        weight = self.spec.scale * up.weight  # s on a small weight, not on activations
+        low = self.low(inputs)
+        return F.linear(low, weight) if self.stride is None else F.conv2d(low, weight)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """The adapted layer's output, shaped as the frozen layer's."""
         if not self.foldable or torch.compiler.is_exporting():
             return self.base(inputs) + self.change(inputs)  # type: ignore[no-any-return]
         # The same where the frozen layer's output lies: a second output of that width costs more than the sums in it.
-        if self.stride is not None:
-            return self.base(inputs).add_(self.change(inputs))  # type: ignore[no-any-return]
-        rows = inputs.flatten(0, -2)
-        out: Tensor = self.base(rows)
         up: Any = self.up.weight
-        return out.addmm_(self.low(rows).to(out.dtype), up.T.to(out.dtype)).unflatten(0, inputs.shape[:-1])
+        if self.stride is not None:
+            out: Tensor = self.base(inputs)
+            places = out.permute(0, 2, 3, 1)
+            if not places.is_contiguous():
+                return out.add_(self.change(inputs))
+            low = self.low(inputs).permute(0, 2, 3, 1).flatten(0, 2)
+            places.view(-1, len(up)).addmm_(low.to(out.dtype), up.flatten(1).T.to(out.dtype), alpha=self.spec.scale)
+            return out
+        rows = inputs.flatten(0, -2)
+        out = self.base(rows)
+        return out.addmm_(self.low(rows).to(out.dtype), up.T.to(out.dtype), alpha=self.spec.scale).unflatten(0, inputs.shape[:-1])
 
 
 def _reduced(base: nn.Conv2d, channels: int) -> nn.Conv2d:

@@ -33,8 +33,11 @@ class Chosen:
     left: dict[str, str]
 
 
-def choose_layers(net: nn.Module, kind: Layers, least: int = 1) -> Chosen:
+def choose_layers(net: nn.Module, kind: Layers, least: int = 1, ranks: int = 1, share: float = 1.0) -> Chosen:
     """Layers of a kind, in the network's order; `least` is the smallest min(inputs, outputs) an adapter fits beside.
+
+    A layer whose factors of so many ranks would hold more than `share` of its own weights is left alone: beside it an adapter is
+    not low-rank, and costs more time than all others.
 
     all-linear: every linear layer and every ungrouped convolution. attention, mlp: the linear layers of blocks named so.
     pointwise: 1x1 convolutions. The classifier is never chosen. Raises UserError (exit 2) when no layer matches.
@@ -50,13 +53,16 @@ def choose_layers(net: nn.Module, kind: Layers, least: int = 1) -> Chosen:
             left[name] = "depthwise" if module.groups == module.in_channels else f"{module.groups} groups"
         elif min(module.weight.shape[0], module.weight[0].numel()) < least:
             left[name] = f"too small for rank {least}"
+        elif ranks * (module.weight.shape[0] + module.weight[0].numel()) > share * module.weight.numel():
+            left[name] = f"too small for an adapter of at most {share:g} of its weights"
         else:
             layers.append(name)
     if not layers:
         kinds = ", ".join(one for one in ("all-linear", "attention", "mlp", "pointwise")
                           if any(_of_kind(name, module, one) for name, module in net.named_modules()))  # type: ignore[arg-type]
         raise UserError(f"--adapt-layers {kind} matches no layer that takes rank {least} ({len(left)} too small or grouped); "
-                        f"this network has {kinds or 'no such layers'}; choose another kind or a lower --rank", USAGE)
+                        f"this network has {kinds or 'no such layers'}; choose another kind, a lower --rank or a higher --adapt-share",
+                        USAGE)
     return Chosen(tuple(layers), left)
 
 

@@ -66,6 +66,16 @@ def test_the_stacked_form_is_the_loop_over_experts(layer: str, kind: str) -> Non
     assert not torch.allclose(adapter(x), adapter.base(x))
 
 
+@pytest.mark.parametrize("layer", [name for name in LAYERS if name != "linear"])
+@pytest.mark.parametrize("kind", SPECS)
+def test_memory_with_channels_last_gives_the_same_answer(layer: str, kind: str) -> None:
+    adapter, x = made(layer, SPECS[kind]), inputs_of(layer)
+    last = x.contiguous(memory_format=torch.channels_last)
+    found = adapter.to(memory_format=torch.channels_last)(last)
+    torch.testing.assert_close(found, by_loop(adapter, x), rtol=1e-6, atol=1e-6)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("kind", SPECS)
 def test_the_change_is_added_in_place_with_the_gradients_of_the_plain_sum(layer: str, kind: str) -> None:

@@ -44,6 +44,15 @@ def test_layers_too_small_for_the_rank_are_left_and_said() -> None:
     assert few.layers
 
 
+def test_layers_smaller_than_twice_their_adapter_are_left_and_said() -> None:
+    model = net("test_efficientnet")
+    chosen = choose_layers(model, "all-linear", ranks=8, share=0.5)
+    sizes = {name: (module.weight.numel(), 8 * (module.weight.shape[0] + module.weight[0].numel()))
+             for name, module in model.named_modules() if isinstance(module, nn.Conv2d) and module.groups == 1}
+    assert set(chosen.layers) == {name for name, (layer, adapter) in sizes.items() if adapter <= layer / 2}
+    assert set(chosen.left.values()) == {"depthwise", "too small for an adapter of at most 0.5 of its weights"}
+
+
 @pytest.mark.parametrize(("arch", "kind", "least"), [("test_resnet", "attention", 1), ("test_vit", "pointwise", 1),
                                                       ("test_vit", "mlp", 9999)])
 def test_no_matching_layer_is_a_usage_error_that_says_what_there_is(arch: str, kind: str, least: int) -> None:
