@@ -2,7 +2,8 @@
 
 Owns: which runs make a study, the table. Does not own: running them and keeping their rows (study.py), training.
 
-    python benchmarks/accuracy.py busi --seeds 3 --workers 2
+    python benchmarks/accuracy.py busi --seeds 5 --workers 2
+    python benchmarks/accuracy.py students --seeds 3 --workers 2
     python benchmarks/accuracy.py pneumonia --table
 """
 
@@ -17,22 +18,46 @@ import numpy as np
 from record import RESULTS
 from study import SHARED, Run, carry_out, figures, points, rd_distill, read_rows, study_parser
 
-METHODS: dict[str, list[str]] = {
+# What every data set and student is measured with; then what one is measured with besides. All by the defaults of rd-distill.
+CORE: dict[str, list[str]] = {
     "vanilla": ["--method", "vanilla"],
     "kd": ["--method", "kd"],
     "fitnet": ["--method", "fitnet"],
     "rd": ["--method", "rd"],
-    "rd without CKA": ["--method", "rd", "--cka-weight", "0"],
+    "drd": ["--method", "drd"],
 }
+MORE: dict[str, list[str]] = {
+    "rd without CKA": ["--method", "rd", "--cka-weight", "0"],
+    "rd, a classifier of its own": ["--method", "rd", "--classifier", "own"],
+    "rd, biased CKA": ["--method", "rd", "--cka", "biased"],
+    "dkd": ["--method", "dkd"],
+    "dist": ["--method", "dist"],
+    "rkd": ["--method", "rkd"],
+    "crd": ["--method", "crd"],
+    "at": ["--method", "at", "--views", "tied"],
+}
+ALL = CORE | MORE
+PLAIN = {name: ALL[name] for name in (*CORE, "rd without CKA")}
+# The pretrained student at a tenth of the learning rate, as is usual for it.
+STUDENTS = {"resnet18": ("--student", "resnet18"), "shufflenetv2": ("--student", "shufflenetv2"),
+            "efficientnet-lite0, ImageNet weights": ("--student", "efficientnet-lite0", "--student-weights", "pretrained",
+                                                     "--lr", "5e-4")}
+BUSI = ("--data", str(SHARED / "busi_256px"), "--size", "96", "--teacher", "efficientnet-lite2", "--skip-bad-images")
 
 
 def busi(seeds: int, work: Path) -> Iterator[Run]:
-    """BUSI, 3 classes, its own grouped split; student mobilenetv3_small_050 from scratch at 96 px, teacher Lite2."""
-    flags = ("--data", str(SHARED / "busi_256px"), "--student", "mobilenetv3_small_050", "--size", "96", "--teacher", "efficientnet-lite2",
-             "--skip-bad-images")
+    """BUSI, 3 classes, its own grouped split; student mobilenetv3_small_050 from scratch at 96 px, teacher Lite2; every method."""
     for seed in range(seeds):
-        for method, own in METHODS.items():
-            yield Run("BUSI", method, seed, (*flags, *own))
+        for method, own in ALL.items():
+            yield Run("BUSI", method, seed, (*BUSI, "--student", "mobilenetv3_small_050", *own))
+
+
+def students(seeds: int, work: Path) -> Iterator[Run]:
+    """The same data and teacher with further students."""
+    for seed in range(seeds):
+        for name, student in STUDENTS.items():
+            for method, own in CORE.items():
+                yield Run(f"BUSI, {name}", method, seed, (*BUSI, *student, *own))
 
 
 def nih(seeds: int, work: Path) -> Iterator[Run]:
@@ -40,7 +65,7 @@ def nih(seeds: int, work: Path) -> Iterator[Run]:
     flags = ("--data", str(SHARED / "nih_cxr14_1000_64px" / "labels.csv"), "--student", "mobilenetv3_small_050", "--size", "64",
              "--teacher", "efficientnet-lite2", "--teacher-size", "128", "--skip-bad-images")
     for seed in range(seeds):
-        for method, own in METHODS.items():
+        for method, own in PLAIN.items():
             yield Run("NIH 1000", method, seed, (*flags, *own))
 
 
@@ -50,7 +75,7 @@ def pneumonia(seeds: int, work: Path) -> Iterator[Run]:
     for seed in range(seeds):
         ten, one, hidden = pneumonia_sets(work, seed)
         flags = ("--student", "mobilenetv3_small_050", "--size", "64", "--teacher", str(teacher))
-        for method, own in METHODS.items():
+        for method, own in PLAIN.items():
             yield Run("1 %: 47 labels", method, seed, (*flags, "--data", str(one), *own))
             if method != "vanilla":
                 yield Run("1 %: 47 labels + 423 unlabelled", method, seed, (*flags, "--data", str(one), "--unlabelled", str(hidden), *own))
@@ -117,7 +142,7 @@ def pneumonia_sets(work: Path, seed: int) -> tuple[Path, Path, Path]:
     return ten, one, hidden
 
 
-STUDIES = {"busi": busi, "nih": nih, "pneumonia": pneumonia}
+STUDIES = {"busi": busi, "students": students, "nih": nih, "pneumonia": pneumonia}
 
 
 def perform(run: Run, work: Path, extra: list[str]) -> dict[str, Any]:
