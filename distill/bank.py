@@ -12,7 +12,7 @@ import json
 import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +45,13 @@ class FeatureBank:
     starts: NDArray[np.int64]
     shards: tuple[Shard, ...]
     shard_starts: NDArray[np.int64]
+    beside: FeatureBank | None = None
+    places: NDArray[np.int64] | None = None  # where each image lies in the bank beside
 
     @property
     def width(self) -> int:
-        """Width D of the pooled features."""
-        return int(self.shards[0].arrays["pooled"].shape[-1])
+        """Width D of the pooled features, of all teachers together."""
+        return int(self.shards[0].arrays["pooled"].shape[-1]) + (self.beside.width if self.beside else 0)
 
     @property
     def masked(self) -> int | None:
@@ -78,11 +80,14 @@ class FeatureBank:
         if missing:
             raise UserError(f"bank {self.folder} lacks {len(missing)} of {len(hashes)} images (first: {missing[0][:16]}); "
                             "name another --bank folder, or leave --bank out to have one built")
+        if self.beside is not None:
+            self.beside.indices(hashes)
         return np.asarray([self.position[one] for one in hashes], dtype=np.int64)
 
     def views(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """How many extra views each image has beside the clean one."""
-        return self.starts[indices + 1] - self.starts[indices] - 1
+        own: NDArray[np.int64] = self.starts[indices + 1] - self.starts[indices] - 1
+        return own if self.beside is None or self.places is None else np.minimum(own, self.beside.views(self.places[indices]))
 
     def features(self, indices: NDArray[np.int64], views: NDArray[np.int64] | int = 0, name: str = "pooled") -> NDArray[np.float32]:
         """Features of images at one view each, (n, D) float32, of volumes (n, S, D); view 0 is the clean image.
@@ -93,12 +98,25 @@ class FeatureBank:
         shards = np.searchsorted(self.shard_starts, rows, side="right") - 1
         picked = [self.shards[shard].arrays[name][row - self.shard_starts[shard]]
                   for shard, row in zip(shards.tolist(), rows.tolist(), strict=True)]
-        return np.stack(picked).astype(np.float32)
+        found = np.stack(picked).astype(np.float32)
+        if name != "pooled" or self.beside is None or self.places is None:
+            return found
+        return np.concatenate([found, self.beside.features(self.places[indices], views)], axis=-1)
 
     def release(self) -> None:
         """Give the mapped pages back to the system, so that memory does not grow with what was read."""
         for shard in self.shards:
             shard.map.madvise(mmap.MADV_DONTNEED)
+        if self.beside is not None:
+            self.beside.release()
+
+    def joined(self, other: FeatureBank) -> FeatureBank:
+        """This bank with another teacher's features behind its own, of the same views of the same images; stages stay this one's."""
+        places = np.asarray([other.position.get(one, -1) for one in self.position], dtype=np.int64)
+        if (self.key["views"], self.key["seed"], self.masked) != (other.key["views"], other.key["seed"], other.masked):
+            raise UserError(f"banks {self.folder} and {other.folder} hold other views or slices of the images; build them with the same "
+                            "--bank-seed, --flip and --slices")
+        return replace(self, beside=other, places=places)
 
 
 def bank_key(teacher_name: str, teacher_hash: str, spec: ImageSpec, views: ViewSpec, seed: int, grid: int = 0) -> dict[str, Any]:

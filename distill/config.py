@@ -1,6 +1,7 @@
 """The settings of rd-distill: one frozen dataclass that is command line, Python call and record.
 
-Owns: DistillSettings, which only refuses. Does not own: reading them (flags.py), what a setting does.
+Owns: DistillSettings and the range of each setting. Does not own: which contradict each other (contradictions.py), reading them
+(flags.py), what a setting does.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from distill.contradictions import refuse_contradictions
 from runtimes.errors import USAGE, UserError
 
 
@@ -86,6 +88,8 @@ class DistillSettings:
     """Weights file of a timm teacher, or `random` (for trials only)."""
     teacher_adapter: Path | None = None
     """PEFT folder (LoRA) to merge into the teacher, such as rd-adapt --peft writes; it must fit the teacher's weights."""
+    second_teacher: str | None = None
+    """A further teacher, named as --teacher is: its features are banked behind the first one's, at no cost for the student."""
     bank: Path | None = None
     """Folder of the feature bank; by default one named after teacher and images below `banks`."""
     bank_views: int = 8
@@ -187,8 +191,6 @@ class DistillSettings:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} must be below 2**32", USAGE)
         if self.max_latency_ms is not None and self.max_latency_ms <= 0:
             raise UserError(f"--max-latency-ms {self.max_latency_ms} must be above 0", USAGE)
-        if self.prune_rounds > 1 and (self.max_params, self.max_macs, self.max_latency_ms) == (None, None, None):
-            raise UserError(f"--prune-rounds {self.prune_rounds} needs a budget: --max-params, --max-macs or --max-latency-ms", USAGE)
         if self.batch < 2:
             raise UserError(f"--batch {self.batch} must be 2 or more: batch normalisation compares the images of a step", USAGE)
         if self.threads is not None and self.threads < 1:
@@ -206,21 +208,8 @@ class DistillSettings:
             side = getattr(self, name)
             if side is not None and not 16 <= side <= 1024:
                 raise UserError(f"--{name.replace('_', '-')} {side} must be between 16 and 1024 pixels", USAGE)
-        if self.views == "tied" and self.method == "vanilla":
-            raise UserError("--views tied needs a bank; --method vanilla has none", USAGE)
-        if self.adapt != "none" and self.method == "vanilla":
-            raise UserError(f"--adapt {self.adapt} adapts a teacher; --method vanilla has none", USAGE)
-        if self.teacher_adapter is not None and self.adapt != "none":
-            raise UserError(f"--adapt {self.adapt} starts from a plain teacher; leave --teacher-adapter out", USAGE)
         if not 2 <= self.auto_folds <= 20:
             raise UserError(f"--auto-folds {self.auto_folds} must be 2 to 20", USAGE)
-        if self.method == "auto" and self.prune_rounds > 1:
-            raise UserError("--method auto chooses after pruning; with --prune-rounds above 1 name a method", USAGE)
-        if self.method == "at" and self.views != "tied":
-            raise UserError("--method at compares places in the image, which both must see alike: add --views tied", USAGE)
         if self.method in ("at", "drd") and not 2 <= self.stages <= 5:
             raise UserError(f"--stages {self.stages} must be 2 to 5; one stage is --method rd", USAGE)
-        if self.classifier == "own" and self.method != "rd":
-            raise UserError(f"--classifier own is about the teacher branch of rd; --method {self.method} has none", USAGE)
-        if self.overwrite and self.resume:
-            raise UserError("--overwrite and --resume contradict each other; give one", USAGE)
+        refuse_contradictions(self)

@@ -5,6 +5,7 @@ Owns: Taught and the order bank, audit, probe. Does not own: loading a teacher, 
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,22 @@ class Taught:
 
 
 def consult_teacher(settings: DistillSettings, images: ImageSet, views: ViewSpec, device: str) -> Taught:
-    """Load the teacher, build or open its bank, audit it, and fit the probe."""
+    """Load the teacher, build or open its bank, audit it, and fit the probe; of two teachers the features stand side by side."""
+    bank, facts = bank_teacher(settings, images, views, device)
+    if settings.second_teacher is not None:
+        alone = replace(settings, teacher=settings.second_teacher, teacher_size=None, teacher_weights=None, teacher_adapter=None,
+                        second_teacher=None, bank=settings.bank and settings.bank.with_name(f"{settings.bank.name}-second"))
+        second, more = bank_teacher(alone, images, views, device, grid=0)
+        bank = bank.joined(second)
+        facts |= {name: f"{facts[name]} + {more[name]}" for name in ("teacher", "licence")}
+        facts["teacher_hash"] = hashlib.sha256(f"{facts['teacher_hash']} {more['teacher_hash']}".encode()).hexdigest()
+    return probe_teacher(settings, images, bank, facts)
+
+
+def bank_teacher(settings: DistillSettings, images: ImageSet, views: ViewSpec, device: str,
+                 grid: int | None = None) -> tuple[FeatureBank, dict[str, Any]]:
+    """The bank of one teacher, found or built, and audited; with the teacher's facts."""
+    grid = grid_of(settings) if grid is None else grid
     counts = np.where(images.split == "train", settings.bank_views, 0).astype(np.int64)
     seed = settings.bank_seed
     if settings.teacher.startswith("bank:"):
@@ -59,7 +75,7 @@ def consult_teacher(settings: DistillSettings, images: ImageSet, views: ViewSpec
         check_key(bank, {"views": views.as_dict(), "seed": seed})  # --flip and --views tied speak of what was banked
         say("bank", f"{bank.folder}: teacher {bank.key['teacher']}, {bank.rows:,} rows; no teacher at hand, so no audit")
         facts = {"teacher": bank.key["teacher"], "teacher_hash": bank.key["teacher_hash"], "licence": "unknown"}
-        return probe_teacher(settings, images, bank, facts)
+        return bank, facts
     teacher = load_teacher(settings.teacher, size=settings.teacher_size, weights=settings.teacher_weights,
                            adapter=settings.teacher_adapter)
     before = weights_hash(teacher.net)  # not teacher.hash, which for a .pt2 is that of the whole file
@@ -68,16 +84,16 @@ def consult_teacher(settings: DistillSettings, images: ImageSet, views: ViewSpec
     low, high = images.facts.get("window", (0.0, 255.0))
     spec = replace(base, channels=images.facts.get("channels", 3), dtype=images.facts.get("dtype", "uint8"),
                    window=(float(low), float(high)), volume=images.volume)
-    key = bank_key(teacher.name, teacher.hash, spec, views, seed, grid_of(settings))
+    key = bank_key(teacher.name, teacher.hash, spec, views, seed, grid)
     folder = settings.bank or Path("banks") / bank_name(key, images.hashes, counts)
-    bank = find_bank(settings, folder, key, images, counts, teacher, spec, views, device)
+    bank = find_bank(settings, folder, key, images, counts, teacher, spec, views, device, grid)
     if settings.audit:
         worst = audit(bank, images, spec, torch_forward(teacher, device), views=views, seed=seed, share=settings.audit)
         say("audit", f"smallest cosine to a live teacher {worst:.6f}")
     if weights_hash(teacher.net.to("cpu")) != before:
         raise UserError(f"the weights of teacher {teacher.name} changed while it ran; it must stay frozen, report this")
     facts = {"teacher": teacher.name, "teacher_hash": teacher.hash, "licence": teacher.licence, "bank": str(folder)}
-    return probe_teacher(settings, images, bank, facts)
+    return bank, facts
 
 
 def grid_of(settings: DistillSettings) -> int:
@@ -86,7 +102,7 @@ def grid_of(settings: DistillSettings) -> int:
 
 
 def find_bank(settings: DistillSettings, folder: Path, key: dict[str, Any], images: ImageSet, counts: NDArray[np.int64],
-              teacher: Teacher, spec: ImageSpec, views: ViewSpec, device: str) -> FeatureBank:
+              teacher: Teacher, spec: ImageSpec, views: ViewSpec, device: str, grid: int) -> FeatureBank:
     """Open the bank when it is there and matches, else build it."""
     rows = f"{int((counts > 0).sum()):,} images x {settings.bank_views + 1} views + {int((counts == 0).sum()):,}"
     if folder.exists() and not folder.is_dir():
@@ -101,7 +117,7 @@ def find_bank(settings: DistillSettings, folder: Path, key: dict[str, Any], imag
                                 "images; lower --bank-views or name another --bank folder")
             say("bank", f"{folder}, found: {rows}")
             return bank
-        forward, runtime = choose_forward(teacher, settings.bank_runtime, device=device, grid=grid_of(settings),
+        forward, runtime = choose_forward(teacher, settings.bank_runtime, device=device, grid=grid,
                                           threads=settings.threads)
         say("bank", f"{rows}, through {runtime}")
         with track("bank") as update:

@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -396,3 +397,26 @@ def test_the_plan_is_part_of_what_is_hashed(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"plan\.json has other bytes"):
         open_bank(tmp_path / "bank")
     shutil.rmtree(tmp_path / "bank")
+
+
+def test_joined_banks_hold_both_teachers_features_of_the_same_view_side_by_side(tmp_path: Path) -> None:
+    images = tiny_images(counts=(6, 3, 3))
+    first, second = (tiny_bank(tmp_path / name, images, forward=lambda pixels, width=width: {"pooled": pixels.mean((2, 3))[:, :1].expand(-1, width)})
+                     for name, width in (("first", 5), ("second", 3)))
+    turned = replace(second, position={one: len(images) - 1 - place for one, place in second.position.items()})
+    both = first.joined(turned)
+    places = both.indices(images.hashes)
+    found = both.features(places, both.views(places))
+    assert both.width == found.shape[1] == 8
+    np.testing.assert_array_equal(found[:, :5], first.features(places, first.views(places)))
+    np.testing.assert_array_equal(found[:, 5:], second.features(turned.indices(images.hashes), both.views(places)))
+
+
+def test_banks_of_other_views_or_images_are_not_joined(tmp_path: Path) -> None:
+    images = tiny_images(counts=(6, 3, 3))
+    first = tiny_bank(tmp_path / "first", images)
+    with pytest.raises(UserError, match="--bank-seed"):
+        first.joined(replace(first, key={**first.key, "seed": 99}))
+    lacking = replace(first, position=dict(list(first.position.items())[:-1]))
+    with pytest.raises(UserError, match="lacks 1 of 12 images"):
+        first.joined(lacking).indices(images.hashes)

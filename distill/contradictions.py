@@ -1,0 +1,45 @@
+"""Settings of rd-distill that contradict each other: what is refused, and what to leave out or add.
+
+Owns: refuse_contradictions. Does not own: the settings and the range of each (config.py).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from runtimes.errors import USAGE, UserError
+
+if TYPE_CHECKING:
+    from distill.config import DistillSettings
+
+
+def refuse_contradictions(settings: DistillSettings) -> None:
+    """Raise UserError (exit 2) for the first pair of settings that cannot both hold."""
+    for wrong, told in contradictions(settings):
+        if wrong:
+            raise UserError(told, USAGE)
+
+
+def contradictions(settings: DistillSettings) -> list[tuple[bool, str]]:
+    """Each contradiction there can be: whether it is there, and what to say of it."""
+    budget = (settings.max_params, settings.max_macs, settings.max_latency_ms) != (None, None, None)
+    method, adapt = settings.method, settings.adapt
+    return [
+        (settings.prune_rounds > 1 and not budget,
+         f"--prune-rounds {settings.prune_rounds} needs a budget: --max-params, --max-macs or --max-latency-ms"),
+        (settings.views == "tied" and method == "vanilla", "--views tied needs a bank; --method vanilla has none"),
+        (adapt != "none" and method == "vanilla", f"--adapt {adapt} adapts a teacher; --method vanilla has none"),
+        (settings.teacher_adapter is not None and adapt != "none",
+         f"--adapt {adapt} starts from a plain teacher; leave --teacher-adapter out"),
+        (settings.second_teacher is not None and method == "vanilla",
+         f"--second-teacher {settings.second_teacher} needs a bank; --method vanilla has none"),
+        (settings.second_teacher is not None and adapt != "none",
+         f"--adapt {adapt} adapts one teacher; run rd-adapt first and give its folder as --teacher or --second-teacher"),
+        (method == "auto" and settings.prune_rounds > 1,
+         "--method auto chooses after pruning; with --prune-rounds above 1 name a method"),
+        (method == "at" and settings.views != "tied",
+         "--method at compares places in the image, which both must see alike: add --views tied"),
+        (settings.classifier == "own" and method != "rd",
+         f"--classifier own is about the teacher branch of rd; --method {method} has none"),
+        (settings.overwrite and settings.resume, "--overwrite and --resume contradict each other; give one"),
+    ]
