@@ -107,6 +107,13 @@ CASES: tuple[Case, ...] = (
     Case("at: views that differ", TAUGHT + " --method at", 2, "--views tied"),
     Case("dkd: several findings an image", TAUGHT + " --method dkd", 2, "dkd"),
     Case("a classifier of its own without a branch", TAUGHT + " --method kd --classifier own", 2, "--classifier"),
+    Case("auto student without a budget", TINY.replace("mobilenetv3_small_050", "auto"), 2, "needs a budget"),
+    Case("auto student within a budget that nothing fits", TINY.replace("mobilenetv3_small_050", "auto") + " --max-params 1000", 4,
+         "nearest"),
+    Case("auto student with weights", TINY.replace("mobilenetv3_small_050", "auto") + " --max-params 1M --student-weights pretrained", 2,
+         "--student-weights"),
+    Case("two teachers and no method for them", PLAIN + " --second-teacher efficientnet-lite2", 2, "--second-teacher"),
+    Case("a second teacher that is none", TAUGHT + " --second-teacher nowhere", 2, "nowhere"),
     # names and weights
     Case("misspelt student", TINY.replace("mobilenetv3_small_050", "mobilnetv3"), 2, "did you mean"),
     Case("unknown teacher", TINY + " --teacher biomedclop", 2, "biomedclop"),

@@ -42,7 +42,7 @@ def one(name: str, size: int) -> dict[str, Any]:
     again = build_model(ModelSpec.from_dict(half.spec.as_dict()))
     again.net.load_state_dict(half.net.state_dict(), strict=True)
     with torch.no_grad():
-        levels = torch.from_numpy(example(half))
+        levels = torch.from_numpy(example(half.spec))
         said, replayed = (Shipped(model).eval()(levels).numpy() for model in (half, again))
     calls = [open_call(model) for model in (whole, half)]
     difference = float(np.abs(calls[1]()[0] - said).max())

@@ -1,6 +1,7 @@
-"""--method auto: which method serves this data and student, by cross-validation on the training images alone.
+"""--method auto and --student auto: what serves this data, by trials on held-out training images alone.
 
-Owns: the folds, the methods tried, the choice. Does not own: training (training.py). Validation and test images are not looked at.
+Owns: the folds, what is tried, the choice. Does not own: which students are looked at (candidates.py), training (training.py).
+Validation and test images are not looked at.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from typing import Any
 import numpy as np
 
 from distill.bridges import build_branches
+from distill.candidates import Candidate, finalists, screen, spec_of
 from distill.config import DistillSettings
-from distill.models import Model
+from distill.models import Model, ModelSpec
 from distill.pixels import PixelStore
 from distill.predict import judge
-from distill.progress import say
+from distill.progress import say, track
+from distill.shrinking import budget_of
 from distill.splits import divide, merge_groups
+from distill.students import build_student
 from distill.teaching import Taught, probe_teacher
 from distill.training import run_on, train
 from distill.views import ViewSpec
@@ -29,6 +33,7 @@ from runtimes.images import ImageSet, ImageSpec
 
 TRIED = ("vanilla", "kd", "fitnet", "rd", "drd")
 NOTE = "choice.json"  # in the run's folder: the scores so far
+SCREENED = "students.json"  # in the run's folder: every candidate so far
 
 
 def choose_method(settings: DistillSettings, images: ImageSet, spec: ImageSpec, views: ViewSpec, pixels: PixelStore, student: Model,
@@ -48,17 +53,77 @@ def choose_method(settings: DistillSettings, images: ImageSet, spec: ImageSpec, 
             name = f"{method}-{number}"
             if name in held:
                 continue
-            folder = run / f"auto-{name}"
-            folder.mkdir(exist_ok=True)
             trial = replace(settings, method=method, epochs=1, min_steps=settings.auto_steps, select="last")  # type: ignore[arg-type]
-            teacher = None if method == "vanilla" else own
-            branches = build_branches(trial, copy.deepcopy(student), teacher, len(fold.rows("train")))
-            train(trial, fold, spec, views, pixels, branches, teacher, folder, device)
-            held[name] = judge(fold, run_on(branches, fold, spec, pixels, "val", teacher, device))["score"]
+            held[name] = tried(trial, fold, spec, views, pixels, copy.deepcopy(student), own, run / f"auto-{name}", device)
             write_json(run / NOTE, held)
-            shutil.rmtree(folder)
     scores = {method: [held[f"{method}-{number}"] for number in range(len(folds))] for method in methods}
     return told(scores)
+
+
+def tried(trial: DistillSettings, fold: ImageSet, spec: ImageSpec, views: ViewSpec, pixels: PixelStore, student: Model,
+          taught: Taught | None, folder: Path, device: str) -> float:
+    """The score that a student reaches on a fold's held-out images after the trial's steps."""
+    folder.mkdir(exist_ok=True)
+    teacher = None if trial.method == "vanilla" else taught
+    branches = build_branches(trial, student, teacher, len(fold.rows("train")))
+    train(trial, fold, spec, views, pixels, branches, teacher, folder, device)
+    shutil.rmtree(folder)
+    return judge(fold, run_on(branches, fold, spec, pixels, "val", teacher, device))["score"]
+
+
+def choose_student(settings: DistillSettings, like: ModelSpec, images: ImageSet, spec: ImageSpec, views: ViewSpec, pixels: PixelStore,
+                   taught: Taught | None, run: Path, device: str) -> tuple[str, list[dict[str, Any]]]:
+    """The network within the budget that learns best in --proxy-steps, and what became of every candidate.
+
+    like: the student's spec but for its network. A killed run goes on at the next trial. UserError (exit 4) when nothing fits.
+    """
+    budget = budget_of(settings)
+    kept = run / SCREENED
+    if settings.resume and kept.is_file():
+        found = [Candidate.from_row(row) for row in read_json(kept)["candidates"]]
+    else:
+        with track("screen") as update:
+            found = screen(like, budget, settings.latency_target, settings.latency_threads, progress=update)
+        write_json(kept, {"candidates": [one.as_row() for one in found]})
+    names = finalists(found, settings.auto_students)
+    inside = sum(not one.verdict or one.score is not None for one in found)
+    say("students", f"{len(found)} looked at, {inside} within {budget}, {len(names)} tried for {settings.proxy_steps} steps")
+    fold = held_out(images, settings.auto_folds, settings.split_seed)[0]
+    own = None if taught is None else probe_teacher(settings, fold, taught.bank, taught.facts, tell=False)
+    trial = replace(settings, method="rd" if settings.method == "auto" else settings.method, epochs=1, min_steps=settings.proxy_steps,
+                    select="last")
+    for arch in names:
+        place = next(index for index, one in enumerate(found) if one.arch == arch)
+        if found[place].score is not None or found[place].verdict:
+            continue
+        student = build_student(spec_of(arch, like), None, settings.seed)
+        try:
+            score = tried(trial, fold, spec, views, pixels, student, own, run / f"proxy-{place}", device)
+            found[place] = replace(found[place], score=score)
+        except UserError as error:  # a network that this method cannot teach is no reason to stop
+            found[place] = replace(found[place], verdict=f"cannot be taught: {error}")
+        write_json(kept, {"candidates": [one.as_row() for one in found]})
+    return settled(found, names)
+
+
+def settled(found: list[Candidate], names: list[str]) -> tuple[str, list[dict[str, Any]]]:
+    """Take the candidate of the best score, of equals the cheaper, and say what became of each."""
+    scored = [next(one for one in found if one.arch == arch) for arch in names]
+    scored = [one for one in scored if one.score is not None]
+    if not scored:
+        raise UserError(f"none of the students tried can be trained; of {names[0]}: "
+                        f"{next(one.verdict for one in found if one.arch == names[0])}")
+    best = max(scored, key=lambda one: one.score or 0.0)
+    largest = {one.family: one.arch for one in found if not one.verdict}
+    rows = []
+    for one in found:
+        verdict = one.verdict or ("taken" if one is best else "tried, another learnt better" if one.score is not None else
+                                  f"fits, not tried: {largest[one.family]}, the larger, competes" if largest[one.family] != one.arch else
+                                  f"fits, not among the {len(names)} tried")
+        rows.append(replace(one, verdict=verdict).as_row())
+    for one in sorted(scored, key=lambda one: -(one.score or 0.0)):
+        say("students", f"{one.arch}: {one.score:.3f}, {one.cost}" + ("  taken" if one is best else ""))
+    return best.arch, rows
 
 
 def told(scores: dict[str, list[float]]) -> dict[str, Any]:

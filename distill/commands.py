@@ -16,12 +16,13 @@ import torch
 from distill.adapt import adapt
 from distill.adapt_config import adapt_settings
 from distill.bridges import build_branches
+from distill.candidates import spec_of
 from distill.checkpoint import load_checkpoint
-from distill.choosing import choose_method
+from distill.choosing import choose_method, choose_student
 from distill.config import DistillSettings
 from distill.flags import record
 from distill.intake import choose_device, describe, read_images
-from distill.models import ModelSpec, count_macs, count_parameters
+from distill.models import Model, ModelSpec, count_macs, count_parameters
 from distill.objective import STAGED
 from distill.outcome import Outcome, images_digest, write_result
 from distill.pixels import build_pixels
@@ -48,13 +49,13 @@ def distill(settings: DistillSettings, command: str) -> int:
         return 0
     replaces = settings.overwrite or (settings.resume and (run / NOTE).is_file() and bool(read_json(run / NOTE).get("replaces")))
     check_out(settings.out, overwrite=replaces)
-    asked, choice = settings, None
+    asked = settings
     if settings.adapt != "none":
         settings = with_adapted_teacher(settings, command)
     device = choose_device(settings.device)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    arch = timm_name(settings.student)
+    arch = None if settings.student == "auto" else timm_name(settings.student)
     budget_of(settings)  # a number that is none is refused before any work
     images = read_images(settings)
     say("data", describe(images))
@@ -69,32 +70,31 @@ def distill(settings: DistillSettings, command: str) -> int:
     if settings.method == "vanilla":
         say("teacher", "none: --method vanilla trains on labels alone")
     taught = None if settings.method == "vanilla" else consult_teacher(settings, images, views, device)
-    model_spec = ModelSpec(arch, spec.height, spec.width, images.task, images.classes, timm_arguments(arch), slices=spec.slices,
-                           pooling=settings.slice_pooling)
-    student = build_student(model_spec, settings.student_weights, settings.seed)
-    say("student", f"{arch}, {count_parameters(student) / 1e6:.2f} M parameters, "
-                   f"{count_macs(student, spec.height, spec.width) / 1e6:.1f} M MACs at {spec.width} px, "
-                   f"{'random weights' if settings.student_weights is None else 'from ' + settings.student_weights}, on {device}")
-    if settings.method in STAGED:
-        cut_stages(student, settings.stages - 1)  # one that has none is refused before any work
+    like = ModelSpec(arch or "auto", spec.height, spec.width, images.task, images.classes, timm_arguments(arch or ""), slices=spec.slices,
+                     pooling=settings.slice_pooling)
+    student = None if arch is None else named_student(settings, like, device)
     run.mkdir(parents=True, exist_ok=True)
     parents = {"images": images_digest(images), "teacher": taught.facts["teacher_hash"] if taught else None}
     check_parents(run, parents)
     write_json(run / NOTE, {"settings": wanted, "replaces": replaces, "parents": parents})
     with track("pixels") as update:
         pixels = build_pixels(run, images, spec, update)
+    choices: dict[str, Any] = {}
     with torch.random.fork_rng():
-        student = shrink_student(
-            settings, student, run,
-            gradients=lambda model: task_gradients(settings, images, spec, views, pixels, model),
-            train=lambda model, number: train_a_little(settings, images, spec, views, pixels, model, taught,
-                                                       run / f"round-{number}", device))
-    if settings.method == "auto":
-        assert taught is not None
-        with torch.random.fork_rng():
-            choice = choose_method(settings, images, spec, views, pixels, student, taught, run, device)
-        settings = replace(settings, method=choice["method"])
-        taught = None if settings.method == "vanilla" else taught
+        if student is None:
+            arch, choices["students"] = choose_student(settings, like, images, spec, views, pixels, taught, run, device)
+            student = named_student(settings, spec_of(arch, like), device)
+        else:
+            student = shrink_student(
+                settings, student, run,
+                gradients=lambda model: task_gradients(settings, images, spec, views, pixels, model),
+                train=lambda model, number: train_a_little(settings, images, spec, views, pixels, model, taught,
+                                                           run / f"round-{number}", device))
+        if settings.method == "auto":
+            assert taught is not None
+            choices["choice"] = choose_method(settings, images, spec, views, pixels, student, taught, run, device)
+            settings = replace(settings, method=choices["choice"]["method"])
+            taught = None if settings.method == "vanilla" else taught
     macs = count_macs(student, spec.height, spec.width)
     branches = build_branches(settings, student, taught, len(images.rows("train")))
     with torch.random.fork_rng():
@@ -110,11 +110,22 @@ def distill(settings: DistillSettings, command: str) -> int:
         say("warning", warning)
     outcome = Outcome(branches.student, spec, images, made, calibrations, splits, history, warnings, macs,
                       taught.facts if taught else {}, record(asked), command)
-    write_result(settings.out, outcome, overwrite=replaces, more=choice and {"choice": choice})
+    write_result(settings.out, outcome, overwrite=replaces, more=choices)
     shutil.rmtree(run)
     say("done", f"{settings.out}/  report: {settings.out / 'report.html'}  next: rd-export --target onnx"
                 + ("" if settings.out == Path("student") else f" --student-dir {settings.out}"))
     return 0
+
+
+def named_student(settings: DistillSettings, spec: ModelSpec, device: str) -> Model:
+    """The student as training starts from it; one that the method cannot teach is refused before any work."""
+    student = build_student(spec, settings.student_weights, settings.seed)
+    say("student", f"{spec.arch}, {count_parameters(student) / 1e6:.2f} M parameters, "
+                   f"{count_macs(student, spec.height, spec.width) / 1e6:.1f} M MACs at {spec.width} px, "
+                   f"{'random weights' if settings.student_weights is None else 'from ' + settings.student_weights}, on {device}")
+    if settings.method in STAGED:
+        cut_stages(student, settings.stages - 1)
+    return student
 
 
 def with_adapted_teacher(settings: DistillSettings, command: str) -> DistillSettings:
@@ -143,8 +154,8 @@ def pretrained_statistics(settings: DistillSettings) -> tuple[Any, Any]:
     if settings.student_weights and (Path(settings.student_weights) / MANIFEST).is_file():
         earlier = load_checkpoint(Path(settings.student_weights)).image_spec
         return earlier.mean, earlier.std
-    config = timm.get_pretrained_cfg(timm_name(settings.student), allow_unregistered=True)
-    if settings.student_weights and config is not None:
+    config = timm.get_pretrained_cfg(timm_name(settings.student), allow_unregistered=True) if settings.student_weights else None
+    if config is not None:
         return tuple(config.mean), tuple(config.std)
     return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -21,7 +21,7 @@ class DistillSettings:
     """Distil a frozen teacher into a small student: data + teacher -> a student folder."""
 
     student: str = "mobilenetv3"
-    """Short name (mobilenetv3, mobilenetv3-small, efficientnet-lite0, resnet18, ...) or any timm name."""
+    """Short name (mobilenetv3, mobilenetv3-small, efficientnet-lite0, resnet18, ...), any timm name, or auto: the best within a budget."""
     data: str = "phantom"
     """Folder of class folders, CSV file, MedMNIST .npz or name, NIfTI volumes in these, or phantom, phantom-volumes (synthetic)."""
     teacher: str = "efficientnet-lite0"
@@ -132,9 +132,13 @@ class DistillSettings:
     stages: int = 3
     """Stages of drd and at, the pooled features being the last."""
     auto_folds: int = 3
-    """Folds of the training images on which auto tries rd, drd, fitnet, kd and vanilla."""
+    """Folds of the training images on which --method auto tries rd, drd, fitnet, kd and vanilla; --student auto uses the first."""
     auto_steps: int = 400
-    """Steps of each of its trainings."""
+    """Steps of each training of --method auto."""
+    auto_students: int = 8
+    """Networks that --student auto tries, of all that fit the budget."""
+    proxy_steps: int = 150
+    """Steps of each training of --student auto."""
     classifier: Literal["shared", "own"] = "shared"
     """own: the teacher branch of rd gets a classifier of its own, to see what sharing is worth."""
     kd_weight: float = 1.0
@@ -178,7 +182,7 @@ class DistillSettings:
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"--{name.replace('_', '-')} {value} must be a finite number", USAGE)
         positive = ("epochs", "batch", "labelled_batch", "lr", "temperature", "phi_width", "latency_threads", "prune_unit",
-                    "prune_rounds", "prune_steps", "auto_steps")
+                    "prune_rounds", "prune_steps", "auto_steps", "auto_students", "proxy_steps")
         for name in positive:
             if getattr(self, name) <= 0:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} must be above 0", USAGE)

@@ -1,32 +1,35 @@
 """Settings of rd-distill that contradict each other: what is refused, and what to leave out or add.
 
-Owns: refuse_contradictions. Does not own: the settings and the range of each (config.py).
+Owns: refuse_contradictions. Does not own: DistillSettings and the range of each (config.py, which calls this and so is not imported).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from runtimes.errors import USAGE, UserError
 
-if TYPE_CHECKING:
-    from distill.config import DistillSettings
 
-
-def refuse_contradictions(settings: DistillSettings) -> None:
+def refuse_contradictions(settings: Any) -> None:
     """Raise UserError (exit 2) for the first pair of settings that cannot both hold."""
     for wrong, told in contradictions(settings):
         if wrong:
             raise UserError(told, USAGE)
 
 
-def contradictions(settings: DistillSettings) -> list[tuple[bool, str]]:
+def contradictions(settings: Any) -> list[tuple[bool, str]]:
     """Each contradiction there can be: whether it is there, and what to say of it."""
     budget = (settings.max_params, settings.max_macs, settings.max_latency_ms) != (None, None, None)
     method, adapt = settings.method, settings.adapt
     return [
         (settings.prune_rounds > 1 and not budget,
          f"--prune-rounds {settings.prune_rounds} needs a budget: --max-params, --max-macs or --max-latency-ms"),
+        (settings.student == "auto" and not budget,
+         "--student auto needs a budget to choose within: --max-params, --max-macs or --max-latency-ms"),
+        (settings.student == "auto" and settings.student_weights is not None,
+         "--student auto compares networks with random weights; leave --student-weights out, or name a student"),
+        (settings.student == "auto" and settings.prune_rounds > 1,
+         "--student auto takes whole networks that fit; leave --prune-rounds out, or name a student to prune"),
         (settings.views == "tied" and method == "vanilla", "--views tied needs a bank; --method vanilla has none"),
         (adapt != "none" and method == "vanilla", f"--adapt {adapt} adapts a teacher; --method vanilla has none"),
         (settings.teacher_adapter is not None and adapt != "none",

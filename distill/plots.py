@@ -95,6 +95,37 @@ def reliability(before: Array | None, after: Array, share: Array, description: s
     return Plot(_svg(draw, (3.9, 3.0), description), tuple(legend))
 
 
+@dataclass(frozen=True)
+class Point:
+    """A candidate in a picture of score against cost."""
+
+    x: float
+    y: float
+    name: str
+    taken: bool = False
+
+
+def front(points: Sequence[Point], untried: Sequence[float], cost: str, score: str) -> Plot:
+    """Scores over costs with the Pareto front as a stair, the one taken filled; ticks at the foot for what has a cost alone."""
+    best = [one for one in points if not any(other.x <= one.x and other.y > one.y for other in points)]
+    stair = sorted(best, key=lambda one: (one.x, one.y))
+
+    def draw(axes: Any) -> None:
+        axes.step([one.x for one in stair], [one.y for one in stair], where="post", color=_MARKS["line"], linewidth=1.2)
+        for one in points:
+            axes.plot(one.x, one.y, color=_MARKS["student"], marker="o", markersize=7 if one.taken else 5,
+                      markerfacecolor=_MARKS["student"] if one.taken else "none")
+            axes.annotate(one.name, (one.x, one.y), xytext=(0, 7), textcoords="offset points", fontsize=7, ha="center",
+                          color=_MARKS["ink" if one.taken else "muted"], annotation_clip=False)
+        low, high = min(one.y for one in points), max(one.y for one in points)
+        floor = low - max(high - low, 0.01) * 0.25
+        axes.plot(list(untried), [floor] * len(untried), color=_MARKS["muted"], marker="|", linestyle="", markersize=7)
+        axes.set(xlabel=cost, ylabel=score, ylim=(floor - max(high - low, 0.01) * 0.1, high + max(high - low, 0.01) * 0.25))
+        axes.margins(x=0.12)
+
+    return Plot(_svg(draw, (6.4, 3.6), "students by cost and score"))
+
+
 def _curves(x: Array, series: dict[str, Array], description: str) -> Plot:
     """Lines over epochs x (E,), each (E,), nan where not measured; the first is drawn heavier, the teacher's dashed."""
     colours = _colours(list(series))

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.calibrate import nll
+from distill.choices_view import methods_view, students_view
 from distill.evaluate import confidences, decisions, ece
 from distill.metrics import auroc_columns, bin_of
 from distill.plots import reliability, roc, training
@@ -86,6 +87,8 @@ def write_report(
             if _labelled(split, task)
         ],
         confusion=None if task == "multilabel" else _confusion(metrics, test),
+        students=students_view(metrics),
+        methods=methods_view(metrics),
         worst=[{**case, "picture": _picture(case["image"])} for case in worst],
         volumes=[{**one, "slices": [{**slot, "picture": _picture(slot["image"])} for slot in one["slices"]]} for one in volumes],
     )

@@ -51,8 +51,9 @@ def consult_teacher(settings: DistillSettings, images: ImageSet, views: ViewSpec
     """Load the teacher, build or open its bank, audit it, and fit the probe; of two teachers the features stand side by side."""
     bank, facts = bank_teacher(settings, images, views, device)
     if settings.second_teacher is not None:
+        own = None if settings.bank is None or settings.second_teacher.startswith("bank:") else Path(f"{settings.bank}-second")
         alone = replace(settings, teacher=settings.second_teacher, teacher_size=None, teacher_weights=None, teacher_adapter=None,
-                        second_teacher=None, bank=settings.bank and settings.bank.with_name(f"{settings.bank.name}-second"))
+                        second_teacher=None, bank=own)
         second, more = bank_teacher(alone, images, views, device, grid=0)
         bank = bank.joined(second)
         facts |= {name: f"{facts[name]} + {more[name]}" for name in ("teacher", "licence")}

@@ -6,6 +6,10 @@ Latency hardly depends on weights, so a student can be chosen before it is train
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -19,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from distill.deployed import reparameterised
-from distill.models import Model
+from distill.models import Model, ModelSpec, build_model
 from distill.students import first_line
 from runtimes.errors import MISSING, UserError
 from runtimes.latency import measure
@@ -49,7 +53,11 @@ class Shipped(nn.Module):
 
 def latency_ms(model: Model, target: Target = "onnx", threads: int = 1) -> float:
     """The p90 of single calls in milliseconds, batch 1, on this machine, with a margin of 5 %; UserError when it does not export."""
-    call = open_call(model, target, threads)
+    return p90_ms(open_call(model, target, threads))
+
+
+def p90_ms(call: Callable[[], Any]) -> float:
+    """The p90 of a call in milliseconds after a warm-up, with the margin."""
     start, warmups = time.monotonic(), 0
     while time.monotonic() - start < WARMUP_S or warmups < 10:
         call()
@@ -59,41 +67,89 @@ def latency_ms(model: Model, target: Target = "onnx", threads: int = 1) -> float
     return found.percentiles_ms()["p90_ms"] * MARGIN
 
 
-def example(model: Model) -> NDArray[np.uint8]:
+def timed_apart(specs: list[ModelSpec], target: Target = "onnx", threads: int = 1,
+                progress: Callable[[int, int, str], None] | None = None) -> list[float | str]:
+    """The latency of many students, or why one has none: exported by several processes, then timed here one after another."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        parts = min(len(specs), 4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        running = []
+        for part in range(parts):
+            (folder / f"{part}.json").write_text(json.dumps([[index, specs[index].as_dict()] for index in range(part, len(specs), parts)]))
+            running.append(subprocess.Popen([sys.executable, "-m", "distill.timing", str(folder / f"{part}.json")],
+                                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        while any(one.poll() is None for one in running):
+            time.sleep(0.2)
+            if progress:
+                progress(len([*folder.glob("*.onnx"), *folder.glob("*.txt")]), 2 * len(specs), "export")
+        answers: list[float | str] = []
+        for index, spec in enumerate(specs):
+            if (folder / f"{index}.onnx").is_file():
+                answers.append(p90_ms(open_file(folder / f"{index}.onnx", example(spec), target, threads)))
+            else:
+                said = folder / f"{index}.txt"
+                answers.append(said.read_text() if said.is_file() else "cannot be exported: the exporter's process died")
+            if progress:
+                progress(len(specs) + index + 1, 2 * len(specs), "time")
+    return answers
+
+
+def example(spec: ModelSpec) -> NDArray[np.uint8]:
     """One raw image, or volume, of noise as the graph takes it."""
-    spec = model.spec
     shape = (1, *((spec.slices,) if spec.slices else ()), spec.height, spec.width, 3)
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
 def open_call(model: Model, target: Target = "onnx", threads: int = 1) -> Callable[[], Any]:
     """A call without arguments that runs the exported student on one example and returns the runtime's answer."""
-    levels = example(model)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "student.onnx"
-        _export(model, path, levels)
-        if target == "onnx":
-            session = OrtSession(path, threads=threads)
-            return lambda: session.run(levels)
-        try:
-            import openvino
-        except ImportError:
-            raise UserError("--latency-target openvino needs openvino; pip install 'rd-distill[openvino]'", MISSING) from None
-        core: Any = openvino.Core()
-        compiled = core.compile_model(core.read_model(path), "CPU", {
-            "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"})
-        request = compiled.create_infer_request()
-        return lambda: request.infer({"image": levels})
+        export_untrained(model, path)
+        return open_file(path, example(model.spec), target, threads)
 
 
-def _export(model: Model, path: Path, levels: NDArray[np.uint8]) -> None:
+def open_file(path: Path, levels: NDArray[np.uint8], target: Target = "onnx", threads: int = 1) -> Callable[[], Any]:
+    """A call without arguments that runs an exported student on one example."""
+    if target == "onnx":
+        session = OrtSession(path, threads=threads)
+        return lambda: session.run(levels)
+    try:
+        import openvino
+    except ImportError:
+        raise UserError("--latency-target openvino needs openvino; pip install 'rd-distill[openvino]'", MISSING) from None
+    core: Any = openvino.Core()
+    compiled = core.compile_model(core.read_model(path), "CPU", {
+        "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"})
+    request = compiled.create_infer_request()
+    return lambda: request.infer({"image": levels})
+
+
+def export_untrained(model: Model, path: Path) -> None:
+    """Write a student's graph as it would ship; UserError when it cannot be exported."""
+    levels = torch.from_numpy(example(model.spec))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's deprecations inside torch are not the user's
-            program = torch.onnx.export(Shipped(model).eval(), (torch.from_numpy(levels),), dynamo=True,
-                                        external_data=False, verbose=False, input_names=["image"])
+            program = torch.onnx.export(Shipped(model).eval(), (levels,), dynamo=True, external_data=False, verbose=False,
+                                        input_names=["image"])
         assert program is not None
         program.save(path)
     except Exception as error:  # the exporter raises many types for what it cannot trace
         raise UserError(f"{model.spec.arch} cannot be exported, so it cannot be timed ({type(error).__name__}: "
                         f"{first_line(error)[:120]}); give --max-macs in place of --max-latency-ms") from None
+
+
+def _export_all(listed: Path) -> None:
+    """Export the students of a list beside it: what a process of timed_apart does."""
+    torch.set_num_threads(1)
+    for index, content in json.loads(listed.read_text()):
+        path = listed.parent / f"{index}.onnx"
+        try:
+            export_untrained(build_model(ModelSpec.from_dict(content)), path.with_suffix(".part"))
+            path.with_suffix(".part").rename(path)
+        except UserError as error:
+            path.with_suffix(".txt").write_text(str(error))
+
+
+if __name__ == "__main__":
+    _export_all(Path(sys.argv[1]))

@@ -401,14 +401,15 @@ def test_the_plan_is_part_of_what_is_hashed(tmp_path: Path) -> None:
 
 def test_joined_banks_hold_both_teachers_features_of_the_same_view_side_by_side(tmp_path: Path) -> None:
     images = tiny_images(counts=(6, 3, 3))
-    first, second = (tiny_bank(tmp_path / name, images, forward=lambda pixels, width=width: {"pooled": pixels.mean((2, 3))[:, :1].expand(-1, width)})
-                     for name, width in (("first", 5), ("second", 3)))
+    first, second = (tiny_bank(tmp_path / str(width), images,
+                               forward=lambda pixels, width=width: {"pooled": pixels.mean((2, 3))[:, :1].expand(-1, width)})
+                     for width in (5, 3))
     turned = replace(second, position={one: len(images) - 1 - place for one, place in second.position.items()})
     both = first.joined(turned)
     places = both.indices(images.hashes)
     found = both.features(places, both.views(places))
     assert both.width == found.shape[1] == 8
-    np.testing.assert_array_equal(found[:, :5], first.features(places, first.views(places)))
+    np.testing.assert_array_equal(found[:, :5], first.features(places, both.views(places)))
     np.testing.assert_array_equal(found[:, 5:], second.features(turned.indices(images.hashes), both.views(places)))
 
 

@@ -15,7 +15,8 @@ from PIL import Image
 from test_distill_teachers import Body, write_program
 from tiny import tiny_images
 
-from distill import teaching, training
+from distill import candidates, teaching, training
+from distill.bank import open_bank
 from distill.checkpoint import load_checkpoint
 from distill.choosing import held_out, told
 from distill.commands import distill, student_image_spec
@@ -441,6 +442,35 @@ def test_auto_takes_the_method_that_does_best_on_held_out_training_images_and_re
     assert run(**auto, out=Path("other"), resume=True) == 0
     assert read_json(Path("other/metrics.json"))["choice"] == choice
     assert tree(Path("other"))["model.safetensors"] == tree(Path("whole"))["model.safetensors"]
+
+
+def test_auto_takes_the_student_that_learns_best_within_the_budget_and_resumes_to_the_same_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates, "FAMILIES", {"a": ("test_efficientnet",), "b": ("test_efficientnet_ln",), "c": ("test_resnet",)})
+    folder = class_folders(Path("data"), tiny_images(counts=(30, 12, 12)))
+    auto: dict[str, Any] = {"data": str(folder), "student": "auto", "max_params": "0.4M", "proxy_steps": 2, "epochs": 1}
+    assert run(**auto, out=Path("whole")) == 0
+    rows = read_json(Path("whole/metrics.json"))["students"]
+    assert [row["arch"] for row in rows] == ["test_efficientnet", "test_efficientnet_ln", "test_resnet"]
+    scores = {row["arch"]: row["score"] for row in rows if row["score"] is not None}
+    assert scores
+    taken = load_checkpoint(Path("whole")).model.spec.arch
+    assert scores[taken] == max(scores.values())
+    assert "Students looked at" in Path("whole/report.html").read_text()
+    killed_in_epoch(monkeypatch, 2, **auto, out=Path("other"))
+    assert run(**auto, out=Path("other"), resume=True) == 0
+    assert read_json(Path("other/metrics.json"))["students"] == rows
+    assert tree(Path("other"))["model.safetensors"] == tree(Path("whole"))["model.safetensors"]
+    assert "none of 3 students fits" in refused(BUDGET, **(auto | {"max_params": "100"}), out=Path("third"))
+
+
+def test_two_teachers_stand_side_by_side_in_one_bank_and_cost_the_student_nothing() -> None:
+    assert run(out=Path("one"), epochs=1) == 0
+    assert run(out=Path("two"), epochs=1, second_teacher="one", bank=Path("held")) == 0
+    held = [open_bank(Path(name)) for name in ("held", "held-second")]
+    manifest = read_manifest(Path("two"), "student")
+    assert manifest["teacher"] == " + ".join(bank.key["teacher"] for bank in held)
+    assert read_json(Path("two/metrics.json"))["params"] == read_json(Path("one/metrics.json"))["params"]
+    assert run(out=Path("again"), epochs=1, second_teacher="bank:held-second", bank=Path("held"), views="tied") == 0
 
 
 def test_folds_hold_out_each_labelled_training_image_once_by_patient_and_no_other() -> None:
