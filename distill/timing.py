@@ -6,6 +6,7 @@ Latency hardly depends on weights, so a student can be chosen before it is train
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -56,20 +57,23 @@ def latency_ms(model: Model, target: Target = "onnx", threads: int = 1) -> float
     return p90_ms(open_call(model, target, threads))
 
 
-def p90_ms(call: Callable[[], Any]) -> float:
-    """The p90 of a call in milliseconds after a warm-up, with the margin."""
+def p90_ms(call: Callable[[], Any], least: int = SAMPLES, seconds: float = SECONDS) -> float:
+    """The p90 of a call in milliseconds after a warm-up, over so many samples or seconds, whichever is more; with the margin."""
     start, warmups = time.monotonic(), 0
     while time.monotonic() - start < WARMUP_S or warmups < 10:
         call()
         warmups += 1
     each = WARMUP_S / warmups
-    found = measure(call, warmups=0, samples=max(SAMPLES, min(5000, int(SECONDS / each))))
+    found = measure(call, warmups=0, samples=max(least, min(5000, int(seconds / each))))
     return found.percentiles_ms()["p90_ms"] * MARGIN
 
 
 def timed_apart(specs: list[ModelSpec], target: Target = "onnx", threads: int = 1,
                 progress: Callable[[int, int, str], None] | None = None) -> list[float | str]:
-    """The latency of many students, or why one has none: exported by several processes, then timed here one after another."""
+    """The latency of many students, or why one has none: exported by several processes, then timed here one after another.
+
+    To compare students: a third of the samples of latency_ms.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         parts = min(len(specs), 4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
@@ -85,7 +89,8 @@ def timed_apart(specs: list[ModelSpec], target: Target = "onnx", threads: int = 
         answers: list[float | str] = []
         for index, spec in enumerate(specs):
             if (folder / f"{index}.onnx").is_file():
-                answers.append(p90_ms(open_file(folder / f"{index}.onnx", example(spec), target, threads)))
+                call = open_file(folder / f"{index}.onnx", example(spec), target, threads)
+                answers.append(p90_ms(call, SAMPLES // 3, SECONDS / 3))
             else:
                 said = folder / f"{index}.txt"
                 answers.append(said.read_text() if said.is_file() else "cannot be exported: the exporter's process died")
@@ -142,7 +147,10 @@ def export_untrained(model: Model, path: Path) -> None:
 def _export_all(listed: Path) -> None:
     """Export the students of a list beside it: what a process of timed_apart does."""
     torch.set_num_threads(1)
-    for index, content in json.loads(listed.read_text()):
+    gc.disable()  # a quarter of an export's time, looking for garbage among graphs that are all in use
+    for number, (index, content) in enumerate(json.loads(listed.read_text())):
+        if number % 8 == 7:
+            gc.collect()
         path = listed.parent / f"{index}.onnx"
         try:
             export_untrained(build_model(ModelSpec.from_dict(content)), path.with_suffix(".part"))
