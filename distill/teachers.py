@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from distill.checkpoint import load_checkpoint
 from distill.encoders import TransformersNet
 from distill.models import Model, count_parameters, weights_hash
-from distill.nets import build_net
+from distill.nets import build_net, classifier_of
 from distill.peft_folder import merge_peft
 from distill.students import PIP_WEIGHTS, SHORT_NAMES, first_line, hub_weights, pip_weights, read_state, timm_name
 from runtimes.errors import USAGE, UserError
@@ -104,6 +104,17 @@ class _Pooled(nn.Module):
         return self.net.forward_head(self.net.forward_features(pixels), pre_logits=True)  # type: ignore[operator,no-any-return]
 
 
+def _with_its_head(arch: str, height: int, width: int, net: nn.Module, state: dict[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The network with as many outputs as the weights have; a body without a head gets one of zeros, since features alone are used."""
+    layer = classifier_of(net)[-1]
+    name = next((name for name, module in net.named_modules() if module is layer), "")
+    head = {f"{name}.{part}": value for part, value in layer.state_dict().items()}
+    weight = state.get(f"{name}.weight")
+    if weight is not None and weight.ndim == 2 and len(weight) != getattr(layer, "out_features", len(weight)):
+        return build_net(arch, height, width, len(weight)), state
+    return net, {key: torch.zeros_like(value) for key, value in head.items() if key not in state} | state if weight is None else state
+
+
 def _from_timm(name: str, size: int | None, weights: str | None) -> Teacher:
     import timm
 
@@ -119,6 +130,7 @@ def _from_timm(name: str, size: int | None, weights: str | None) -> Teacher:
     net = build_net(arch, height, width, config.num_classes or 1000)
     if weights != "random":
         state = (read_state(Path(weights)) if weights else pip_weights(arch) if arch in PIP_WEIGHTS else hub_weights(arch))
+        net, state = _with_its_head(arch, height, width, net, state)
         try:
             net.load_state_dict(state, strict=True)
         except RuntimeError as error:

@@ -19,6 +19,7 @@ from torch import nn
 from distill.checkpoint import Calibration, save_checkpoint
 from distill.forward import choose_forward, onnx_forward, torch_forward
 from distill.models import weights_hash
+from distill.nets import build_net
 from distill.teachers import Teacher, load_teacher, pooled
 from runtimes.errors import USAGE, UserError
 from runtimes.folder import write_manifest
@@ -53,9 +54,21 @@ def test_weights_from_a_file_and_their_misfits(tmp_path: Path) -> None:
     save_file(net.state_dict(), tmp_path / "own.safetensors")
     teacher = load_teacher("test_efficientnet", size=32, weights=str(tmp_path / "own.safetensors"))
     assert torch.equal(teacher.net.net.state_dict()["conv_stem.weight"], net.conv_stem.weight)  # type: ignore[union-attr]
-    save_file(tiny_model().net.state_dict(), tmp_path / "short.safetensors")
+    save_file({name: value for name, value in net.state_dict().items() if name != "conv_stem.weight"}, tmp_path / "short.safetensors")
     with pytest.raises(UserError, match="weights do not fit teacher test_efficientnet at 32x32"):
         load_teacher("test_efficientnet", size=32, weights=str(tmp_path / "short.safetensors"))
+
+
+@pytest.mark.parametrize("classes", [5, 0])
+def test_weights_of_another_head_or_of_none_teach_by_their_features(tmp_path: Path, classes: int) -> None:
+    net = build_net("test_resnet", 32, 32, 5).eval()
+    state = {name: value.contiguous() for name, value in net.state_dict().items() if classes or not name.startswith("fc.")}
+    save_file(state, tmp_path / "own.safetensors")
+    teacher = load_teacher("test_resnet", size=32, weights=str(tmp_path / "own.safetensors"))
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        wanted = net.forward_head(net.forward_features(pixels), pre_logits=True)  # type: ignore[operator]
+        torch.testing.assert_close(torch_forward(teacher, "cpu")(pixels)["pooled"], wanted)  # one in channels last
 
 
 def test_the_default_teacher_comes_from_pip_with_its_own_statistics() -> None:

@@ -1,0 +1,185 @@
+"""A teacher of the domain and few labels, PneumoniaMNIST (rebuilt): AUROC against the number of labels, for every method.
+
+Owns: both teachers (supervised, self-supervised) trained on the 90 % of images that no student sees, which runs make the study, the
+table, the picture. Does not own: running them and keeping their rows (study.py), the students' images (accuracy.py), training.
+
+    python benchmarks/domain_teacher.py --seeds 5 --workers 2
+    python benchmarks/domain_teacher.py --table --picture benchmarks/results/domain-teacher.png
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accuracy import pneumonia_arrays, pneumonia_teacher, student_rows
+from record import RESULTS
+from study import Run, carry_out, figures, points, rd_distill, read_rows, study_parser
+
+SHARES = (0.5, 1, 2, 5, 10)  # per cent of the 4708 training images that carry a label
+STRICT = (1, 10)  # where the self-supervised teacher teaches too
+ALONE = {"vanilla": ("--method", "vanilla")}
+METHODS: dict[str, tuple[str, ...]] = {"kd": ("--method", "kd"), "fitnet": ("--method", "fitnet"), "rd": ("--method", "rd"),
+                                       "rd without CKA": ("--method", "rd", "--cka-weight", "0")}
+STUDENT = ("--student", "mobilenetv3_small_050", "--size", "64", "--min-steps", "600", "--epochs", "10", "--bootstrap", "20",
+           "--audit", "0.002")
+SELF_STEPS, SELF_BATCH, SELF_SIDE = 1500, 64, 64
+
+
+def runs(seeds: int, work: Path) -> Iterator[Run]:
+    """Seed by seed: every share of labels, with the other images of the student's 10 % unlabelled in the bank and without them."""
+    teachers = {"": ("--teacher", str(pneumonia_teacher(work))),
+                ", self-supervised teacher": ("--teacher", "efficientnet-lite0", "--teacher-weights", str(self_supervised(work)),
+                                              "--teacher-size", str(SELF_SIDE))}
+    for seed in range(seeds):
+        for share in SHARES:
+            labelled, hidden = few_labels(work, share, seed)
+            data = ("--data", str(labelled), *STUDENT)
+            yield Run(f"{share:g} %", "vanilla", seed, (*data, *ALONE["vanilla"]))
+            for kind, teaching in teachers.items():
+                if kind and share not in STRICT:
+                    continue
+                for method, own in METHODS.items():
+                    yield Run(f"{share:g} %", method + kind, seed, (*data, *teaching, *own))
+                    if hidden is not None:
+                        yield Run(f"{share:g} % + unlabelled", method + kind, seed, (*data, "--unlabelled", str(hidden), *teaching, *own))
+
+
+def few_labels(work: Path, share: float, seed: int) -> tuple[Path, Path | None]:
+    """A set with so many labels, drawn by seed and stratified from the student's 470, and a folder of the others (None at 10 %)."""
+    from PIL import Image
+
+    arrays = pneumonia_arrays()
+    mine = student_rows(arrays["train_labels"].reshape(-1))
+    labels = arrays["train_labels"].reshape(-1)[mine]
+    count = round(4708 * share / 100)
+    path, hidden = work / f"pneumonia-{share:g}-seed{seed}.npz", work / f"pneumonia-{share:g}-hidden-seed{seed}"
+    shown = np.arange(len(mine))
+    if count < len(mine):
+        generator = np.random.default_rng([2024, seed, count])
+        healthy = max(1, round(count * float((labels == 0).mean())))
+        shown = np.sort(np.concatenate([generator.permutation(np.flatnonzero(labels == value))[:number]
+                                        for value, number in ((0, healthy), (1, count - healthy))]))
+    if not path.is_file():
+        np.savez(path, **(arrays | {f"train_{name}": arrays[f"train_{name}"][mine][shown] for name in ("images", "labels")}))  # type: ignore[arg-type]
+    if len(shown) == len(mine):
+        return path, None
+    if not hidden.is_dir():
+        hidden.mkdir()
+        for row in np.setdiff1d(np.arange(len(mine)), shown):
+            Image.fromarray(arrays["train_images"][mine][row]).save(hidden / f"{row:03d}.png")
+    return path, hidden
+
+
+def self_supervised(work: Path) -> Path:
+    """EfficientNet-Lite0 from ImageNet weights, trained by SimSiam (Chen and He 2021) on the images that no student sees, labels unread."""
+    from safetensors.torch import save_file
+
+    path = work / "pneumonia-self-supervised.safetensors"
+    if not path.is_file():
+        arrays = pneumonia_arrays()
+        others = np.setdiff1d(np.arange(len(arrays["train_labels"])), student_rows(arrays["train_labels"].reshape(-1)))
+        save_file(simsiam(arrays["train_images"][others]), path)
+    return path
+
+
+def simsiam(images: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Weights of a Lite0 whose two views of an image predict one another; images (n, 28, 28) uint8."""
+    import torch
+    from torch import nn
+    from torchvision.transforms import v2
+
+    from distill.models import ModelSpec
+    from distill.students import build_student
+
+    torch.manual_seed(0)
+    model = build_student(ModelSpec("tf_efficientnet_lite0", SELF_SIDE, SELF_SIDE, "binary", ("no", "yes")), "pretrained", 0)
+    width = model.head.in_features
+    project = nn.Sequential(nn.Linear(width, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, 512), nn.BatchNorm1d(512, affine=False))
+    predict = nn.Sequential(nn.Linear(512, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, 512))
+    view = v2.Compose([v2.RandomResizedCrop(SELF_SIDE, (0.4, 1.0), antialias=True), v2.RandomHorizontalFlip(), v2.ColorJitter(0.4, 0.4)])
+    pixels = torch.from_numpy(images)[:, None].float().div(255).expand(-1, 3, -1, -1)
+    parts = nn.ModuleList([model.net, project, predict]).train()
+    optimiser = torch.optim.SGD(parts.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, SELF_STEPS)
+    generator = np.random.default_rng(0)
+    for step in range(SELF_STEPS):
+        rows = generator.choice(len(images), SELF_BATCH, replace=False)
+        both = [torch.stack([view(pixels[row]) for row in rows]).sub(0.5).div(0.5) for _ in range(2)]
+        keys = [project(model.features(one.contiguous(memory_format=torch.channels_last))) for one in both]
+        loss = -sum(torch.cosine_similarity(predict(keys[here]), keys[1 - here].detach()).mean() for here in range(2)) / 2
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        if step % 100 == 0:
+            print(f"self-supervised: step {step} of {SELF_STEPS}, loss {float(loss.detach()):.3f}", flush=True)
+    return {name: value.detach().clone().contiguous() for name, value in model.net.state_dict().items()}
+
+
+def perform(run: Run, work: Path) -> dict[str, Any]:
+    """Train one student, read its figures, throw it away."""
+    out = work / run.slug
+    rd_distill([*run.flags, "--seed", str(run.seed), "--threads", "1", "--overwrite", "--out", str(out)], work)
+    row = {**run.row(work), **figures(out)}
+    shutil.rmtree(out)
+    return row
+
+
+def curves(rows: list[dict[str, Any]], split: str) -> dict[str, dict[float, list[float]]]:
+    """AUROC by line of the picture (method, with or without unlabelled images) and share of labels, a figure a seed."""
+    found: dict[str, dict[float, list[float]]] = {}
+    for row in sorted(rows, key=lambda row: int(row["seed"])):
+        share, _, more = row["setting"].partition(" %")
+        line = found.setdefault(f"{row['method']}{more}", {})
+        line.setdefault(float(share), []).append(row["splits"][split]["student"]["auroc"])
+    return found
+
+
+def table(rows: list[dict[str, Any]], split: str) -> str:
+    """Markdown: a line a method, a column a share of labels; mean (sd over seeds) in points."""
+    heads = ("method", *(f"{share:g} % ({round(4708 * share / 100)})" for share in SHARES))
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for name, line in sorted(curves(rows, split).items(), key=lambda pair: ("self" in pair[0], "unlabelled" in pair[0], pair[0])):
+        lines.append(f"| {name} | {' | '.join(points(line.get(share, [])) for share in SHARES)} |")
+    return "\n".join(lines)
+
+
+def picture(rows: list[dict[str, Any]], split: str, path: Path) -> None:
+    """Draw mean AUROC against labels with its spread, the supervised teacher's methods alone."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for name, line in curves(rows, split).items():
+        if "self" in name:
+            continue
+        x = sorted(line)
+        values = [np.asarray(line[share]) * 100 for share in x]
+        axes.errorbar([4708 * share / 100 for share in x], [one.mean() for one in values], [one.std(ddof=len(one) > 1) for one in values],
+                      label=name, marker="o", markersize=3, capsize=2, linestyle="-" if "unlabelled" in name else "--")
+    axes.set(xscale="log", xlabel="labelled images", ylabel=f"AUROC on {split}, mean and sd over seeds")
+    axes.legend(fontsize=7, ncols=2)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Run what is missing, print the table, draw the picture."""
+    parser = study_parser(__doc__ or "")
+    parser.add_argument("--picture", type=Path)
+    given = parser.parse_args()
+    rows = given.rows or RESULTS / "domain-teacher.jsonl"
+    if not given.table:
+        work = given.work.resolve()
+        work.mkdir(parents=True, exist_ok=True)
+        carry_out(runs(given.seeds, work), rows, given.workers, lambda run: perform(run, work))
+    print(table(read_rows(rows), given.split))
+    if given.picture:
+        picture(read_rows(rows), given.split, given.picture)
+
+
+if __name__ == "__main__":
+    main()
