@@ -32,7 +32,7 @@ from runtimes.ort import OrtSession
 
 Target = Literal["onnx", "openvino"]
 WARMUP_S, SAMPLES, SECONDS = 0.3, 200, 1.5
-MARGIN = 1.05  # a run measured again later differs by some percent: the figure a budget is held against is this much higher
+MARGIN = 1.1  # a run measured again later differs by some percent: the figure a budget is held against is this much higher
 
 
 class Shipped(nn.Module):
@@ -53,7 +53,7 @@ class Shipped(nn.Module):
 
 
 def latency_ms(model: Model, target: Target = "onnx", threads: int = 1) -> float:
-    """The p90 of single calls in milliseconds, batch 1, on this machine, with a margin of 5 %; UserError when it does not export."""
+    """The p90 of single calls in milliseconds, batch 1, on this machine, with a margin of 10 %; UserError when it does not export."""
     return p90_ms(open_call(model, target, threads))
 
 
