@@ -2,7 +2,7 @@
 
 Owns: which runs make a study, the table. Does not own: running them and keeping their rows (study.py), training.
 
-    python benchmarks/accuracy.py busi --seeds 5 --workers 2
+    python benchmarks/accuracy.py methods --seeds 5 --workers 2
     python benchmarks/accuracy.py students --seeds 3 --workers 2
     python benchmarks/accuracy.py pneumonia --table
 """
@@ -42,14 +42,34 @@ PLAIN = {name: ALL[name] for name in (*CORE, "rd without CKA")}
 STUDENTS = {"resnet18": ("--student", "resnet18"), "shufflenetv2": ("--student", "shufflenetv2"),
             "efficientnet-lite0, ImageNet weights": ("--student", "efficientnet-lite0", "--student-weights", "pretrained",
                                                      "--lr", "5e-4")}
+PAIRS = {"repvit cut to 60 M MACs": ("--student", "repvit", "--max-macs", "60M"),
+         "convnext-atto cut to 50 M MACs": ("--student", "convnext-atto", "--max-macs", "50M", "--lr", "1e-3")}
 BUSI = ("--data", str(SHARED / "busi_256px"), "--size", "96", "--teacher", "efficientnet-lite2", "--skip-bad-images")
 
 
 def busi(seeds: int, work: Path) -> Iterator[Run]:
-    """BUSI, 3 classes, its own grouped split; student mobilenetv3_small_050 from scratch at 96 px, teacher Lite2; every method."""
+    """BUSI, 3 classes, its own grouped split; student mobilenetv3_small_050 from scratch at 96 px, teacher Lite2."""
+    return on_busi(seeds, PLAIN)
+
+
+def methods(seeds: int, work: Path) -> Iterator[Run]:
+    """The same with every method there is."""
+    return on_busi(seeds, ALL)
+
+
+def on_busi(seeds: int, chosen: dict[str, list[str]]) -> Iterator[Run]:
+    """Methods on BUSI, seed by seed."""
     for seed in range(seeds):
-        for method, own in ALL.items():
+        for method, own in chosen.items():
             yield Run("BUSI", method, seed, (*BUSI, "--student", "mobilenetv3_small_050", *own))
+
+
+def pairs(seeds: int, work: Path) -> Iterator[Run]:
+    """The same data and teacher with pruned students of another kind: does a convolutional teacher harm them?"""
+    for seed in range(seeds):
+        for name, student in PAIRS.items():
+            for method in ("vanilla", "kd", "rd", "drd"):
+                yield Run(f"BUSI, {name}", method, seed, (*BUSI, *student, *CORE[method]))
 
 
 def students(seeds: int, work: Path) -> Iterator[Run]:
@@ -142,7 +162,7 @@ def pneumonia_sets(work: Path, seed: int) -> tuple[Path, Path, Path]:
     return ten, one, hidden
 
 
-STUDIES = {"busi": busi, "students": students, "nih": nih, "pneumonia": pneumonia}
+STUDIES = {"busi": busi, "methods": methods, "students": students, "pairs": pairs, "nih": nih, "pneumonia": pneumonia}
 
 
 def perform(run: Run, work: Path, extra: list[str]) -> dict[str, Any]:
