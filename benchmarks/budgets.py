@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from record import RESULTS, facts, store
+from study import read_rows
 
 from distill.budget import Budget, cost_of, shrink
 from distill.candidates import screen
@@ -82,13 +83,15 @@ def main() -> None:
         store(RESULTS / "screening.json", {"command": f"budgets.py screen --size {given.size}", "facts": facts(), "seconds": seconds,
                                            "candidates": [one.as_row() for one in found]})
         return
-    rows = []
+    path = RESULTS / "budgets.jsonl"
+    finished = {row["seed"] for row in read_rows(path)}
     for seed in range(given.trials):
-        rows.append(trial(seed))
-        print(json.dumps(rows[-1]), flush=True)
-    kept = sum(row["kept"] for row in rows)
-    print(f"{kept} of {len(rows)} budgets kept, {sum('refused' in row for row in rows)} refused")
-    store(RESULTS / "budgets.json", {"command": f"budgets.py trials --trials {given.trials}", "facts": facts(), "kept": kept, "rows": rows})
+        if seed not in finished:
+            with path.open("a") as file:
+                file.write(json.dumps(trial(seed)) + "\n")
+            print(read_rows(path)[-1], flush=True)
+    rows = [row for row in read_rows(path) if row["seed"] < given.trials]
+    print(f"{sum(row['kept'] for row in rows)} of {len(rows)} budgets kept, {sum('refused' in row for row in rows)} refused")
 
 
 if __name__ == "__main__":
