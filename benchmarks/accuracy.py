@@ -9,14 +9,13 @@ Owns: which runs make a study, the table. Does not own: running them and keeping
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from record import RESULTS
-from study import SHARED, Run, carry_out, figures, points, rd_distill, read_rows, study_parser
+from study import SHARED, Run, carry_out, distilled, points, rd_distill, read_rows, study_parser
 
 # What every data set and student is measured with; then what one is measured with besides. All by the defaults of rd-distill.
 CORE: dict[str, list[str]] = {
@@ -93,7 +92,7 @@ def pneumonia(seeds: int, work: Path) -> Iterator[Run]:
     """PneumoniaMNIST (rebuilt) with few labels and a teacher trained on the 90 % of images that the student never sees."""
     teacher = pneumonia_teacher(work)
     for seed in range(seeds):
-        ten, one, hidden = pneumonia_sets(work, seed)
+        (ten, _), (one, hidden) = few_labels(work, 10, seed), few_labels(work, 1, seed)
         flags = ("--student", "mobilenetv3_small_050", "--size", "64", "--teacher", str(teacher))
         for method, own in PLAIN.items():
             yield Run("1 %: 47 labels", method, seed, (*flags, "--data", str(one), *own))
@@ -141,37 +140,29 @@ def pneumonia_teacher(work: Path) -> Path:
     return folder
 
 
-def pneumonia_sets(work: Path, seed: int) -> tuple[Path, Path, Path]:
-    """The student's 470 labelled images, 47 of them drawn by seed, and the other 423 as a folder without labels."""
+def few_labels(work: Path, share: float, seed: int) -> tuple[Path, Path | None]:
+    """A set with so many per cent of the labels, drawn by seed from the student's 470, and a folder of the others (None at 10 %)."""
     from PIL import Image
 
-    arrays = pneumonia_arrays()
-    mine = student_rows(arrays["train_labels"].reshape(-1))
-    labels = arrays["train_labels"].reshape(-1)[mine]
+    ten = pneumonia_subset(work)
+    if share == 10:
+        return ten, None
+    with np.load(ten) as file:
+        arrays = dict(file)
+    images, labels, count = arrays["train_images"], arrays["train_labels"].reshape(-1), round(4708 * share / 100)
     generator = np.random.default_rng([2024, seed])
-    healthy = round(47 * float((labels == 0).mean()))
-    shown = np.sort(np.concatenate([generator.permutation(np.flatnonzero(labels == value))[:count]
-                                    for value, count in ((0, healthy), (1, 47 - healthy))]))
-    ten, one, hidden = work / "pneumoniamnist-10.npz", work / f"pneumoniamnist-1-seed{seed}.npz", work / f"pneumonia-hidden-seed{seed}"
-    for path, rows in ((ten, np.arange(470)), (one, shown)):
-        chosen = {f"train_{name}": arrays[f"train_{name}"][mine][rows] for name in ("images", "labels")}
-        np.savez(path, **(arrays | chosen))  # type: ignore[arg-type]
+    healthy = max(1, round(count * float((labels == 0).mean())))
+    shown = np.sort(np.concatenate([generator.permutation(np.flatnonzero(labels == value))[:number]
+                                    for value, number in ((0, healthy), (1, count - healthy))]))
+    few, hidden = work / f"pneumoniamnist-{share:g}-seed{seed}.npz", work / f"pneumonia-hidden-{share:g}-seed{seed}"
+    np.savez(few, **(arrays | {f"train_{name}": arrays[f"train_{name}"][shown] for name in ("images", "labels")}))  # type: ignore[arg-type]
     hidden.mkdir(exist_ok=True)
-    for row in np.setdiff1d(np.arange(470), shown):
-        Image.fromarray(arrays["train_images"][mine][row]).save(hidden / f"{row:03d}.png")
-    return ten, one, hidden
+    for row in np.setdiff1d(np.arange(len(labels)), shown):
+        Image.fromarray(images[row]).save(hidden / f"{row:03d}.png")
+    return few, hidden
 
 
 STUDIES = {"busi": busi, "methods": methods, "students": students, "pairs": pairs, "nih": nih, "pneumonia": pneumonia}
-
-
-def perform(run: Run, work: Path, extra: list[str]) -> dict[str, Any]:
-    """Train one student, read its figures, throw the folder away."""
-    out = work / run.slug
-    rd_distill([*run.flags, "--seed", str(run.seed), "--threads", "1", "--out", str(out), "--overwrite", "--audit", "0.002", *extra], work)
-    row = {**run.row(work), "extra": extra, **figures(out)}
-    shutil.rmtree(out)
-    return row
 
 
 def table(rows: list[dict[str, Any]], split: str = "test") -> str:
@@ -211,7 +202,8 @@ def main() -> None:
         work = given.work.resolve()
         work.mkdir(parents=True, exist_ok=True)
         runs = [run for run in STUDIES[given.study](given.seeds, work) if not given.methods or run.method in given.methods]
-        carry_out(runs, rows, given.workers, lambda run: perform(run, work, given.extra))
+        carry_out(runs, rows, given.workers,
+                  lambda run: distilled(run, work, "--audit", "0.002", *given.extra) | {"extra": given.extra})
     print(table(read_rows(rows), given.split))
 
 

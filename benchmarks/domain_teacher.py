@@ -9,19 +9,17 @@ table, the picture. Does not own: running them and keeping their rows (study.py)
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accuracy import pneumonia_arrays, pneumonia_teacher, student_rows
+from accuracy import few_labels, pneumonia_arrays, pneumonia_teacher, student_rows
 from record import RESULTS
-from study import Run, carry_out, figures, points, rd_distill, read_rows, study_parser
+from study import Run, carry_out, distilled, points, read_rows, study_parser
 
 SHARES = (0.5, 1, 2, 5, 10)  # per cent of the 4708 training images that carry a label
 STRICT = (1, 10)  # where the self-supervised teacher teaches too
-ALONE = {"vanilla": ("--method", "vanilla")}
 METHODS: dict[str, tuple[str, ...]] = {"kd": ("--method", "kd"), "fitnet": ("--method", "fitnet"), "rd": ("--method", "rd"),
                                        "rd without CKA": ("--method", "rd", "--cka-weight", "0")}
 STUDENT = ("--student", "mobilenetv3_small_050", "--size", "64", "--min-steps", "600", "--epochs", "10", "--bootstrap", "20",
@@ -38,7 +36,7 @@ def runs(seeds: int, work: Path) -> Iterator[Run]:
         for share in SHARES:
             labelled, hidden = few_labels(work, share, seed)
             data = ("--data", str(labelled), *STUDENT)
-            yield Run(f"{share:g} %", "vanilla", seed, (*data, *ALONE["vanilla"]))
+            yield Run(f"{share:g} %", "vanilla", seed, (*data, "--method", "vanilla"))
             for kind, teaching in teachers.items():
                 if kind and share not in STRICT:
                     continue
@@ -46,32 +44,6 @@ def runs(seeds: int, work: Path) -> Iterator[Run]:
                     yield Run(f"{share:g} %", method + kind, seed, (*data, *teaching, *own))
                     if hidden is not None:
                         yield Run(f"{share:g} % + unlabelled", method + kind, seed, (*data, "--unlabelled", str(hidden), *teaching, *own))
-
-
-def few_labels(work: Path, share: float, seed: int) -> tuple[Path, Path | None]:
-    """A set with so many labels, drawn by seed and stratified from the student's 470, and a folder of the others (None at 10 %)."""
-    from PIL import Image
-
-    arrays = pneumonia_arrays()
-    mine = student_rows(arrays["train_labels"].reshape(-1))
-    labels = arrays["train_labels"].reshape(-1)[mine]
-    count = round(4708 * share / 100)
-    path, hidden = work / f"pneumonia-{share:g}-seed{seed}.npz", work / f"pneumonia-{share:g}-hidden-seed{seed}"
-    shown = np.arange(len(mine))
-    if count < len(mine):
-        generator = np.random.default_rng([2024, seed, count])
-        healthy = max(1, round(count * float((labels == 0).mean())))
-        shown = np.sort(np.concatenate([generator.permutation(np.flatnonzero(labels == value))[:number]
-                                        for value, number in ((0, healthy), (1, count - healthy))]))
-    if not path.is_file():
-        np.savez(path, **(arrays | {f"train_{name}": arrays[f"train_{name}"][mine][shown] for name in ("images", "labels")}))  # type: ignore[arg-type]
-    if len(shown) == len(mine):
-        return path, None
-    if not hidden.is_dir():
-        hidden.mkdir()
-        for row in np.setdiff1d(np.arange(len(mine)), shown):
-            Image.fromarray(arrays["train_images"][mine][row]).save(hidden / f"{row:03d}.png")
-    return path, hidden
 
 
 def self_supervised(work: Path) -> Path:
@@ -120,15 +92,6 @@ def simsiam(images: np.ndarray[Any, Any]) -> dict[str, Any]:
     return {name: value.detach().clone().contiguous() for name, value in model.net.state_dict().items()}
 
 
-def perform(run: Run, work: Path) -> dict[str, Any]:
-    """Train one student, read its figures, throw it away."""
-    out = work / run.slug
-    rd_distill([*run.flags, "--seed", str(run.seed), "--threads", "1", "--overwrite", "--out", str(out)], work)
-    row = {**run.row(work), **figures(out)}
-    shutil.rmtree(out)
-    return row
-
-
 def curves(rows: list[dict[str, Any]], split: str) -> dict[str, dict[float, list[float]]]:
     """AUROC by line of the picture (method, with or without unlabelled images) and share of labels, a figure a seed."""
     found: dict[str, dict[float, list[float]]] = {}
@@ -175,7 +138,7 @@ def main() -> None:
     if not given.table:
         work = given.work.resolve()
         work.mkdir(parents=True, exist_ok=True)
-        carry_out(runs(given.seeds, work), rows, given.workers, lambda run: perform(run, work))
+        carry_out(runs(given.seeds, work), rows, given.workers, lambda run: distilled(run, work))
     print(table(read_rows(rows), given.split))
     if given.picture:
         picture(read_rows(rows), given.split, given.picture)

@@ -1,7 +1,7 @@
 """What studies of accuracy share: runs of our own commands, a row per finished run, going on where a study was stopped.
 
-Owns: Run, running commands, teachers that several studies share, rows on disk, figures of a folder, points. Does not own: which runs
-make a study, their tables.
+Owns: Run, running commands, a student's row, teachers that several studies share, rows on disk, figures of a folder, points. Does not
+own: which runs make a study, their tables.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -82,6 +83,15 @@ def adapted(flags: Iterable[str], seed: int, work: Path) -> tuple[Path, float]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         told.write_text(f"{command('distill.adapt_cli', [*own, '--overwrite', '--out', str(folder)], work)}\n")
     return folder, float(told.read_text())
+
+
+def distilled(run: Run, work: Path, *more: str) -> dict[str, Any]:
+    """Train the student of a run, read its figures, throw the folder away."""
+    student = work / run.slug
+    rd_distill([*run.flags, "--seed", str(run.seed), "--threads", "1", "--overwrite", "--out", str(student), *more], work)
+    row = {**run.row(work), **figures(student)}
+    shutil.rmtree(student)
+    return row
 
 
 def figures(folder: Path) -> dict[str, Any]:

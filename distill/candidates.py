@@ -95,13 +95,17 @@ def spec_of(arch: str, spec: ModelSpec) -> ModelSpec:
     return replace(spec, arch=arch, arguments=timm_arguments(arch))
 
 
+def largest(found: list[Candidate]) -> dict[str, Candidate]:
+    """Of every family its largest network within the budget; the list names sizes from small to large."""
+    return {one.family: one for one in found if not one.verdict}
+
+
 def finalists(found: list[Candidate], most: int) -> list[str]:
     """Of every family its largest network within the budget; of more than `most` such, spread evenly from cheap to dear.
 
     Cheap is meant by latency where it was measured, by MACs else. The dearest is always among them.
     """
-    largest = {one.family: one for one in found if not one.verdict}  # sizes ascend
-    ranked = sorted(largest.values(), key=lambda one: (one.cost.latency_ms or one.cost.macs, one.arch) if one.cost else (0, ""))
+    ranked = sorted(largest(found).values(), key=lambda one: (one.cost.latency_ms or one.cost.macs, one.arch) if one.cost else (0, ""))
     if len(ranked) <= most:
         return [one.arch for one in ranked]
     step = (len(ranked) - 1) / max(most - 1, 1)

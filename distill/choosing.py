@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from distill.bridges import build_branches
-from distill.candidates import Candidate, finalists, screen, spec_of
+from distill.candidates import Candidate, finalists, largest, screen, spec_of
 from distill.config import DistillSettings
 from distill.models import Model, ModelSpec
 from distill.pixels import PixelStore
@@ -79,15 +79,24 @@ def choose_student(settings: DistillSettings, like: ModelSpec, images: ImageSet,
     """
     budget = budget_of(settings)
     kept = run / SCREENED
-    if settings.resume and kept.is_file():
-        found = [Candidate.from_row(row) for row in read_json(kept)["candidates"]]
+    held = read_json(kept) if settings.resume and kept.is_file() else None
+    if held:
+        found, names = [Candidate.from_row(row) for row in held["candidates"]], held["tried"]
     else:
-        with track("screen") as update:
-            found = screen(like, budget, settings.latency_target, settings.latency_threads, progress=update)
-        write_json(kept, {"candidates": [one.as_row() for one in found]})
-    names = finalists(found, settings.auto_students)
-    inside = sum(not one.verdict or one.score is not None for one in found)
-    say("students", f"{len(found)} looked at, {inside} within {budget}, {len(names)} tried for {settings.proxy_steps} steps")
+        try:
+            with track("screen") as update:
+                found = screen(like, budget, settings.latency_target, settings.latency_threads, progress=update)
+        except UserError:  # nothing is trained yet, and the next try will have another budget
+            shutil.rmtree(run)
+            raise
+        names = finalists(found, settings.auto_students)
+        say("students", f"{len(found)} looked at, {sum(not one.verdict for one in found)} within {budget}, {len(names)} tried for "
+                        f"{settings.proxy_steps} steps")
+
+    def note() -> None:
+        write_json(kept, {"tried": names, "candidates": [one.as_row() for one in found]})
+
+    note()
     fold = held_out(images, settings.auto_folds, settings.split_seed)[0]
     own = None if taught is None else probe_teacher(settings, fold, taught.bank, taught.facts, tell=False)
     trial = replace(settings, method="rd" if settings.method == "auto" else settings.method, epochs=1, min_steps=settings.proxy_steps,
@@ -102,7 +111,7 @@ def choose_student(settings: DistillSettings, like: ModelSpec, images: ImageSet,
             found[place] = replace(found[place], score=score)
         except UserError as error:  # a network that this method cannot teach is no reason to stop
             found[place] = replace(found[place], verdict=f"cannot be taught: {error}")
-        write_json(kept, {"candidates": [one.as_row() for one in found]})
+        note()
     return settled(found, names)
 
 
@@ -114,11 +123,12 @@ def settled(found: list[Candidate], names: list[str]) -> tuple[str, list[dict[st
         raise UserError(f"none of the students tried can be trained; of {names[0]}: "
                         f"{next(one.verdict for one in found if one.arch == names[0])}")
     best = max(scored, key=lambda one: one.score or 0.0)
-    largest = {one.family: one.arch for one in found if not one.verdict}
+    competing = {family: one.arch for family, one in largest(found).items()}
     rows = []
     for one in found:
+        larger = competing.get(one.family)
         verdict = one.verdict or ("taken" if one is best else "tried, another learnt better" if one.score is not None else
-                                  f"fits, not tried: {largest[one.family]}, the larger, competes" if largest[one.family] != one.arch else
+                                  f"fits, not tried: {larger}, the larger, competes" if larger != one.arch else
                                   f"fits, not among the {len(names)} tried")
         rows.append(replace(one, verdict=verdict).as_row())
     for one in sorted(scored, key=lambda one: -(one.score or 0.0)):

@@ -49,7 +49,7 @@ class Taught:
 
 def consult_teacher(settings: DistillSettings, images: ImageSet, views: ViewSpec, device: str) -> Taught:
     """Load the teacher, build or open its bank, audit it, and fit the probe; of two teachers the features stand side by side."""
-    bank, facts = bank_teacher(settings, images, views, device)
+    bank, facts = bank_teacher(settings, images, views, device, grid_of(settings))
     if settings.second_teacher is not None:
         own = None if settings.bank is None or settings.second_teacher.startswith("bank:") else Path(f"{settings.bank}-second")
         alone = replace(settings, teacher=settings.second_teacher, teacher_size=None, teacher_weights=None, teacher_adapter=None,
@@ -62,9 +62,8 @@ def consult_teacher(settings: DistillSettings, images: ImageSet, views: ViewSpec
 
 
 def bank_teacher(settings: DistillSettings, images: ImageSet, views: ViewSpec, device: str,
-                 grid: int | None = None) -> tuple[FeatureBank, dict[str, Any]]:
+                 grid: int) -> tuple[FeatureBank, dict[str, Any]]:
     """The bank of one teacher, found or built, and audited; with the teacher's facts."""
-    grid = grid_of(settings) if grid is None else grid
     counts = np.where(images.split == "train", settings.bank_views, 0).astype(np.int64)
     seed = settings.bank_seed
     if settings.teacher.startswith("bank:"):

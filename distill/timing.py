@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -28,7 +27,7 @@ from distill.models import Model, ModelSpec, build_model
 from distill.students import first_line
 from runtimes.errors import MISSING, UserError
 from runtimes.latency import measure
-from runtimes.ort import OrtSession
+from runtimes.ort import OrtSession, allowed_cores
 
 Target = Literal["onnx", "openvino"]
 WARMUP_S, SAMPLES, SECONDS = 0.3, 200, 1.5
@@ -76,7 +75,7 @@ def timed_apart(specs: list[ModelSpec], target: Target = "onnx", threads: int = 
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        parts = min(len(specs), 4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+        parts = min(len(specs), 4, allowed_cores())
         running = []
         for part in range(parts):
             (folder / f"{part}.json").write_text(json.dumps([[index, specs[index].as_dict()] for index in range(part, len(specs), parts)]))

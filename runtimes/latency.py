@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from runtimes.errors import UserError
+from runtimes.ort import allowed_cores
 
 # Fewest samples behind a percentile (MLPerf Inference's early stopping); below that it is not shown.
 FEWEST_SAMPLES = {50: 1, 90: 64, 95: 130, 99: 662}
@@ -59,8 +60,7 @@ def measure(call: Callable[[], object], *, warmups: int, samples: int, facts: di
 
 def machine_facts() -> dict[str, Any]:
     """What a timing depends on and a reader cannot see: processor, cores this process may use, versions."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": _cpu_model(), "cores_allowed": cores, "cores": os.cpu_count(), "system": platform.system(),
+    return {"cpu": _cpu_model(), "cores_allowed": allowed_cores(), "cores": os.cpu_count(), "system": platform.system(),
             "architecture": platform.machine(), "python": platform.python_version(), "numpy": np.__version__}
 
 

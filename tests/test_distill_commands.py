@@ -460,7 +460,22 @@ def test_auto_takes_the_student_that_learns_best_within_the_budget_and_resumes_t
     assert run(**auto, out=Path("other"), resume=True) == 0
     assert read_json(Path("other/metrics.json"))["students"] == rows
     assert tree(Path("other"))["model.safetensors"] == tree(Path("whole"))["model.safetensors"]
-    assert "none of 3 students fits" in refused(BUDGET, **(auto | {"max_params": "100"}), out=Path("third"))
+    for _ in range(2):  # nothing was begun, so the next try is no interrupted run
+        assert "none of 3 students fits" in refused(BUDGET, **(auto | {"max_params": "100"}), out=Path("third"))
+
+
+def test_a_student_that_cannot_be_taught_is_passed_over_the_same_after_a_kill(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates, "FAMILIES", {"a": ("test_resnet", "test_vit"), "b": ("test_efficientnet",)})
+    folder = class_folders(Path("data"), tiny_images(counts=(30, 12, 12)))
+    auto: dict[str, Any] = {"data": str(folder), "student": "auto", "max_params": "1M", "proxy_steps": 2, "epochs": 2, "method": "drd",
+                            "stages": 2, "bank_grid": 2}
+    assert run(**auto, out=Path("whole")) == 0
+    rows = {row["arch"]: row for row in read_json(Path("whole/metrics.json"))["students"]}
+    assert rows["test_vit"]["verdict"].startswith("cannot be taught")
+    assert rows["test_efficientnet"]["verdict"] == "taken"
+    killed_in_epoch(monkeypatch, 2, **auto, out=Path("other"))
+    assert run(**auto, out=Path("other"), resume=True) == 0
+    assert {row["arch"]: row for row in read_json(Path("other/metrics.json"))["students"]} == rows
 
 
 def test_two_teachers_stand_side_by_side_in_one_bank_and_cost_the_student_nothing() -> None:
