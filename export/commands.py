@@ -10,44 +10,47 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.nn import Module
 
 from distill.checkpoint import Checkpoint, load_checkpoint, preprocessor_config
-from distill.deployed import reparameterised
 from distill.progress import say, track
 from export.card import artifact_card
 from export.config import ExportSettings
-from export.facts import MODEL, finished, graph_size, manifest_facts, metadata
-from export.graph import DeployedGraph, TensorGraph, VolumeGraph, example_input
+from export.executed import check_honoured, executed_layers, shares
+from export.facts import finished, manifest_facts
+from export.gate import Limits
 from export.hygiene import precision_share
+from export.lowering import lowered
+from export.making import fp32_graph, write_model
+from export.pace import against_fp32
 from export.parity import device_image, graph_inputs, parity, reference_logits
-from export.to_onnx import to_onnx
-from runtimes.artifact import GOLDEN, INPUT_NAMES, MASK, Artifact, read_artifact
+from runtimes.artifact import GOLDEN, Artifact, read_artifact
 from runtimes.errors import DONE, MISSING, PARITY, USAGE, UserError
 from runtimes.folder import check_out, new_folder, read_json, write_atomic, write_json, write_manifest
 from runtimes.images import ImageSet
 from runtimes.latency import measure
 from runtimes.ort import load_runtime
 from runtimes.scores import calibrated
-from runtimes.session import Session, as_batch, open_session
+from runtimes.session import CheckedSession, Session, as_batch, open_runtime
 
 WARMUPS = 50
 
 
 def export(settings: ExportSettings, command: str = "", images_of: Callable[[Checkpoint], ImageSet] | None = None) -> int:
-    """Export a student; returns 0, raises UserError (exit 3 where parity fails, 5 where a runtime is missing).
+    """Export a student for every target named; returns 0, raises UserError (exit 3 where parity fails, 5 where a runtime is missing).
 
-    images_of reads the images a student was made from; by default as its folder says, or from --data.
+    images_of reads the images a student was made from; by default as its folder says, or from --data. Of several targets one that
+    fails does not stop the others.
     """
-    if (settings.target, settings.precision) != ("onnx", "fp32"):
-        raise UserError(f"--target {settings.target} --precision {settings.precision} is not available in this version; "
-                        "available: --target onnx --precision fp32", MISSING)
-    out = settings.folder()
-    if settings.resume and finished(out, settings):
-        say("done", f"{out}/ was finished already; nothing to resume")
+    jobs = []
+    for job in settings.jobs():
+        if job.resume and finished(job.folder(), job):
+            say("done", f"{job.folder()}/ was finished already; nothing to resume")
+            continue
+        check_out(job.folder(), overwrite=job.overwrite)
+        check_target(job)  # before the minutes of work, not after
+        jobs.append(job)
+    if not jobs:
         return DONE
-    check_out(out, overwrite=settings.overwrite)
-    load_runtime()  # before the minutes of work, not after
     checkpoint = load_checkpoint(settings.student_dir, "student")
     say("student", f"{settings.student_dir}: {checkpoint.spec.arch}, {checkpoint.spec.task}, {len(checkpoint.spec.classes)} classes, "
                    f"{checkpoint.image_spec.height}x{checkpoint.image_spec.width} {checkpoint.image_spec.dtype}")
@@ -55,16 +58,44 @@ def export(settings: ExportSettings, command: str = "", images_of: Callable[[Che
     if checkpoint.image_spec.volume is not None and (settings.input != "image" or settings.input_size):
         raise UserError("a student of volumes takes slices of its own size and a mask; leave --input tensor and --input-size out", USAGE)
     rows = parity_rows(images, settings.parity_images)
+    data, failed = fp32_graph(checkpoint, settings), []
+    for job in jobs:
+        try:
+            _export_one(job, checkpoint, data, images, rows, command)
+        except UserError as error:
+            if len(jobs) == 1:
+                raise
+            say(job.runtime, f"FAILED: {error}")
+            failed.append((job.runtime, error))
+    if failed:
+        raise UserError(f"{len(failed)} of {len(jobs)} targets failed: {', '.join(name for name, _ in failed)} (reasons above)",
+                        failed[0][1].exit_code)
+    return DONE
+
+
+def _export_one(settings: ExportSettings, checkpoint: Checkpoint, data: bytes, images: ImageSet, rows: list[int], command: str) -> None:
+    out = settings.folder()
     with new_folder(out, overwrite=settings.overwrite) as folder:
-        _write_model(folder, checkpoint, settings)
-        facts = manifest_facts(checkpoint, settings, command)
+        made = lowered(data, checkpoint, images, rows, settings)
+        write_model(folder, made, settings)
+        write_atomic(folder / "config.json", (settings.student_dir / "config.json").read_bytes())
+        write_json(folder / "preprocessor_config.json", preprocessor_config(checkpoint.image_spec))
+        facts = manifest_facts(made.checkpoint, settings, command) | ({"lowering": made.record} if made.record else {})
         write_manifest(folder, "artifact", facts)  # so that the folder opens as on a device; written again as the last file
         artifact = read_artifact(folder)
-        session = open_session(folder, threads=settings.threads, device=settings.device)
+        runtime = open_runtime(artifact, threads=settings.threads, device=settings.device)
+        session = CheckedSession(artifact, runtime)
         try:
-            proof = _prove(folder, checkpoint, artifact, session, images, rows, settings)
-            golden = _write_golden(folder / GOLDEN, checkpoint, artifact, images, rows, settings.golden_images)
-            timing = _time(folder, session, golden, settings)
+            weights = precision_share(made.data)
+            executed = shares(executed_layers(runtime.facts(), artifact.model_path, settings.runtime, settings.device))
+            notice = check_honoured(settings.precision, weights, executed, where=f"{settings.runtime} on this machine",
+                                    allowed=settings.keep_upcast)
+            if notice:
+                say("precision", notice)
+            proof = _prove(folder, checkpoint, artifact, session, images, rows, settings, weights, executed)
+            golden = _write_golden(folder / GOLDEN, checkpoint, artifact, session, images, rows, settings.golden_images)
+            ratio = against_fp32(data, made.record.get("quantised_by", ""), runtime, tuple(one[:1].copy() for one in golden), settings)
+            timing = _time(folder, session, golden, settings, {} if ratio is None else {"time_over_fp32": round(ratio, 3)})
         finally:
             session.close()
         metrics_file = settings.student_dir / "metrics.json"
@@ -74,7 +105,17 @@ def export(settings: ExportSettings, command: str = "", images_of: Callable[[Che
         write_manifest(folder, "artifact", facts)
     print(f"{out}/  {', '.join(sorted(path.name for path in out.iterdir()))}")
     print(f"next: rd-verify {out}   (on the device)")
-    return DONE
+
+
+def check_target(settings: ExportSettings) -> None:
+    """Refuse a target whose library is missing here (exit 5)."""
+    if settings.runtime == "trt":
+        raise UserError("--target trt is not available in this version; available: onnx, openvino", MISSING)
+    load_runtime()  # the converters of the other targets live in it, too
+    if settings.runtime == "openvino":
+        from runtimes.ov import load_runtime as load_openvino
+
+        load_openvino()
 
 
 def parity_rows(images: ImageSet, most: int) -> list[int]:
@@ -99,38 +140,20 @@ def _images(checkpoint: Checkpoint, data: str | None) -> ImageSet:
     return images
 
 
-def _write_model(folder: Path, checkpoint: Checkpoint, settings: ExportSettings) -> None:
-    spec, size = checkpoint.image_spec, graph_size(checkpoint, settings)
-    model = reparameterised(checkpoint.model)
-    inputs, outputs = [INPUT_NAMES[settings.input]], ["logits", "probabilities"]
-    graph: Module
-    if settings.input == "tensor":
-        graph, outputs = TensorGraph(model), ["logits"]
-    elif spec.volume is not None:
-        graph, inputs, outputs = VolumeGraph(model, spec, checkpoint.calibration), [*inputs, MASK], [*outputs, "attention"]
-    else:
-        graph = DeployedGraph(model, spec, checkpoint.calibration, size)
-    data = to_onnx(graph, example_input(spec, settings.input, size), input_names=inputs, output_names=outputs, opset=settings.opset,
-                   metadata=metadata(checkpoint, settings))
-    write_atomic(folder / MODEL, data)
-    write_atomic(folder / "config.json", (settings.student_dir / "config.json").read_bytes())
-    write_json(folder / "preprocessor_config.json", preprocessor_config(spec))
-    say("export", f"{MODEL} {len(data) / 1e6:.1f} MB, opset {settings.opset}, input {INPUT_NAMES[settings.input]} "
-                  f"{spec.dtype if settings.input == 'image' else 'float32'} at {f'{spec.slices} slices of ' if spec.slices else ''}"
-                  f"{size[0]}x{size[1]}, batch open")
-
-
 def _prove(folder: Path, checkpoint: Checkpoint, artifact: Artifact, session: Session, images: ImageSet, rows: list[int],
-           settings: ExportSettings) -> dict[str, Any]:
+           settings: ExportSettings, weights: dict[str, float], executed: dict[str, float]) -> dict[str, Any]:
+    limits = None if settings.precision == "fp32" else Limits(settings.flip_share(), settings.max_auc_drop)
     with track("parity") as update:
         proof = parity(checkpoint.model, session, artifact, [images.images[row] for row in rows], images.labels[rows],
-                       max_batch=settings.max_batch, precision_share=precision_share(artifact.model_path.read_bytes()),
+                       max_batch=settings.max_batch, precision_share=weights, calibration=checkpoint.calibration, limits=limits,
                        progress=update)
+    proof["executed_share"] = executed
     rounding = proof["rounding"]
     text = (f"{proof['images']} images, {proof['flips']} flips (rate below {100 * proof['flip_bound']:.1f} %), "
             f"logits within {_number(proof['max_logit_difference'])}, batches {', '.join(map(str, proof['batches']))}")
     if not proof["passed"]:
-        raise UserError(f"parity failed: {text}; allowed {artifact.tolerance:.0e} relative, expected: {proof['rule']}. "
+        reasons = f" ({'; '.join(proof['reasons'])})" if proof["reasons"] else ""
+        raise UserError(f"parity failed: {text}{reasons}; allowed {artifact.tolerance:.0e} relative, expected: {proof['rule']}. "
                         "No artifact was written", PARITY)
     say("parity", text)
     if rounding["max_logit_difference"] > 0:
@@ -146,8 +169,12 @@ def _number(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.1e}"
 
 
-def _write_golden(folder: Path, checkpoint: Checkpoint, artifact: Artifact, images: ImageSet, rows: list[int], count: int) -> Any:
-    """Golden inputs, logits and probabilities, PyTorch's own, as TensorProto files; returns the inputs."""
+def _write_golden(folder: Path, checkpoint: Checkpoint, artifact: Artifact, session: Session, images: ImageSet, rows: list[int],
+                  count: int) -> Any:
+    """Golden inputs, logits and probabilities as TensorProto files; returns the inputs.
+
+    The answers are PyTorch's own in fp32; a lower precision is held to what it answered here, which parity has compared with PyTorch.
+    """
     from onnx import numpy_helper
 
     inputs: list[tuple[Any, ...]] = []
@@ -163,21 +190,26 @@ def _write_golden(folder: Path, checkpoint: Checkpoint, artifact: Artifact, imag
     if not inputs:
         raise UserError("none of the images chosen as golden vectors passes the input check; raise --golden-images")
     given = tuple(np.concatenate(parts) for parts in zip(*inputs, strict=True))
-    logits = reference_logits(checkpoint.model, seen)
+    if artifact.precision == "fp32":
+        logits = reference_logits(checkpoint.model, seen)
+        probabilities = calibrated(logits, artifact.task, artifact.temperatures)
+    else:
+        answered = session.run(given if len(given) > 1 else given[0])
+        logits, probabilities = answered.logits, answered.probabilities
     tensors = {f"input_{place}.pb": (one, name) for place, (one, name) in enumerate(zip(given, artifact.input_names, strict=True))}
     tensors["output_0.pb"] = (logits, "logits")
     if artifact.input_kind == "image":
-        tensors["output_1.pb"] = (calibrated(logits, artifact.task, artifact.temperatures), "probabilities")
+        tensors["output_1.pb"] = (probabilities, "probabilities")
     folder.mkdir()
     for name, (array, label) in tensors.items():
         write_atomic(folder / name, numpy_helper.from_array(array, label).SerializeToString(deterministic=True))
     return given
 
 
-def _time(folder: Path, session: Session, golden: Any, settings: ExportSettings) -> dict[str, float]:
+def _time(folder: Path, session: Session, golden: Any, settings: ExportSettings, more: dict[str, Any]) -> dict[str, float]:
     first = tuple(one[:1].copy() for one in golden)
     image = first if len(first) > 1 else first[0]
-    facts = {**session.facts(), "batch": 1, "path": "array"}
+    facts = {**session.facts(), "batch": 1, "path": "array", **more}
     report = measure(lambda: session.run(image), warmups=WARMUPS, samples=settings.samples, facts=facts)
     write_json(folder / "latency.json", report.as_dict())
     shown = report.percentiles_ms()

@@ -6,10 +6,11 @@ Owns: ExportSettings, which only refuses. Does not own: reading flags and YAML (
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from runtimes.artifact import Target
 from runtimes.errors import USAGE, UserError
 
 
@@ -17,14 +18,14 @@ from runtimes.errors import USAGE, UserError
 class ExportSettings:
     """Export a student, prove that it still takes the same decisions, measure it: student folder -> artifact folder."""
 
-    target: Literal["onnx", "openvino", "trt"] = "onnx"
-    """Runtime of the device."""
-    precision: Literal["fp32", "fp16", "int8"] = "fp32"
-    """Arithmetic of the graph."""
+    target: tuple[Target, ...] = ("onnx",)
+    """Runtimes of the device: onnx, openvino, trt, one or several; each becomes an artifact folder of its own."""
+    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
+    """Arithmetic of the graph; bf16 is OpenVINO's, on processors that have it."""
     student_dir: Path = Path("student")
     """Folder written by rd-distill."""
     out: Path | None = None
-    """Folder to write; artifact-<target>-<precision> when not given."""
+    """Folder to write; artifact-<target>-<precision> when not given. With several targets, the folder such folders go into."""
     config: Path | None = None
     """YAML file of settings; flags win over it."""
 
@@ -46,6 +47,25 @@ class ExportSettings:
     samples: int = 300
     """Timed calls behind latency.json."""
 
+    calibration: Literal["auto", "minmax", "entropy", "percentile"] = "auto"
+    """How int8 ranges are found; auto: the one that changes probabilities least."""
+    calibration_images: int = 200
+    """Training images that int8 ranges are taken from."""
+    sensitivity: bool = True
+    """Leave the layers of an int8 graph that hurt most in float until it passes."""
+    max_flips: str = "1%"
+    """Share of validation images whose decision may change in a lower precision, such as 1% or 0.01."""
+    max_auc_drop: float = 0.005
+    """How far AUROC on validation may fall in a lower precision."""
+    keep_slower: bool = False
+    """Write an int8 artifact even where it is slower than fp32 on this machine."""
+    keep_upcast: bool = False
+    """Write an artifact even where this machine computes its precision in a higher one."""
+    gpu: tuple[str, ...] = ()
+    """TensorRT: compute capabilities to build engines for, such as sm86 sm89; RTX GPUs of the edge when not given."""
+    on_device: bool = False
+    """TensorRT: build with the tensorrt of this very device (Jetson, data centre) instead of ahead of time for RTX GPUs."""
+
     device: str = "cpu"
     """Where the parity check and the timing run: cpu or cuda."""
     threads: int = 1
@@ -62,7 +82,14 @@ class ExportSettings:
             raise UserError("--overwrite and --resume contradict each other; give one", USAGE)
         if self.opset not in (18, 19, 20):
             raise UserError(f"--opset {self.opset} is not supported; expected 18, 19 or 20", USAGE)
-        for name in ("parity_images", "max_batch", "samples", "threads"):
+        if not self.target or len(set(self.target)) < len(self.target):
+            raise UserError(f"--target {' '.join(self.target) or '(nothing)'}: name each of onnx, openvino and trt once at most", USAGE)
+        if self.precision == "bf16" and set(self.target) != {"openvino"}:
+            raise UserError("--precision bf16 is OpenVINO's; add --target openvino alone, or choose fp32, fp16 or int8", USAGE)
+        if not 0 <= self.max_auc_drop < 1:
+            raise UserError(f"--max-auc-drop {self.max_auc_drop:g} must be from 0 to below 1, such as 0.005", USAGE)
+        self.flip_share()
+        for name in ("calibration_images", "parity_images", "max_batch", "samples", "threads"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} must be 1 or more", USAGE)
         if not 8 <= self.golden_images <= 32:
@@ -83,6 +110,28 @@ class ExportSettings:
             raise UserError(f"--input-size {self.input_size} must be 8 to 4096 pixels a side", USAGE)
         return height, width
 
+    def flip_share(self) -> float:
+        """--max-flips as a share from 0 to 1."""
+        match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(%?)", self.max_flips.strip())
+        share = float(match[1]) / (100 if match[2] else 1) if match else -1.0
+        if not 0 <= share <= 1:
+            raise UserError(f"--max-flips {self.max_flips} is not a share of images, such as 1% or 0.01", USAGE)
+        return share
+
+    def jobs(self) -> tuple[ExportSettings, ...]:
+        """These settings once for every target, each with the folder it goes into."""
+        name = [f"artifact-{target}-{self.precision}" for target in self.target]
+        if len(self.target) == 1:
+            return (replace(self, out=self.out or Path(name[0])),)
+        root = self.out or Path()
+        return tuple(replace(self, target=(target,), out=root / one) for target, one in zip(self.target, name, strict=True))
+
+    @property
+    def runtime(self) -> Target:
+        """The target of a single job."""
+        (target,) = self.target
+        return target
+
     def folder(self) -> Path:
-        """Where the artifact goes."""
-        return self.out if self.out is not None else Path(f"artifact-{self.target}-{self.precision}")
+        """Where the artifact of a single job goes."""
+        return self.out if self.out is not None else Path(f"artifact-{self.runtime}-{self.precision}")

@@ -18,7 +18,10 @@ from export.config import ExportSettings
 from runtimes.folder import MANIFEST, changed_files, read_json, sha256_file
 
 MODEL = "model.onnx"
-TOLERANCE = 1e-4  # of fp32 logits, relative above 1: the largest difference seen on 15 families is 6e-6
+MODELS = {"onnx": MODEL, "openvino": "openvino_model.xml", "trt": "model.engine"}
+# How far logits may lie from the golden ones, relative above 1. fp32: the largest difference seen on 15 families is 6e-6. Lower
+# precisions: kernels of other processors round otherwise, int8 by whole steps.
+TOLERANCES = {"fp32": 1e-4, "fp16": 3e-2, "bf16": 5e-2, "int8": 1e-1}
 
 
 def facts_of(checkpoint: Checkpoint, settings: ExportSettings) -> dict[str, Any]:
@@ -49,13 +52,14 @@ def metadata(checkpoint: Checkpoint, settings: ExportSettings) -> dict[str, str]
 
 def manifest_facts(checkpoint: Checkpoint, settings: ExportSettings, command: str) -> dict[str, Any]:
     """The artifact's record: how it was made, from what, and what it is."""
-    packages = ("torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy")
+    packages = ["torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy"]
+    packages += ["openvino"] * (settings.runtime == "openvino")
     return {
         "command": shlex.join(bare_name(part) for part in shlex.split(command)),  # it ships: no path of this machine
         "settings": kept_settings(settings), "versions": {name: version(name) for name in packages},
         "parents": {"student": sha256_file(settings.student_dir / MANIFEST), **checkpoint.manifest.get("parents", {})},
-        "artifact": {**facts_of(checkpoint, settings), "target": settings.target, "precision": settings.precision, "model": MODEL,
-                     "opset": settings.opset, "tolerance": TOLERANCE},
+        "artifact": {**facts_of(checkpoint, settings), "target": settings.runtime, "precision": settings.precision,
+                     "model": MODELS[settings.runtime], "opset": settings.opset, "tolerance": TOLERANCES[settings.precision]},
     }
 
 

@@ -17,7 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from distill.checkpoint import Calibration
 from distill.models import Model
+from export.gate import Limits, Verdict, judge
 from runtimes.agreement import Agreement, compare
 from runtimes.artifact import Artifact
 from runtimes.errors import UserError
@@ -30,13 +32,18 @@ CONFIDENCE = 0.95
 CHUNK = 32  # images of one PyTorch forward
 RULE = ("every logit within tolerance x max(1, |logit|) of PyTorch at every batch size, every probability within tolerance of its "
         "own logits, and no decision flipped but where PyTorch itself stands within 2 x tolerance of the border")
+LOWER_RULE = ("flips, drop of AUROC and mean change of probabilities within their limits at every batch size, every probability within "
+              "its own logits' calibration, and in fp16 and bf16 every logit within tolerance x max(1, |logit|) of PyTorch")
+TAIL = {"fp32": 1e-4, "fp16": 1e-3, "int8": 1e-3, "bf16": 2e-2}  # softmax and temperature beside the logits: bf16 may compute them too
 
 
 def parity(model: Model, session: Session, artifact: Artifact, images: Sequence[Path | NDArray[Any]], labels: NDArray[Any], *,
-           max_batch: int, precision_share: dict[str, float], progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+           max_batch: int, precision_share: dict[str, float], calibration: Calibration | None = None, limits: Limits | None = None,
+           progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
     """Compare an artifact with the model it was made from on raw images (files or arrays); the content of parity.json.
 
-    Raises UserError when not one image can be used. `passed` follows RULE.
+    Raises UserError when not one image can be used. `passed` follows RULE, or with `limits` LOWER_RULE. calibration: the model's own,
+    where the artifact's was fitted anew.
     """
     spec, task = artifact.image_spec, artifact.task
     used, items, inputs, trained, refused, stand_ins = [], [], [], [], [], 0
@@ -61,35 +68,47 @@ def parity(model: Model, session: Session, artifact: Artifact, images: Sequence[
         raise refused[0] if refused else UserError("no validation images: parity cannot be shown; name the images with --data")
 
     logits = reference_logits(model, inputs)
-    expected = calibrated(logits, task, artifact.temperatures)
+    own = calibration or Calibration(artifact.temperatures, artifact.thresholds)
+    expected = calibrated(logits, task, own.temperatures)
 
     def agreement(found_logits: NDArray[Any], found: NDArray[Any]) -> Agreement:
-        return compare(found_logits, found, logits, expected, task=task, temperatures=artifact.temperatures,
-                       thresholds=artifact.thresholds, tolerance=artifact.tolerance)
+        return compare(found_logits, found, logits, expected, task=task, temperatures=own.temperatures, thresholds=own.thresholds,
+                       tolerance=artifact.tolerance)
+
+    def verdict(found_logits: NDArray[Any]) -> Verdict:
+        return judge(calibrated(found_logits, task, own.temperatures), expected, labels[used], task=task, thresholds=own.thresholds,
+                     limits=limits or Limits())
 
     batches = sorted({1, min(2, len(used)), min(max_batch, len(used))})
     found_logits, found = (np.concatenate(parts) for parts in zip(*single, strict=True))
-    results = [agreement(found_logits, found)]
+    answered = [(found_logits, found)]
     for batch in batches[1:]:
         answers = [session.run(items[start:start + batch]) for start in range(0, len(items), batch)]
-        results.append(agreement(np.concatenate([one.logits for one in answers]),
-                                 np.concatenate([one.probabilities for one in answers])))
+        answered.append((np.concatenate([one.logits for one in answers]), np.concatenate([one.probabilities for one in answers])))
+    results = [agreement(*one) for one in answered]
+    verdicts = [verdict(one) for one, _ in answered] if limits else []
     tail = float(np.abs(found - calibrated(found_logits, task, artifact.temperatures)).max())
     rounding = _rounding(model, inputs, trained, logits, expected, artifact)
-    flips = max(one.flips for one in results)
+    flips = max(one.flips for one in verdicts or results)
+    close = artifact.precision == "int8" or all(one.difference <= artifact.tolerance for one in results)
+    passed = (close and all(one.passed for one in verdicts)) if limits else all(one.within(artifact.tolerance) for one in results)
     distance = np.abs(found_logits.astype(np.float64) - logits).max(axis=1)
     worst = np.argsort(-distance, kind="stable")[:5]
+    change = _auroc_change(labels[used], found, expected, artifact)
     return {
         "format": 1, "target": artifact.target, "precision": artifact.precision, "images": len(used),
         "flips": flips, "flip_bound": flip_bound(flips, len(used)),
         "max_logit_difference": _finite(float(distance.max())),
         "max_probability_difference": _finite(max(one.probability_difference for one in results)),
-        "auroc_difference": _auroc_difference(labels[used], found, expected, artifact),
-        "passed": all(one.within(artifact.tolerance) for one in results) and tail <= artifact.tolerance,
+        "auroc_difference": None if change is None else abs(change["value"]), "auroc_change": change,
+        "passed": bool(passed and tail <= TAIL[artifact.precision]),
         "precision_share": precision_share,
         "max_relative_logit_difference": _finite(max(one.difference for one in results)),
         "excused_flips": max(one.excused for one in results), "calibration_difference": _finite(tail),
-        "tolerance": artifact.tolerance, "rule": RULE, "batches": batches, "confidence": CONFIDENCE,
+        "tolerance": artifact.tolerance, "rule": LOWER_RULE if limits else RULE,
+        "reasons": sorted({reason for one in verdicts for reason in one.reasons}),
+        "mean_probability_change": _finite(float(np.abs(found.astype(np.float64) - expected).mean())),
+        "batches": batches, "confidence": CONFIDENCE,
         "refused_images": len(refused), "images_resized_to_graph": stand_ins, "rounding": rounding,
         "worst": [{"image": used[row], "pixels_sha256": _digest(inputs[row][0]), "logit_difference": _finite(float(distance[row]))}
                   for row in worst],  # no names: a file name may name a patient, and this file ships
@@ -164,14 +183,13 @@ def _rounding(model: Model, inputs: Sequence[Inputs], trained: Sequence[Inputs],
             "max_probability_difference": found.probability_difference}
 
 
-def _auroc_difference(labels: NDArray[Any], found: NDArray[Any], expected: NDArray[Any], artifact: Artifact) -> float | None:
-    """AUROC of the artifact minus that of PyTorch on the labelled images; None where it is not defined."""
+def _auroc_change(labels: NDArray[Any], found: NDArray[Any], expected: NDArray[Any], artifact: Artifact) -> dict[str, float] | None:
+    """AUROC of the artifact minus that of PyTorch on the labelled images, with a paired 95 % interval; None where it is not defined."""
     from distill.evaluate import auroc_difference
 
     if not np.isfinite(found).all():
         return None
-    difference = auroc_difference(labels, found, expected, artifact.task, n_bootstrap=0).get("value")
-    return None if difference is None else abs(float(difference))
+    return auroc_difference(labels, found, expected, artifact.task, n_bootstrap=500) or None
 
 
 def _digest(pixels: NDArray[Any]) -> str:

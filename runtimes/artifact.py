@@ -18,7 +18,7 @@ from runtimes.scores import TASKS, Task
 from runtimes.tensor_proto import check_single_file
 
 Target = Literal["onnx", "openvino", "trt"]
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 InputKind = Literal["image", "tensor"]
 
 INPUT_NAMES: dict[str, str] = {"image": "image", "tensor": "pixel_values"}
@@ -84,6 +84,18 @@ def read_artifact(folder: Path | str, *, check: bool = True) -> Artifact:
     manifest = read_manifest(folder, "artifact")
     if check:
         check_files(folder, manifest)
+    artifact = artifact_of(folder, manifest)
+    for name in needed_files(artifact.model):
+        if name not in manifest.get("files", {}):
+            raise UserError(f"{folder / 'manifest.json'} does not name {name} among its files; export the artifact again")
+    for name in manifest["files"]:
+        if name.endswith(".onnx"):
+            check_single_file(folder / name)
+    return artifact
+
+
+def artifact_of(folder: Path, manifest: Mapping[str, Any]) -> Artifact:
+    """What a manifest says of an artifact, its files unread; UserError where it is not complete."""
     where = folder / "manifest.json"
     try:
         facts = manifest["artifact"]
@@ -99,12 +111,12 @@ def read_artifact(folder: Path | str, *, check: bool = True) -> Artifact:
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise UserError(f"{where} is not complete ({type(error).__name__}: {error}); export the artifact again") from None
     _check_sizes(artifact, where)
-    if artifact.model not in manifest.get("files", {}):
-        raise UserError(f"{where} does not name {artifact.model} among its files; export the artifact again")
-    for name in manifest["files"]:
-        if name.endswith(".onnx"):
-            check_single_file(folder / name)
     return artifact
+
+
+def needed_files(model: str) -> tuple[str, ...]:
+    """The files a runtime reads when it opens a model: an IR keeps its weights beside it."""
+    return (model, model.removesuffix(".xml") + ".bin") if model.endswith(".xml") else (model,)
 
 
 def _one_of(facts: Mapping[str, Any], key: str, known: tuple[str, ...]) -> Any:

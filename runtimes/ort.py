@@ -36,9 +36,12 @@ def allowed_cores() -> int:
 
 
 class OrtSession:
-    """One model on one provider: arrays in; logits, probabilities and slice attention out, None for what a graph does not answer."""
+    """One model on one provider: arrays in; logits, probabilities and slice attention out, None for what a graph does not answer.
 
-    def __init__(self, model: Path, *, threads: int | None = None, device: str = "cpu", optimise: bool = True) -> None:
+    model: an .onnx file, or the bytes of one.
+    """
+
+    def __init__(self, model: Path | bytes, *, threads: int | None = None, device: str = "cpu", optimise: bool = True) -> None:
         if device not in PROVIDERS:
             raise UserError(f"device {device!r} is not known; expected {' or '.join(PROVIDERS)}", USAGE)
         if threads is not None and threads < 1:
@@ -56,9 +59,10 @@ class OrtSession:
         if not optimise:
             options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            session = runtime.InferenceSession(str(model), options, providers=[wanted])
+            session = runtime.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=[wanted])
         except Exception as error:  # its exception types are many and private
-            raise UserError(f"{model}: onnxruntime {runtime.__version__} cannot open it: {_first_line(error)}") from None
+            what = "the graph" if isinstance(model, bytes) else str(model)
+            raise UserError(f"{what}: onnxruntime {runtime.__version__} cannot open it: {_first_line(error)}") from None
         used = session.get_providers()
         if used[0] != wanted:
             raise UserError(f"asked for {wanted}, onnxruntime uses {', '.join(used)} (available: {', '.join(available)}); "

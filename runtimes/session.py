@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from runtimes.artifact import Artifact, read_artifact
 from runtimes.decode import MAX_PIXELS, decode
-from runtimes.errors import MISSING, UserError
-from runtimes.ort import OrtSession
+from runtimes.errors import UserError
 from runtimes.scores import Scores, calibrated, decide
 from runtimes.stacks import as_stacks
 
@@ -38,10 +37,23 @@ class Session(Protocol):
         """Free the model's memory."""
 
 
+class Runtime(Protocol):
+    """One vendor's runtime with a model in it."""
+
+    def run(self, batch: Any) -> tuple[NDArray[np.float32], Any, Any]:
+        """Logits, probabilities and slice attention of a batch as the graph takes it; None for what a graph does not answer."""
+
+    def facts(self) -> dict[str, Any]:
+        """Library, version, provider, threads."""
+
+    def close(self) -> None:
+        """Free the model's memory."""
+
+
 class CheckedSession:
     """A Session: `as_batch`, then a runtime, then `decide`."""
 
-    def __init__(self, artifact: Artifact, runtime: OrtSession) -> None:
+    def __init__(self, artifact: Artifact, runtime: Runtime) -> None:
         self.artifact = artifact
         self.runtime = runtime
 
@@ -73,9 +85,18 @@ def open_session(folder: Path | str, *, threads: int | None = None, device: str 
     Raises UserError where files are missing or changed (exit 1), or the runtime or device is missing (exit 5).
     """
     artifact = read_artifact(folder, check=check)
-    if (artifact.target, artifact.precision) != ("onnx", "fp32"):
-        raise UserError(f"{folder} is for {artifact.target} {artifact.precision}; this version runs onnx fp32", MISSING)
-    return CheckedSession(artifact, OrtSession(artifact.model_path, threads=threads, device=device))
+    return CheckedSession(artifact, open_runtime(artifact, threads=threads, device=device))
+
+
+def open_runtime(artifact: Artifact, *, threads: int | None = None, device: str = "cpu") -> Runtime:
+    """The runtime an artifact was made for with its model in it; UserError (exit 5) where library or device is missing."""
+    if artifact.target == "openvino":
+        from runtimes.ov import OpenVinoSession
+
+        return OpenVinoSession(artifact.model_path, precision=artifact.precision, threads=threads, device=device)
+    from runtimes.ort import OrtSession
+
+    return OrtSession(artifact.model_path, threads=threads, device=device)
 
 
 def as_batch(images: Images, artifact: Artifact) -> Feeds:

@@ -16,7 +16,8 @@ FLOORS = ("runtimes", "distill", "export")
 BELOW = {"runtimes": {"runtimes"}, "distill": {"runtimes", "distill"}, "export": {"runtimes", "distill", "export"},
          "benchmarks": {"runtimes", "distill", "export", "benchmarks"}}
 GROUND = {"numpy", "PIL"}  # what every file of the ground floor may import beside the standard library
-GROUND_BY_FILE = {"runtimes/cli.py": {"tyro", "rich"}, "runtimes/ort.py": {"onnxruntime"}, "runtimes/volumes.py": {"nibabel"}}
+GROUND_BY_FILE = {"runtimes/cli.py": {"tyro", "rich"}, "runtimes/ort.py": {"onnxruntime"}, "runtimes/ov.py": {"openvino"},
+                   "runtimes/volumes.py": {"nibabel"}}
 # What the door takes from the workshop: a finished student, the images it was made from, and how settings are read and told.
 THROUGH_THE_DOOR = {"checkpoint", "deployed", "evaluate", "flags", "intake", "models", "progress"}
 FROM_INTAKE = {"images_for"}

@@ -1,0 +1,70 @@
+"""Whether a graph of lower precision still decides as the PyTorch model does: the figures, and the limits they are held against.
+
+Owns: Verdict and `judge`. Pure numbers. Does not own: making a graph (half.py, int8.py), running one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.scores import Task, decide
+
+MOST_MEAN_CHANGE = 0.02  # of probabilities, on average over images and classes: beyond it a graph is another model
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a lower precision may cost: the share of images whose decision flips, the drop of AUROC."""
+
+    max_flips: float = 0.01
+    max_auc_drop: float = 0.005
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Figures of a graph against the PyTorch model on the same images; auroc_change is None where AUROC is undefined."""
+
+    images: int
+    flips: int
+    auroc_change: float | None
+    mean_probability_change: float
+    reasons: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing speaks against it."""
+        return not self.reasons
+
+    def told(self) -> str:
+        """One line for people."""
+        change = "undefined" if self.auroc_change is None else f"{self.auroc_change:+.4f}"
+        return (f"{self.flips} of {self.images} decisions flipped, AUROC {change}, probabilities by "
+                f"{self.mean_probability_change:.4f} on average")
+
+
+def judge(probabilities: NDArray[Any], expected: NDArray[Any], labels: NDArray[Any], *, task: Task, thresholds: Sequence[float],
+          limits: Limits) -> Verdict:
+    """Compare probabilities (N, C) with PyTorch's; labels as in ImageSet. A score that is not finite fails by itself."""
+    from distill.evaluate import auroc_difference
+
+    count = len(expected)
+    if not np.isfinite(probabilities).all():
+        return Verdict(count, count, None, 1.0, ("scores are not finite",))
+    changed = decide(probabilities, task, thresholds) != decide(expected, task, thresholds)
+    flips = int((changed.any(axis=1) if changed.ndim == 2 else changed).sum())
+    change = auroc_difference(labels, probabilities, expected, task, n_bootstrap=0).get("value")
+    mean = float(np.abs(probabilities.astype(np.float64) - expected).mean())
+    reasons = []
+    if flips > limits.max_flips * count:
+        allowed = int(limits.max_flips * count)
+        reasons.append(f"{flips} of {count} decisions flipped, allowed {allowed} (--max-flips {100 * limits.max_flips:g}%)")
+    if change is not None and change < -limits.max_auc_drop:
+        reasons.append(f"AUROC fell by {-change:.4f}, allowed {limits.max_auc_drop:g} (--max-auc-drop)")
+    if mean > MOST_MEAN_CHANGE:
+        reasons.append(f"probabilities moved by {mean:.3f} on average, allowed {MOST_MEAN_CHANGE:g}")
+    return Verdict(count, flips, None if change is None else float(change), mean, tuple(reasons))

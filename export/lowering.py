@@ -1,0 +1,156 @@
+"""The fp32 graph of a student in the precision asked for, by whichever way keeps its decisions and is fastest.
+
+Owns: the images a search looks at, asking the runtime that will run the result, Q/DQ in the graph against NNCF. Does not own: the
+search within one way (lower.py), converting (half.py, int8.py, to_openvino.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill.checkpoint import Checkpoint
+from distill.progress import track
+from export.config import ExportSettings
+from export.facts import manifest_facts, metadata
+from export.gate import Limits
+from export.half import in_half
+from export.hygiene import check_hygiene
+from export.int8 import Feeds
+from export.lower import Found, Problem, find_int8
+from export.making import Made, names
+from export.pace import pace
+from export.parity import device_image, graph_inputs, reference_logits
+from export.regions import relabelled
+from runtimes.artifact import Artifact, artifact_of
+from runtimes.errors import PARITY, UserError
+from runtimes.images import ImageSet
+from runtimes.ort import OrtSession
+from runtimes.scores import calibrated
+from runtimes.session import Runtime, as_batch
+
+
+def lowered(data: bytes, checkpoint: Checkpoint, images: ImageSet, rows: Sequence[int], settings: ExportSettings) -> Made:
+    """The fp32 graph in the precision asked for; rows: validation images to judge by."""
+    if settings.precision in ("fp32", "bf16"):
+        return Made(data, checkpoint)
+    if settings.precision == "fp16":
+        return _finished(Made(in_half(data), checkpoint), settings)
+    problem = posed(checkpoint, images, rows, settings)
+    with track("sensitivity") as update:
+        if settings.runtime != "openvino":
+            return _finished(_with(checkpoint, find_int8(data, problem, by_ort, method=settings.calibration,
+                                                         sensitivity=settings.sensitivity, progress=update)), settings)
+        return _finished(_openvino_int8(data, checkpoint, problem, settings, update), settings)
+
+
+def posed(checkpoint: Checkpoint, images: ImageSet, rows: Sequence[int], settings: ExportSettings) -> Problem:
+    """What a search for int8 needs: calibration images from the training split alone, validation images and PyTorch's answers."""
+    artifact = artifact_of(settings.folder(), manifest_facts(checkpoint, settings, ""))
+    train = images.rows("train")
+    if len(train) == 0:
+        raise UserError("the data has no training images to take int8 ranges from; name data that has some with --data")
+    chosen = train[np.unique(np.linspace(0, len(train) - 1, min(settings.calibration_images, len(train))).astype(int))]
+    calibration, _, _ = _feeds(images, [int(row) for row in chosen], artifact)
+    judged, seen, used = _feeds(images, rows, artifact)
+    if not calibration or not judged:
+        raise UserError("no image passes the input check, so int8 ranges cannot be found; look at the images or name others with --data")
+    logits = reference_logits(checkpoint.model, seen)
+    return Problem(calibration, judged, images.labels[used], calibrated(logits, artifact.task, checkpoint.calibration.temperatures),
+                   artifact.task, Limits(settings.flip_share(), settings.max_auc_drop), checkpoint.calibration)
+
+
+def _feeds(images: ImageSet, rows: Sequence[int], artifact: Artifact) -> tuple[Feeds, list[Any], list[int]]:
+    feeds, seen, used = [], [], []
+    for row in rows:
+        item, raw, _ = device_image(images.images[row], artifact)
+        try:
+            batch = as_batch(item, artifact)
+        except UserError:  # refused on the device too, and counted in parity.json
+            continue
+        feeds.append(dict(zip(artifact.input_names, batch if isinstance(batch, tuple) else (batch,), strict=True)))
+        seen.append(graph_inputs(raw, artifact))
+        used.append(row)
+    return feeds, seen, used
+
+
+def by_ort(data: bytes, feeds: Feeds) -> NDArray[Any]:
+    """Logits (N, C) of a graph for single images, by ONNX Runtime."""
+    return _answers(OrtSession(data, threads=1), feeds)
+
+
+def by_openvino(model: Any, feeds: Feeds) -> NDArray[Any]:
+    """Logits (N, C) of a graph, or of a model of OpenVINO's own, for single images, by OpenVINO."""
+    from runtimes.ov import OpenVinoSession
+
+    return _answers(OpenVinoSession(model, precision="int8", threads=1), feeds)
+
+
+def _answers(runtime: Runtime, feeds: Feeds) -> NDArray[Any]:
+    return np.concatenate([runtime.run(tuple(feed.values()))[0] for feed in feeds])
+
+
+def _openvino_int8(data: bytes, checkpoint: Checkpoint, problem: Problem, settings: ExportSettings, update: Any) -> Made:
+    """The graph's own Q/DQ or NNCF's quantisation, of those that pass the faster one; accuracy control when neither passes."""
+    from export.to_openvino import nncf_int8
+    from runtimes.ov import OpenVinoSession
+
+    candidates: list[tuple[Made, Any]] = []
+    refusal: UserError | None = None
+    try:
+        graph = find_int8(data, problem, by_openvino, method=settings.calibration, sensitivity=settings.sensitivity, progress=update)
+        candidates.append((_with(checkpoint, graph), graph.data))
+    except UserError as error:
+        refusal = error
+    transformer = "LayerNormalization" in _operators(data)
+    tried = {}
+    for control in (False, True):
+        if control and candidates:
+            break  # accuracy control takes minutes: only where nothing else passed
+        model = nncf_int8(data, problem.calibration, transformer=transformer, max_drop=settings.max_auc_drop,
+                          validate=(lambda compiled: _score(compiled, problem)) if control else None)
+        verdict, calibration = problem.judge(by_openvino(model, problem.judged))
+        tried["NNCF with accuracy control" if control else "NNCF"] = verdict.told()
+        if verdict.passed:
+            name = list(tried)[-1]
+            made = Found(data, calibration, {"quantised_by": name, "verdict": verdict.told()})
+            candidates.append((replace(_with(checkpoint, made), ir=model), model))
+    if not candidates:
+        assert refusal is not None
+        raise UserError(f"{refusal}. {'; '.join(f'{name}: {told}' for name, told in tried.items())}", PARITY)
+    if len(candidates) == 1:
+        return candidates[0][0]
+    first, second = (OpenVinoSession(one, precision="int8", threads=settings.threads) for _, one in candidates)
+    ratio = pace(second, first, tuple(problem.judged[0].values()))
+    best = candidates[1][0] if ratio < 1 else candidates[0][0]
+    return replace(best, record={**best.record, "nncf_over_graph_time": round(ratio, 3), "nncf": tried})
+
+
+def _operators(data: bytes) -> set[str]:
+    import onnx
+
+    return {node.op_type for node in onnx.load_from_string(data).graph.node}
+
+
+def _score(compiled: Any, problem: Problem) -> float:
+    from export.to_openvino import logits_of
+
+    verdict, _ = problem.judge(logits_of(compiled, problem.judged))
+    return verdict.auroc_change or 0.0
+
+
+def _with(checkpoint: Checkpoint, found: Found) -> Made:
+    return Made(found.data, replace(checkpoint, calibration=found.calibration), {"quantised_by": "Q/DQ in the graph", **found.record})
+
+
+def _finished(made: Made, settings: ExportSettings) -> Made:
+    """The graph saying what it is now: its calibration in the tail and in the metadata."""
+    temperatures = made.checkpoint.calibration.temperatures if settings.input == "image" else ()
+    data = relabelled(made.data, metadata(made.checkpoint, settings), temperatures)
+    inputs, outputs = names(made.checkpoint, settings)
+    check_hygiene(data, opset=settings.opset, input_names=inputs, output_names=outputs)
+    return replace(made, data=data)

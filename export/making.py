@@ -1,0 +1,79 @@
+"""The files of a model: one fp32 graph of a student as ONNX, and whatever it has become as what the target opens.
+
+Owns: the fp32 graph, names of inputs and outputs, model.onnx or the IR on disk. Does not own: lowering its precision (lowering.py),
+proof (parity.py), the order of a command (commands.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch.nn import Module
+
+from distill.checkpoint import Checkpoint
+from distill.deployed import reparameterised
+from distill.progress import say
+from export.config import ExportSettings
+from export.facts import MODEL, graph_size, metadata
+from export.graph import DeployedGraph, TensorGraph, VolumeGraph, example_input
+from export.to_onnx import to_onnx
+from runtimes.artifact import INPUT_NAMES, MASK
+from runtimes.folder import write_atomic
+
+
+@dataclass(frozen=True)
+class Made:
+    """A graph that may ship: ONNX bytes, the student with the calibration of this precision, how it came about.
+
+    ir: OpenVINO's own model where NNCF made the better int8; its ONNX is then fp32 and does not ship.
+    """
+
+    data: bytes
+    checkpoint: Checkpoint
+    record: dict[str, Any] = field(default_factory=dict)
+    ir: Any = None
+
+
+def names(checkpoint: Checkpoint, settings: ExportSettings) -> tuple[list[str], list[str]]:
+    """Names of the inputs and outputs of the graph."""
+    inputs, outputs = [INPUT_NAMES[settings.input]], ["logits", "probabilities"]
+    if settings.input == "tensor":
+        return inputs, ["logits"]
+    return (inputs, outputs) if checkpoint.image_spec.volume is None else ([*inputs, MASK], [*outputs, "attention"])
+
+
+def fp32_graph(checkpoint: Checkpoint, settings: ExportSettings) -> bytes:
+    """The ONNX bytes of a student in fp32, as they ship or as every other precision is made from."""
+    spec, size, model = checkpoint.image_spec, graph_size(checkpoint, settings), reparameterised(checkpoint.model)
+    inputs, outputs = names(checkpoint, settings)
+    graph: Module
+    if settings.input == "tensor":
+        graph = TensorGraph(model)
+    elif spec.volume is not None:
+        graph = VolumeGraph(model, spec, checkpoint.calibration)
+    else:
+        graph = DeployedGraph(model, spec, checkpoint.calibration, size)
+    return to_onnx(graph, example_input(spec, settings.input, size), input_names=inputs, output_names=outputs, opset=settings.opset,
+                   metadata=metadata(checkpoint, settings))
+
+
+def write_model(folder: Path, made: Made, settings: ExportSettings) -> None:
+    """Write the files the target opens: model.onnx, or the IR."""
+    if settings.runtime == "openvino":
+        from export.to_openvino import IR, save_ir, to_ir
+
+        facts = metadata(made.checkpoint, settings)
+        if made.ir is not None:
+            save_ir(made.ir, folder / IR, facts)
+        else:
+            to_ir(made.data, folder / IR, facts)
+        size = sum((folder / name).stat().st_size for name in (IR, IR.replace(".xml", ".bin")))
+        say("export", f"{IR} and .bin {size / 1e6:.1f} MB, {settings.precision}")
+        return
+    write_atomic(folder / MODEL, made.data)
+    spec, size_ = made.checkpoint.image_spec, graph_size(made.checkpoint, settings)
+    say("export", f"{MODEL} {len(made.data) / 1e6:.1f} MB, opset {settings.opset}, input {INPUT_NAMES[settings.input]} "
+                  f"{spec.dtype if settings.input == 'image' else 'float32'} at {f'{spec.slices} slices of ' if spec.slices else ''}"
+                  f"{size_[0]}x{size_[1]}, batch open")

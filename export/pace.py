@@ -1,0 +1,57 @@
+"""How fast an artifact is beside the same graph in fp32, turn by turn in one process.
+
+Owns: `pace`, the refusal of an int8 that is no faster. Does not own: latency as it is reported (runtimes/latency.py).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from distill.progress import say
+from export.config import ExportSettings
+from runtimes.errors import BUDGET, UserError
+from runtimes.ort import OrtSession
+from runtimes.session import Runtime
+
+CALLS = 60  # of each of two models, behind a ratio of their speeds
+
+
+def pace(one: Runtime, other: Runtime, batch: Any, calls: int = CALLS) -> float:
+    """Median time of a call of `one` over that of `other`, turn by turn on the same batch."""
+    clock = time.perf_counter_ns
+    times: tuple[list[int], list[int]] = ([], [])
+    for index in range(calls + 5):
+        for place, runtime in ((0, one), (1, other)) if index % 2 else ((1, other), (0, one)):
+            start = clock()
+            runtime.run(batch)
+            times[place].append(clock() - start)
+    return float(np.median(times[0][5:]) / np.median(times[1][5:]))
+
+
+def against_fp32(data: bytes, way: str, runtime: Runtime, batch: Any, settings: ExportSettings) -> float | None:
+    """Time of the artifact over that of the same graph in fp32, turn by turn; exit 4 where int8 is no faster, unless that is allowed."""
+    if settings.precision == "fp32":
+        return None
+    whole = plain_runtime(data, settings)
+    try:
+        ratio = pace(runtime, whole, batch)
+    finally:
+        whole.close()
+    text = f"{settings.precision} takes {ratio:.2f} of the time of fp32 on {settings.runtime} here"
+    if settings.precision == "int8" and ratio >= 1 and not settings.keep_slower:
+        raise UserError(f"{text}: no faster, and less exact. Ship fp32, or say --keep-slower when the device is another one "
+                        "(processors with VNNI or AMX, TensorRT); no artifact was written", BUDGET)
+    say("speed", text + (f" ({way})" if way else ""))
+    return ratio
+
+
+def plain_runtime(data: bytes, settings: ExportSettings) -> Runtime:
+    """The runtime of a target with the fp32 graph in it: what a lower precision is compared with."""
+    if settings.runtime == "openvino":
+        from runtimes.ov import OpenVinoSession
+
+        return OpenVinoSession(data, threads=settings.threads, device=settings.device)
+    return OrtSession(data, threads=settings.threads, device=settings.device)

@@ -1,0 +1,71 @@
+"""A finished ONNX graph to OpenVINO's IR, weights as they are in the graph; and NNCF's own int8 as another way to it.
+
+Owns: the call of OpenVINO's ONNX reader and of its writer (never its silent fp16 compression), NNCF's settings. Does not own:
+compiling for a device (runtimes/ov.py), whether the result may ship (gate.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.errors import MISSING, UserError
+from runtimes.ov import load_runtime
+
+IR = "openvino_model.xml"
+
+
+def to_ir(data: bytes, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write the IR of an ONNX file's bytes: `path` (.xml) and its .bin; the graph's rd. facts go into its rt_info."""
+    runtime = load_runtime()
+    try:
+        model = runtime.Core().read_model(model=data)
+    except RuntimeError as error:
+        reason = (str(error).strip().splitlines() or ["no reason given"])[-1]
+        raise UserError(f"OpenVINO cannot read the exported graph: {reason}; try another --opset or --student") from None
+    save_ir(model, path, metadata)
+
+
+def save_ir(model: Any, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a model of OpenVINO as IR, without compressing weights to fp16, which is its default."""
+    for key in sorted(metadata):
+        model.set_rt_info(metadata[key], ["rd", key.removeprefix("rd.")])
+    load_runtime().save_model(model, str(path), compress_to_fp16=False)
+
+
+def nncf_int8(data: bytes, feeds: Sequence[dict[str, NDArray[Any]]], *, transformer: bool,
+              validate: Callable[[Any], float] | None = None, max_drop: float = 0.005) -> Any:
+    """OpenVINO's model of an ONNX file's bytes in int8, by NNCF's post-training quantisation over calibration images.
+
+    With `validate` (model -> score, higher is better) its accuracy control puts layers back until the score drops by max_drop at most.
+    Bias correction is the slow, exact one: the fast one costs a small MobileNetV3 sixteen points.
+    """
+    runtime = load_runtime()
+    try:
+        import nncf
+    except ImportError as error:
+        raise UserError(f"nncf cannot be imported ({error}); pip install 'rd-distill[openvino]'", MISSING) from None
+    nncf.set_log_level(40)
+    model = runtime.Core().read_model(model=data)
+    inputs = [tuple(feed.values()) if len(feed) > 1 else next(iter(feed.values())) for feed in feeds]
+    images = nncf.Dataset(inputs)
+    kind = nncf.ModelType.TRANSFORMER if transformer else None
+    preset = nncf.QuantizationPreset.MIXED
+    if validate is None:
+        return nncf.quantize(model, images, preset=preset, model_type=kind, subset_size=len(inputs), fast_bias_correction=False)
+
+    def score(compiled: Any, _: Any) -> tuple[float, None]:
+        return validate(compiled), None
+
+    return nncf.quantize_with_accuracy_control(
+        model, images, images, score, max_drop=max_drop, drop_type=nncf.DropType.ABSOLUTE, preset=preset, model_type=kind,
+        subset_size=len(inputs), fast_bias_correction=False)
+
+
+def logits_of(compiled: Any, feeds: Sequence[dict[str, NDArray[Any]]]) -> NDArray[np.float32]:
+    """Logits (N, C) of a compiled model for single images."""
+    return np.concatenate([np.asarray(compiled(tuple(feed.values()))[0]) for feed in feeds])

@@ -1,0 +1,106 @@
+"""OpenVINO behind two lines: compile a model for one device, run an array. Nothing else knows this vendor.
+
+Owns: keeping its telemetry out, the precision hint (always explicit: by itself it computes in bf16 where the processor can),
+threads, what precision each layer runs in. Does not own: checking inputs, decisions.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.errors import MISSING, USAGE, UserError
+from runtimes.ort import allowed_cores
+
+DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
+# What the float part of a graph may be computed in; the integer part of an int8 graph says so itself.
+HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
+KINDS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
+COUNTED = frozenset(["Convolution", "FullyConnected", "MatMul"])  # layers that multiply, under the names of its runtime graph
+
+
+def load_runtime() -> Any:
+    """Import openvino without its telemetry; UserError (exit 5) where it is not installed."""
+    # The package reports its own import; with this module barred it falls back to a stub that sends nothing.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ImportError as error:
+        raise UserError(f"openvino cannot be imported ({error}); pip install 'rd-distill[openvino]'", MISSING) from None
+    return openvino
+
+
+class OpenVinoSession:
+    """One model on one device: arrays in; logits, probabilities and slice attention out, None for what a graph does not answer.
+
+    model: an IR (.xml beside its .bin), an .onnx file, the bytes of one, or a model of openvino's own. hint: latency for one request
+    at a time. cache: a folder for compiled models, which shortens the next start.
+    """
+
+    def __init__(self, model: Any, *, precision: str = "fp32", threads: int | None = None, device: str = "cpu",
+                 hint: Literal["latency", "throughput"] = "latency", cache: Path | None = None) -> None:
+        if device not in DEVICES:
+            raise UserError(f"device {device!r} is not known to OpenVINO; expected {', '.join(DEVICES)}", USAGE)
+        if threads is not None and threads < 1:
+            raise UserError(f"{threads} threads; expected 1 or more", USAGE)
+        runtime = load_runtime()
+        core = runtime.Core()
+        wanted, available = DEVICES[device], list(core.available_devices)
+        if not any(one.split(".")[0] == wanted for one in available):
+            raise UserError(f"device {device} needs OpenVINO's {wanted}, this machine has {', '.join(available)}; "
+                            "install its driver or use another device", MISSING)
+        self.threads, self.provider, self.version = threads or allowed_cores(), wanted, str(runtime.__version__).split("-")[0]
+        self.hint = HINTS[precision]
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": self.hint, "PERFORMANCE_HINT": hint.upper()}
+        if wanted == "CPU":
+            settings["INFERENCE_NUM_THREADS"] = self.threads
+        if cache is not None:
+            settings["CACHE_DIR"] = str(cache)
+        try:
+            read = core.read_model(model=model) if isinstance(model, bytes) else core.read_model(str(model)) if isinstance(
+                model, Path) else model
+            self._compiled: Any = core.compile_model(read, wanted, settings)
+        except RuntimeError as error:
+            what = str(model) if isinstance(model, Path) else "the graph"
+            raise UserError(f"{what}: OpenVINO {self.version} cannot compile it for {wanted}: {_reason(error)}") from None
+        self._request: Any = self._compiled.create_infer_request()
+        self.layers = _layers(self._compiled.get_runtime_model())
+
+    def run(self, batch: NDArray[Any] | tuple[NDArray[Any], ...]) -> tuple[NDArray[np.float32], Any, Any]:
+        """Run a batch as the graph takes it; logits and probabilities, (N, C) each, and attention (N, S) of volumes."""
+        if self._request is None:
+            raise UserError("the session is closed; open it again")
+        feeds = batch if isinstance(batch, tuple) else (batch,)
+        found = self._request.infer(dict(enumerate(feeds)), share_inputs=True)
+        outputs = [*(found[index] for index in range(len(self._compiled.outputs))), None, None]
+        return outputs[0], outputs[1], outputs[2]
+
+    def facts(self) -> dict[str, Any]:
+        """What really runs: library, version, device, threads, the precision of its layers that multiply."""
+        return {"runtime": "openvino", "version": self.version, "provider": self.provider, "threads": self.threads,
+                "precision_hint": self.hint, "layers": dict(self.layers)}
+
+    def close(self) -> None:
+        """Free the model's memory."""
+        self._request = self._compiled = None
+
+
+def _layers(graph: Any) -> dict[str, int]:
+    """How many layers that multiply run in each precision, from the runtime's own graph after compilation."""
+    found: Counter[str] = Counter()
+    for layer in graph.get_ordered_ops():
+        told = layer.get_rt_info()
+        if "layerType" in told and str(told["layerType"].astype(str)) in COUNTED:
+            kind = str(told["runtimePrecision"].astype(str))
+            found[KINDS.get(kind, kind)] += 1
+    return dict(sorted(found.items()))
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Exception from")]
+    return (lines or [type(error).__name__])[-1][:300]
