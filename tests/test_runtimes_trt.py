@@ -393,6 +393,21 @@ def test_the_real_libraries_have_the_names_that_are_used_here() -> None:
         assert hasattr(library.ICudaEngine, name)
 
 
+def test_the_real_libraries_end_with_one_sentence_where_there_is_no_gpu(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed (extra tensorrt)")
+    library = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed (extra tensorrt)")
+    if runtime.cudaGetDeviceCount()[1]:
+        pytest.skip("this machine has a GPU; rd-verify checks more than this test would")
+    (tmp_path / "model.engine").write_bytes(b"no engine")
+    facts = {"library": "tensorrt_rtx", "version": library.__version__, "gpus": ["sm89"]}
+    with pytest.raises(UserError, match="TensorRT needs an NVIDIA GPU") as caught:
+        TrtSession(tmp_path / "model.engine", facts)
+    assert caught.value.exit_code == MISSING
+    with pytest.raises(UserError, match=r"model.engine: tensorrt_rtx \S+ cannot open it: \S"):
+        TrtSession(tmp_path / "model.engine", facts, library=library, cuda=Cuda(PlainCuda()))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_the_logger_of_the_real_library_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     library = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed (extra tensorrt)")
     logger = quiet_logger(library)
