@@ -2,7 +2,7 @@
 
 Owns: the list of GPUs, the builder's settings per library and version, the words for what a parser or builder refuses, the facts
 of an engine. Does not own: precision, which is in the graph; layers (engine_layers.py); running engines (runtimes/trt.py).
-Two builds of one graph differ in some hundred bytes (names the library makes up), so an engine is known by its graph's hash.
+Two builds of one graph differ in up to some thousand bytes (names the library makes up): an engine is known by its graph's hash.
 """
 
 from __future__ import annotations
