@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from runtimes.artifact import Artifact
+from runtimes.artifact import INPUT_NAMES, Artifact
+from runtimes.ov import HINTS
 
 METRICS = ("auroc", "accuracy", "balanced_accuracy", "f1", "kappa", "ece")
 
@@ -36,7 +37,7 @@ session = open_session(".")
 print(session.run("image.png").labels)
 ```
 
-With onnxruntime and numpy alone (set `ORT_DISABLE_TELEMETRY=1` before: builds from 1.29 on send usage events):
+{_alone(artifact)}
 
 ```python
 {_plain_code(artifact)}
@@ -49,15 +50,42 @@ With onnxruntime and numpy alone (set `ORT_DISABLE_TELEMETRY=1` before: builds f
 - {parity["images"]} validation images, {parity["flips"]} changed decisions (flip rate below {100 * parity["flip_bound"]:.1f} % with 95 %
   confidence); logits differ from PyTorch by {parity["max_logit_difference"]:.1e} at most, probabilities by {
     parity["max_probability_difference"]:.1e}; batches {", ".join(map(str, parity["batches"]))}.
-- 8-bit rounding in training against unrounded levels here: {parity["rounding"]["flips"]} decisions,
+{_lower(parity)}- 8-bit rounding in training against unrounded levels here: {parity["rounding"]["flips"]} decisions,
   probabilities by {parity["rounding"]["max_probability_difference"]:.1e}.
-- One image: {latency["p50_ms"]:.2f} ms (median) from array to decision on {latency_facts["cpu"]}, {
-    latency_facts["threads"]} thread(s), {latency_facts["provider"]}; raw values in `latency.json`.
+{_precision(artifact, parity)}- {_speed(latency, latency_facts)}
 
 {_metrics(metrics)}
 ## Licences
 
 {licences}"""
+
+
+def _alone(artifact: Artifact) -> str:
+    if artifact.target == "openvino":
+        return "With openvino and numpy alone (the hint matters: without it OpenVINO computes in bf16 where the processor can):"
+    beside = ", which the engine was built from" if artifact.target == "trt" else ""
+    return (f"With onnxruntime and numpy alone{beside} (set `ORT_DISABLE_TELEMETRY=1` before: builds from 1.29 on send usage events):")
+
+
+def _precision(artifact: Artifact, parity: dict[str, Any]) -> str:
+    told = ", ".join(f"{100 * share:.0f} % {kind}" for kind, share in parity.get("executed_share", {}).items() if share)
+    return f"- Asked for {artifact.precision}; of the layers that multiply run here: {told}.\n" if told else ""
+
+
+def _lower(parity: dict[str, Any]) -> str:
+    change = parity.get("auroc_change")
+    if parity["precision"] == "fp32" or not change:
+        return ""
+    interval = f" (95 % interval {change['low']:+.4f} to {change['high']:+.4f})" if "low" in change else ""
+    return (f"- AUROC {change['value']:+.4f} against PyTorch{interval}; "
+            f"probabilities by {parity['mean_probability_change']:.4f} on average.\n")
+
+
+def _speed(latency: dict[str, float], facts: dict[str, Any]) -> str:
+    if not latency:
+        return f"Latency was not measured at export: {facts['not_measured']}."
+    return (f"One image: {latency['p50_ms']:.2f} ms (median) from array to decision on {facts['cpu']}, {facts['threads']} thread(s), "
+            f"{facts['provider']}; raw values in `latency.json`.")
 
 
 def _interface(artifact: Artifact) -> str:
@@ -94,14 +122,26 @@ def _plain_code(artifact: Artifact) -> str:
     pixels = f"np.asarray(Image.open('image.png'){mode}).astype(np.{spec.dtype})"
     height, width = (spec.height, spec.width) if artifact.input_kind == "tensor" else artifact.graph_size
     batch = f"image = {pixels}.reshape(1, {height}, {width}, {spec.channels})"
-    head = f"import numpy as np, onnxruntime\nfrom PIL import Image\nsession = onnxruntime.InferenceSession('{artifact.model}')\n{batch}\n"
+    if artifact.target == "openvino":
+        return (f"import numpy as np, openvino\nfrom PIL import Image\nmodel = openvino.Core().compile_model('{artifact.model}', 'CPU', "
+                f"{{'INFERENCE_PRECISION_HINT': '{HINTS[artifact.precision]}'}})\n{batch}\n" + _rest(artifact, "model([{}])"))
+    model = "model.onnx" if artifact.target == "trt" else artifact.model
+    head = f"import numpy as np, onnxruntime\nfrom PIL import Image\nsession = onnxruntime.InferenceSession('{model}')\n{batch}\n"
+    name = INPUT_NAMES[artifact.input_kind]
+    return head + _rest(artifact, f"session.run(None, {{{{'{name}': {{}}}}}})")
+
+
+def _rest(artifact: Artifact, call: str) -> str:
+    """The lines after the image has been read; call: how this runtime is asked, {} where the array goes."""
+    spec = artifact.image_spec
     if artifact.input_kind == "image":
-        return head + "logits, probabilities = session.run(None, {'image': image})\nprint(probabilities)"
+        answers = f"answers = {call.format('image')}\n"
+        return answers + "logits, probabilities = answers[0], answers[1]\nprint(probabilities)"
     low, high = spec.window
-    return head + (f"levels = np.clip((image.astype(np.float32) - {low:g}) * {255 / (high - low):.9g}, 0, 255)\n"
+    return (f"levels = np.clip((image.astype(np.float32) - {low:g}) * {255 / (high - low):.9g}, 0, 255)\n"
                    f"pixels = (levels.round() / 255 - np.float32({list(spec.mean)})) / np.float32({list(spec.std)})\n"
                    "values = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32)\n"
-                   "logits = session.run(None, {'pixel_values': values})[0]\nprint(logits)")
+                   f"logits = {call.format('values')}[0]\nprint(logits)")
 
 
 def _metrics(metrics: dict[str, Any]) -> str:

@@ -15,24 +15,21 @@ from distill.checkpoint import Checkpoint, load_checkpoint, preprocessor_config
 from distill.progress import say, track
 from export.card import artifact_card
 from export.config import ExportSettings
+from export.evidence import not_timed, timed, write_golden
 from export.executed import check_honoured, executed_layers, shares
-from export.facts import finished, manifest_facts
+from export.facts import MODEL, finished, manifest_facts
 from export.gate import Limits
 from export.hygiene import precision_share
 from export.lowering import lowered
 from export.making import fp32_graph, write_model
 from export.pace import against_fp32
-from export.parity import device_image, graph_inputs, parity, reference_logits
+from export.parity import parity
 from runtimes.artifact import GOLDEN, Artifact, read_artifact
 from runtimes.errors import DONE, MISSING, PARITY, USAGE, UserError
 from runtimes.folder import check_out, new_folder, read_json, write_atomic, write_json, write_manifest
 from runtimes.images import ImageSet
-from runtimes.latency import measure
-from runtimes.ort import load_runtime
-from runtimes.scores import calibrated
-from runtimes.session import CheckedSession, Session, as_batch, open_runtime
-
-WARMUPS = 50
+from runtimes.ort import OrtSession, load_runtime
+from runtimes.session import CheckedSession, Runtime, Session, open_runtime
 
 
 def export(settings: ExportSettings, command: str = "", images_of: Callable[[Checkpoint], ImageSet] | None = None) -> int:
@@ -77,25 +74,27 @@ def _export_one(settings: ExportSettings, checkpoint: Checkpoint, data: bytes, i
     out = settings.folder()
     with new_folder(out, overwrite=settings.overwrite) as folder:
         made = lowered(data, checkpoint, images, rows, settings)
-        write_model(folder, made, settings)
+        engine = write_model(folder, made, settings)
         write_atomic(folder / "config.json", (settings.student_dir / "config.json").read_bytes())
         write_json(folder / "preprocessor_config.json", preprocessor_config(checkpoint.image_spec))
-        facts = manifest_facts(made.checkpoint, settings, command) | ({"lowering": made.record} if made.record else {})
+        facts = manifest_facts(made.checkpoint, settings, command) | ({"lowering": made.record} if made.record else {}) | engine
         write_manifest(folder, "artifact", facts)  # so that the folder opens as on a device; written again as the last file
         artifact = read_artifact(folder)
-        runtime = open_runtime(artifact, threads=settings.threads, device=settings.device)
+        runtime, absent = _opened(artifact, settings)
         session = CheckedSession(artifact, runtime)
         try:
             weights = precision_share(made.data)
-            executed = shares(executed_layers(runtime.facts(), artifact.model_path, settings.runtime, settings.device))
+            executed = engine["engine"]["precision_share"] or {} if engine else shares(
+                executed_layers(runtime.facts(), artifact.model_path, settings.runtime, settings.device))
             notice = check_honoured(settings.precision, weights, executed, where=f"{settings.runtime} on this machine",
                                     allowed=settings.keep_upcast)
             if notice:
                 say("precision", notice)
             proof = _prove(folder, checkpoint, artifact, session, images, rows, settings, weights, executed)
-            golden = _write_golden(folder / GOLDEN, checkpoint, artifact, session, images, rows, settings.golden_images)
-            ratio = against_fp32(data, made.record.get("quantised_by", ""), runtime, tuple(one[:1].copy() for one in golden), settings)
-            timing = _time(folder, session, golden, settings, {} if ratio is None else {"time_over_fp32": round(ratio, 3)})
+            golden = write_golden(folder / GOLDEN, checkpoint, artifact, session, images, rows, settings.golden_images)
+            timing = not_timed(folder, session, absent) if absent else timed(
+                folder, session, golden, settings, against_fp32(data, made.record.get("quantised_by", ""), runtime,
+                                                                tuple(one[:1].copy() for one in golden), settings))
         finally:
             session.close()
         metrics_file = settings.student_dir / "metrics.json"
@@ -107,11 +106,27 @@ def _export_one(settings: ExportSettings, checkpoint: Checkpoint, data: bytes, i
     print(f"next: rd-verify {out}   (on the device)")
 
 
+def _opened(artifact: Artifact, settings: ExportSettings) -> tuple[Runtime, str]:
+    """The runtime that answers for an artifact, and why it is not the artifact's own: an engine needs its GPU, its ONNX does not."""
+    try:
+        return open_runtime(artifact, threads=settings.threads, device=settings.device), ""
+    except UserError as error:
+        if settings.runtime != "trt" or error.exit_code != MISSING:
+            raise
+        say("engine", f"not run here: {error}")
+        say("", "parity and golden vectors are those of ONNX Runtime on the ONNX beside it; rd-verify checks the engine on the device")
+        return OrtSession(artifact.folder / MODEL, threads=settings.threads), str(error)
+
+
 def check_target(settings: ExportSettings) -> None:
     """Refuse a target whose library is missing here (exit 5)."""
-    if settings.runtime == "trt":
-        raise UserError("--target trt is not available in this version; available: onnx, openvino", MISSING)
     load_runtime()  # the converters of the other targets live in it, too
+    if settings.runtime == "trt":
+        from export.to_tensorrt import RTX_EDGE, parse_gpus
+        from runtimes.trt_library import load_library
+
+        load_library("tensorrt" if settings.on_device else "tensorrt_rtx")
+        parse_gpus(settings.gpu or RTX_EDGE)
     if settings.runtime == "openvino":
         from runtimes.ov import load_runtime as load_openvino
 
@@ -169,51 +184,3 @@ def _number(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.1e}"
 
 
-def _write_golden(folder: Path, checkpoint: Checkpoint, artifact: Artifact, session: Session, images: ImageSet, rows: list[int],
-                  count: int) -> Any:
-    """Golden inputs, logits and probabilities as TensorProto files; returns the inputs.
-
-    The answers are PyTorch's own in fp32; a lower precision is held to what it answered here, which parity has compared with PyTorch.
-    """
-    from onnx import numpy_helper
-
-    inputs: list[tuple[Any, ...]] = []
-    seen = []
-    for place in dict.fromkeys(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int).tolist()):
-        item, raw, _ = device_image(images.images[rows[place]], artifact)
-        try:
-            batch = as_batch(item, artifact)
-        except UserError:  # refused on the device too, and counted in parity.json
-            continue
-        inputs.append(batch if isinstance(batch, tuple) else (batch,))
-        seen.append(graph_inputs(raw, artifact))
-    if not inputs:
-        raise UserError("none of the images chosen as golden vectors passes the input check; raise --golden-images")
-    given = tuple(np.concatenate(parts) for parts in zip(*inputs, strict=True))
-    if artifact.precision == "fp32":
-        logits = reference_logits(checkpoint.model, seen)
-        probabilities = calibrated(logits, artifact.task, artifact.temperatures)
-    else:
-        answered = session.run(given if len(given) > 1 else given[0])
-        logits, probabilities = answered.logits, answered.probabilities
-    tensors = {f"input_{place}.pb": (one, name) for place, (one, name) in enumerate(zip(given, artifact.input_names, strict=True))}
-    tensors["output_0.pb"] = (logits, "logits")
-    if artifact.input_kind == "image":
-        tensors["output_1.pb"] = (probabilities, "probabilities")
-    folder.mkdir()
-    for name, (array, label) in tensors.items():
-        write_atomic(folder / name, numpy_helper.from_array(array, label).SerializeToString(deterministic=True))
-    return given
-
-
-def _time(folder: Path, session: Session, golden: Any, settings: ExportSettings, more: dict[str, Any]) -> dict[str, float]:
-    first = tuple(one[:1].copy() for one in golden)
-    image = first if len(first) > 1 else first[0]
-    facts = {**session.facts(), "batch": 1, "path": "array", **more}
-    report = measure(lambda: session.run(image), warmups=WARMUPS, samples=settings.samples, facts=facts)
-    write_json(folder / "latency.json", report.as_dict())
-    shown = report.percentiles_ms()
-    rest = "".join(f", {key.removesuffix('_ms')} {shown[key]:.2f}" for key in ("p90_ms", "p95_ms") if key in shown)
-    say("latency", f"{shown['p50_ms']:.2f} ms p50{rest} (array to decision, batch 1, {settings.threads} thread(s), "
-                   f"{report.facts['provider'].removesuffix('ExecutionProvider')}, {report.facts['cpu']})")
-    return shown

@@ -19,7 +19,7 @@ MOST_MEAN_CHANGE = 0.02  # of probabilities, on average over images and classes:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a lower precision may cost: the share of images whose decision flips, the drop of AUROC."""
+    """What a lower precision may cost: the share of decisions that flip (of several labels each is one), the drop of AUROC."""
 
     max_flips: float = 0.01
     max_auc_drop: float = 0.005
@@ -27,10 +27,15 @@ class Limits:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Figures of a graph against the PyTorch model on the same images; auroc_change is None where AUROC is undefined."""
+    """Figures of a graph against the PyTorch model on the same images; auroc_change is None where AUROC is undefined.
+
+    flips: images of which any decision changed; changed, decisions: single decisions, one an image or, of several labels, one each.
+    """
 
     images: int
     flips: int
+    changed: int
+    decisions: int
     auroc_change: float | None
     mean_probability_change: float
     reasons: tuple[str, ...]
@@ -43,7 +48,7 @@ class Verdict:
     def told(self) -> str:
         """One line for people."""
         change = "undefined" if self.auroc_change is None else f"{self.auroc_change:+.4f}"
-        return (f"{self.flips} of {self.images} decisions flipped, AUROC {change}, probabilities by "
+        return (f"{self.changed} of {self.decisions} decisions flipped, AUROC {change}, probabilities by "
                 f"{self.mean_probability_change:.4f} on average")
 
 
@@ -54,17 +59,17 @@ def judge(probabilities: NDArray[Any], expected: NDArray[Any], labels: NDArray[A
 
     count = len(expected)
     if not np.isfinite(probabilities).all():
-        return Verdict(count, count, None, 1.0, ("scores are not finite",))
+        return Verdict(count, count, count, count, None, 1.0, ("scores are not finite",))
     changed = decide(probabilities, task, thresholds) != decide(expected, task, thresholds)
     flips = int((changed.any(axis=1) if changed.ndim == 2 else changed).sum())
     change = auroc_difference(labels, probabilities, expected, task, n_bootstrap=0).get("value")
     mean = float(np.abs(probabilities.astype(np.float64) - expected).mean())
     reasons = []
-    if flips > limits.max_flips * count:
-        allowed = int(limits.max_flips * count)
-        reasons.append(f"{flips} of {count} decisions flipped, allowed {allowed} (--max-flips {100 * limits.max_flips:g}%)")
+    if changed.sum() > limits.max_flips * changed.size:
+        allowed = int(limits.max_flips * changed.size)
+        reasons.append(f"{int(changed.sum())} of {changed.size} decisions flipped, allowed {allowed} (--max-flips {100 * limits.max_flips:g}%)")
     if change is not None and change < -limits.max_auc_drop:
         reasons.append(f"AUROC fell by {-change:.4f}, allowed {limits.max_auc_drop:g} (--max-auc-drop)")
     if mean > MOST_MEAN_CHANGE:
         reasons.append(f"probabilities moved by {mean:.3f} on average, allowed {MOST_MEAN_CHANGE:g}")
-    return Verdict(count, flips, None if change is None else float(change), mean, tuple(reasons))
+    return Verdict(count, flips, int(changed.sum()), changed.size, None if change is None else float(change), mean, tuple(reasons))

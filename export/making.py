@@ -16,7 +16,7 @@ from distill.checkpoint import Checkpoint
 from distill.deployed import reparameterised
 from distill.progress import say
 from export.config import ExportSettings
-from export.facts import MODEL, graph_size, metadata
+from export.facts import MODEL, MODELS, graph_size, metadata
 from export.graph import DeployedGraph, TensorGraph, VolumeGraph, example_input
 from export.to_onnx import to_onnx
 from runtimes.artifact import INPUT_NAMES, MASK
@@ -59,8 +59,8 @@ def fp32_graph(checkpoint: Checkpoint, settings: ExportSettings) -> bytes:
                    metadata=metadata(checkpoint, settings))
 
 
-def write_model(folder: Path, made: Made, settings: ExportSettings) -> None:
-    """Write the files the target opens: model.onnx, or the IR."""
+def write_model(folder: Path, made: Made, settings: ExportSettings) -> dict[str, Any]:
+    """Write the files the target opens (model.onnx, the IR, an engine beside its ONNX); facts of an engine, for the manifest."""
     if settings.runtime == "openvino":
         from export.to_openvino import IR, save_ir, to_ir
 
@@ -71,9 +71,20 @@ def write_model(folder: Path, made: Made, settings: ExportSettings) -> None:
             to_ir(made.data, folder / IR, facts)
         size = sum((folder / name).stat().st_size for name in (IR, IR.replace(".xml", ".bin")))
         say("export", f"{IR} and .bin {size / 1e6:.1f} MB, {settings.precision}")
-        return
+        return {}
     write_atomic(folder / MODEL, made.data)
     spec, size_ = made.checkpoint.image_spec, graph_size(made.checkpoint, settings)
     say("export", f"{MODEL} {len(made.data) / 1e6:.1f} MB, opset {settings.opset}, input {INPUT_NAMES[settings.input]} "
                   f"{spec.dtype if settings.input == 'image' else 'float32'} at {f'{spec.slices} slices of ' if spec.slices else ''}"
                   f"{size_[0]}x{size_[1]}, batch open")
+    if settings.runtime != "trt":
+        return {}
+    from export.to_tensorrt import RTX_EDGE, build_engine, build_on_device
+
+    engine = (build_on_device(made.data, max_batch=settings.max_batch) if settings.on_device else
+              build_engine(made.data, max_batch=settings.max_batch, gpus=settings.gpu or RTX_EDGE))
+    write_atomic(folder / MODELS["trt"], engine.data)
+    facts = {**engine.facts, "precision": settings.precision}
+    say("engine", f"{MODELS['trt']} {len(engine.data) / 1e6:.1f} MB for {', '.join(facts['gpus'])}, {facts['library']} "
+                  f"{facts['version']}, batches {facts['batches'][0]} to {facts['batches'][2]}, {engine.seconds:.1f} s")
+    return {"engine": facts}

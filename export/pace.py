@@ -5,7 +5,9 @@ Owns: `pace`, the refusal of an int8 that is no faster. Does not own: latency as
 
 from __future__ import annotations
 
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,10 +33,10 @@ def pace(one: Runtime, other: Runtime, batch: Any, calls: int = CALLS) -> float:
     return float(np.median(times[0][5:]) / np.median(times[1][5:]))
 
 
-def against_fp32(data: bytes, way: str, runtime: Runtime, batch: Any, settings: ExportSettings) -> float | None:
+def against_fp32(data: bytes, way: str, runtime: Runtime, batch: Any, settings: ExportSettings) -> dict[str, float]:
     """Time of the artifact over that of the same graph in fp32, turn by turn; exit 4 where int8 is no faster, unless that is allowed."""
     if settings.precision == "fp32":
-        return None
+        return {}
     whole = plain_runtime(data, settings)
     try:
         ratio = pace(runtime, whole, batch)
@@ -45,7 +47,7 @@ def against_fp32(data: bytes, way: str, runtime: Runtime, batch: Any, settings: 
         raise UserError(f"{text}: no faster, and less exact. Ship fp32, or say --keep-slower when the device is another one "
                         "(processors with VNNI or AMX, TensorRT); no artifact was written", BUDGET)
     say("speed", text + (f" ({way})" if way else ""))
-    return ratio
+    return {"time_over_fp32": round(ratio, 3)}
 
 
 def plain_runtime(data: bytes, settings: ExportSettings) -> Runtime:
@@ -54,4 +56,18 @@ def plain_runtime(data: bytes, settings: ExportSettings) -> Runtime:
         from runtimes.ov import OpenVinoSession
 
         return OpenVinoSession(data, threads=settings.threads, device=settings.device)
+    if settings.runtime == "trt":
+        return _plain_engine(data, settings)
     return OrtSession(data, threads=settings.threads, device=settings.device)
+
+
+def _plain_engine(data: bytes, settings: ExportSettings) -> Runtime:
+    """An fp32 engine for the GPU of this machine, which is there: the artifact's own engine runs on it."""
+    from export.to_tensorrt import RTX_EDGE, build_engine, build_on_device
+    from runtimes.trt import TrtSession
+
+    engine = build_on_device(data) if settings.on_device else build_engine(data, gpus=settings.gpu or RTX_EDGE)
+    with tempfile.TemporaryDirectory(prefix="rd-engine-") as folder:
+        path = Path(folder) / "model.engine"
+        path.write_bytes(engine.data)
+        return TrtSession(path, engine.facts)

@@ -94,6 +94,10 @@ def open_runtime(artifact: Artifact, *, threads: int | None = None, device: str 
         from runtimes.ov import OpenVinoSession
 
         return OpenVinoSession(artifact.model_path, precision=artifact.precision, threads=threads, device=device)
+    if artifact.target == "trt":
+        from runtimes.trt import TrtSession
+
+        return TrtSession(artifact.model_path, artifact.manifest.get("engine", {}))
     from runtimes.ort import OrtSession
 
     return OrtSession(artifact.model_path, threads=threads, device=device)

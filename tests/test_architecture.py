@@ -17,16 +17,18 @@ BELOW = {"runtimes": {"runtimes"}, "distill": {"runtimes", "distill"}, "export":
          "benchmarks": {"runtimes", "distill", "export", "benchmarks"}}
 GROUND = {"numpy", "PIL"}  # what every file of the ground floor may import beside the standard library
 GROUND_BY_FILE = {"runtimes/cli.py": {"tyro", "rich"}, "runtimes/ort.py": {"onnxruntime"}, "runtimes/ov.py": {"openvino"},
-                   "runtimes/volumes.py": {"nibabel"}}
+                  "runtimes/volumes.py": {"nibabel"}, "runtimes/cuda.py": {"cuda"},
+                  "runtimes/trt_library.py": {"tensorrt", "tensorrt_rtx"}}
 # What the door takes from the workshop: a finished student, the images it was made from, and how settings are read and told.
 THROUGH_THE_DOOR = {"checkpoint", "deployed", "evaluate", "flags", "intake", "models", "progress"}
 FROM_INTAKE = {"images_for"}
-BASES = {"nn.Module", "torch.nn.Module", "Module", "Dataset", "Exception", "UserError", "Protocol"}
+BASES = {"nn.Module", "torch.nn.Module", "Module", "Dataset", "Exception", "UserError", "Protocol",
+         "library.ILogger"}  # TensorRT takes a logger only as a subclass of its own
 # A lazy list of images is a collections.abc.Sequence, which types know by name only.
 SEQUENCES = {"distill/phantom.py", "distill/phantom_volumes.py"}
 MOST_LINES = 230
 HEAVY = {"torch", "torchvision", "timm", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "scipy", "sklearn", "matplotlib",
-         "transformers", "tyro", "rich", "yaml"}
+         "transformers", "tyro", "rich", "yaml", "cuda"}
 SHAPELESS = {"utils", "util", "common", "helpers", "helper", "misc", "base", "core", "tools"}
 
 
