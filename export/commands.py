@@ -86,7 +86,8 @@ def _export_one(settings: ExportSettings, checkpoint: Checkpoint, data: bytes, i
             weights = precision_share(made.data)
             executed = engine["engine"]["precision_share"] or {} if engine else shares(
                 executed_layers(runtime.facts(), artifact.model_path, settings.runtime, settings.device))
-            notice = check_honoured(settings.precision, weights, executed, where=f"{settings.runtime} on this machine",
+            asked = weights if engine else precision_share(made.data, layers=True)
+            notice = check_honoured(settings.precision, asked, executed, where=f"{settings.runtime} on this machine",
                                     allowed=settings.keep_upcast)
             if notice:
                 say("precision", notice)

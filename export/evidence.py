@@ -70,6 +70,7 @@ def not_timed(folder: Path, session: Session, reason: str) -> dict[str, float]:
 
 
 def timed(folder: Path, session: Session, golden: Any, settings: ExportSettings, more: dict[str, Any]) -> dict[str, float]:
+    """Time the artifact on its first golden image, write latency.json, print it; percentiles in milliseconds. more: further facts."""
     first = tuple(one[:1].copy() for one in golden)
     image = first if len(first) > 1 else first[0]
     facts = {**session.facts(), "batch": 1, "path": "array", **more}

@@ -65,7 +65,7 @@ def shares(layers: Mapping[str, int]) -> dict[str, float]:
 def check_honoured(precision: str, asked: Mapping[str, float], executed: Mapping[str, float], *, where: str, allowed: bool) -> str:
     """A line to print when layers run in another precision than the graph says; UserError (exit 5) unless that is allowed.
 
-    asked: shares of the graph's weights; executed: shares of the layers that run. Layers that were left in float on purpose are no fault.
+    asked: shares of the graph's layers; executed: of those that run. Layers that were left in float on purpose are no fault.
     """
     wanted = 1.0 if precision in ("fp32", "bf16") else asked.get(precision, 0.0)
     found = executed.get(precision, 0.0)

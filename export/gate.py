@@ -67,7 +67,7 @@ def judge(probabilities: NDArray[Any], expected: NDArray[Any], labels: NDArray[A
     reasons = []
     if changed.sum() > limits.max_flips * changed.size:
         allowed = int(limits.max_flips * changed.size)
-        reasons.append(f"{int(changed.sum())} of {changed.size} decisions flipped, allowed {allowed} (--max-flips {100 * limits.max_flips:g}%)")
+        reasons.append(f"{changed.sum()} of {changed.size} decisions flipped, allowed {allowed} (--max-flips {100 * limits.max_flips:g}%)")
     if change is not None and change < -limits.max_auc_drop:
         reasons.append(f"AUROC fell by {-change:.4f}, allowed {limits.max_auc_drop:g} (--max-auc-drop)")
     if mean > MOST_MEAN_CHANGE:

@@ -78,8 +78,8 @@ def _interface_problems(model: onnx.ModelProto, input_names: Sequence[str], outp
     return problems
 
 
-def precision_share(data: bytes) -> dict[str, float]:
-    """Share of the weights of Conv, Gemm and MatMul that the graph computes with in fp32, fp16 and int8."""
+def precision_share(data: bytes, *, layers: bool = False) -> dict[str, float]:
+    """Share of the weights of Conv, Gemm and MatMul that the graph computes with in fp32, fp16 and int8; or of those layers."""
     import onnx
 
     graph = onnx.load_from_string(data).graph
@@ -100,6 +100,6 @@ def precision_share(data: bytes) -> dict[str, float]:
                 stored = maker.input[0]
             if stored in tensors:
                 kind = "int8" if is_int8 else kinds.get(tensors[stored].data_type, "fp32")
-                counts[kind] += prod(tensors[stored].dims)
+                counts[kind] += 1 if layers else prod(tensors[stored].dims)
     total = sum(counts.values())
     return {kind: round(count / total, 6) if total else 0.0 for kind, count in counts.items()}

@@ -1,6 +1,6 @@
-"""A finished fp32 graph in int8: ranges from calibration images, symmetric per-channel Q/DQ around the layers that multiply.
+"""A finished fp32 graph in int8: ranges from calibration images, per-channel Q/DQ around the layers that multiply.
 
-Owns: calibration, the Q/DQ form that ONNX Runtime, OpenVINO and TensorRT all take, how far each layer alone moves the logits.
+Owns: calibration, the two forms of Q/DQ (TensorRT's, and that of processors), how far each layer alone moves the logits.
 Does not own: whether the result may ship (gate.py), the choice among results (lower.py).
 """
 
@@ -26,13 +26,19 @@ if TYPE_CHECKING:
 Method = Literal["minmax", "entropy", "percentile"]
 METHODS: tuple[Method, ...] = ("minmax", "entropy", "percentile")
 Feeds = Sequence[dict[str, NDArray[Any]]]
-# Symmetric and without a quantised bias: TensorRT refuses zero points and int32 biases. Weights are stored as int8. The classifier's
-# answer stays in fp32: logits of 8 bits would tie.
-FORM = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False, "AddQDQPairToWeight": False,
-        "DedicatedQDQPair": True, "OpTypesToExcludeOutputQuantization": ["Gemm"]}
+Form = Literal["symmetric", "unsigned"]
+# Without a quantised bias, which TensorRT refuses; runtimes that want one make it. Weights are stored as int8. The classifier's answer
+# stays in fp32: logits of 8 bits would tie.
+COMMON = {"WeightSymmetric": True, "QuantizeBias": False, "AddQDQPairToWeight": False, "OpTypesToExcludeOutputQuantization": ["Gemm"]}
+# TensorRT takes no zero points and wants a pair for every reader. ONNX Runtime fuses an activation only if it is unsigned and its range
+# starts at zero behind a ReLU: with symmetric pairs half of a ResNet stays in float there.
+FORMS: dict[Form, dict[str, bool]] = {"symmetric": {"ActivationSymmetric": True, "DedicatedQDQPair": True},
+                                      "unsigned": {"ActivationSymmetric": False, "DedicatedQDQPair": False}}
+# Weights of 7 bits: x86 processors without VNNI add products of 8 bits up in 16 and saturate, which costs far more than the bit.
+REDUCED = True
 
 
-def ranges(data: bytes, feeds: Feeds, method: Method) -> Any:
+def ranges(data: bytes, feeds: Feeds, method: Method, form: Form = "unsigned") -> Any:
     """The range of every value around a layer that multiplies, over images as the graph takes them ({input: (1, ...)})."""
     load_runtime()
     from onnxruntime.quantization import CalibrationMethod
@@ -43,12 +49,12 @@ def ranges(data: bytes, feeds: Feeds, method: Method) -> Any:
         path = Path(folder) / "model.onnx"
         path.write_bytes(data)
         calibrator = create_calibrator(path, list(MULTIPLYING), augmented_model_path=str(Path(folder) / "augmented.onnx"),
-                                       calibrate_method=methods[method], extra_options={"symmetric": True})
+                                       calibrate_method=methods[method], extra_options={"symmetric": form == "symmetric"})
         calibrator.collect_data(_Reader(feeds))
         return calibrator.compute_data()
 
 
-def quantised(data: bytes, found: Any, keep: Sequence[str] = (), only: Sequence[str] = ()) -> bytes:
+def quantised(data: bytes, found: Any, keep: Sequence[str] = (), only: Sequence[str] = (), form: Form = "unsigned") -> bytes:
     """The graph of an fp32 ONNX file with its multiplying layers in int8, all but `keep`, or just `only` (names of nodes)."""
     load_runtime()
     import onnx
@@ -61,8 +67,9 @@ def quantised(data: bytes, found: Any, keep: Sequence[str] = (), only: Sequence[
         return data
     plain = {tensor.name for tensor in model.graph.initializer}
     with _quiet():
-        maker = QDQQuantizer(onnx.shape_inference.infer_shapes(model), True, False, QuantType.QInt8, QuantType.QInt8, found, list(wanted),
-                             [], list(MULTIPLYING), dict(FORM))
+        maker = QDQQuantizer(onnx.shape_inference.infer_shapes(model), True, REDUCED, QuantType.QInt8,
+                             QuantType.QInt8 if form == "symmetric" else QuantType.QUInt8, found, list(wanted), [], list(MULTIPLYING),
+                             {**COMMON, **FORMS[form]})
         maker.quantize_model()
     changed: onnx.ModelProto = maker.model.model
     read = {name for node in changed.graph.node for name in node.input}
@@ -72,14 +79,14 @@ def quantised(data: bytes, found: Any, keep: Sequence[str] = (), only: Sequence[
 
 
 def sensitivities(data: bytes, found: Any, feeds: Feeds, answer: Callable[[bytes, Feeds], NDArray[Any]],
-                  progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
+                  form: Form = "unsigned", progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
     """How far each layer moves the logits when it alone is int8: mean squared change over images, by name of its node."""
     import onnx
 
     names, reference = layers(onnx.load_from_string(data)), answer(data, feeds)
     moved = {}
     for index, name in enumerate(names):
-        moved[name] = float(np.square(answer(quantised(data, found, only=[name]), feeds) - reference).mean())
+        moved[name] = float(np.square(answer(quantised(data, found, only=[name], form=form), feeds) - reference).mean())
         if progress is not None:
             progress(index + 1, len(names))
     return moved

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from distill.calibrate import fit_temperatures
 from distill.checkpoint import Calibration
 from export.gate import Limits, Verdict, judge
-from export.int8 import METHODS, Feeds, quantised, ranges, sensitivities
+from export.int8 import METHODS, Feeds, Form, quantised, ranges, sensitivities
 from runtimes.errors import PARITY, UserError
 from runtimes.scores import Task, calibrated
 
@@ -69,13 +69,16 @@ def refitted(logits: NDArray[Any], labels: NDArray[Any], task: Task, old: Calibr
     return replace(old, temperatures=temperatures, thresholds=tuple(float(one) for one in 1 / (1 + np.exp(-border))))
 
 
-def find_int8(data: bytes, problem: Problem, answer: Answer, *, method: str = "auto", sensitivity: bool = True,
-              progress: Callable[[int, int], None] | None = None) -> Found:
-    """An int8 graph within the limits: the best calibration, then as few layers in float as it takes; UserError (exit 3) if none is."""
+def find_int8(data: bytes, problem: Problem, answer: Answer, *, method: str = "auto", sensitivity: bool = True, rank: Answer | None = None,
+              form: Form = "unsigned", progress: Callable[[int, int], None] | None = None) -> Found:
+    """An int8 graph within the limits: the best calibration, then as few layers in float as it takes.
+
+    rank: who ranks the layers by what each one moves, where `answer` opens a graph slowly. UserError (exit 3) if nothing passes.
+    """
     tried: list[dict[str, Any]] = []
 
     def attempt(found: Any, name: str, keep: Sequence[str]) -> tuple[bytes, Verdict, Calibration]:
-        graph = quantised(data, found, keep)
+        graph = quantised(data, found, keep, form=form)
         verdict, calibration = problem.judge(answer(graph, problem.judged))
         tried.append({"calibration": name, "layers_in_float": len(keep), "flips": verdict.flips, "auroc_change": verdict.auroc_change,
                       "mean_probability_change": verdict.mean_probability_change, "passed": verdict.passed})
@@ -83,14 +86,14 @@ def find_int8(data: bytes, problem: Problem, answer: Answer, *, method: str = "a
 
     whole = {}
     for name in METHODS if method == "auto" else (method,):
-        found = ranges(data, problem.calibration, name)  # type: ignore[arg-type]
+        found = ranges(data, problem.calibration, name, form)  # type: ignore[arg-type]
         whole[name] = (found, *attempt(found, name, ()))
     name = min(whole, key=lambda one: (not whole[one][2].passed, whole[one][2].mean_probability_change))
     found, graph, verdict, calibration = whole[name]
     keep: list[str] = []
     moved: dict[str, float] = {}
     if not verdict.passed and sensitivity:
-        moved = sensitivities(data, found, problem.calibration[:SENSITIVITY_IMAGES], answer, progress)
+        moved = sensitivities(data, found, problem.calibration[:SENSITIVITY_IMAGES], rank or answer, form, progress)
         ranked = sorted(moved, key=lambda one: -moved[one])
         fails, passes = 0, 0
         while not passes and fails < len(ranked) // 2:  # with half of its layers in float a graph is no int8 any more

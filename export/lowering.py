@@ -44,7 +44,8 @@ def lowered(data: bytes, checkpoint: Checkpoint, images: ImageSet, rows: Sequenc
     with track("sensitivity") as update:
         if settings.runtime != "openvino":
             return _finished(_with(checkpoint, find_int8(data, problem, by_ort, method=settings.calibration,
-                                                         sensitivity=settings.sensitivity, progress=update)), settings)
+                                                         sensitivity=settings.sensitivity, progress=update,
+                                                         form="symmetric" if settings.runtime == "trt" else "unsigned")), settings)
         return _finished(_openvino_int8(data, checkpoint, problem, settings, update), settings)
 
 
@@ -102,7 +103,8 @@ def _openvino_int8(data: bytes, checkpoint: Checkpoint, problem: Problem, settin
     candidates: list[tuple[Made, Any]] = []
     refusal: UserError | None = None
     try:
-        graph = find_int8(data, problem, by_openvino, method=settings.calibration, sensitivity=settings.sensitivity, progress=update)
+        graph = find_int8(data, problem, by_openvino, method=settings.calibration, sensitivity=settings.sensitivity, rank=by_ort,
+                          progress=update)
         candidates.append((_with(checkpoint, graph), graph.data))
     except UserError as error:
         refusal = error

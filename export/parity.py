@@ -106,6 +106,8 @@ def parity(model: Model, session: Session, artifact: Artifact, images: Sequence[
         "max_relative_logit_difference": _finite(max(one.difference for one in results)),
         "excused_flips": max(one.excused for one in results), "calibration_difference": _finite(tail),
         "tolerance": artifact.tolerance, "rule": LOWER_RULE if limits else RULE,
+        "changed_decisions": max((one.changed for one in verdicts), default=flips),
+        "decisions": max((one.decisions for one in verdicts), default=len(used)),
         "reasons": sorted({reason for one in verdicts for reason in one.reasons}),
         "mean_probability_change": _finite(float(np.abs(found.astype(np.float64) - expected).mean())),
         "batches": batches, "confidence": CONFIDENCE,

@@ -6,6 +6,9 @@ compiling for a device (runtimes/ov.py), whether the result may ship (gate.py).
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,25 +48,23 @@ def nncf_int8(data: bytes, feeds: Sequence[dict[str, NDArray[Any]]], *, transfor
     Bias correction is the slow, exact one: the fast one costs a small MobileNetV3 sixteen points.
     """
     runtime = load_runtime()
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a GPU that nobody asked for
     try:
         import nncf
     except ImportError as error:
         raise UserError(f"nncf cannot be imported ({error}); pip install 'rd-distill[openvino]'", MISSING) from None
-    nncf.set_log_level(40)
+    nncf.set_log_level(logging.ERROR)
     model = runtime.Core().read_model(model=data)
     inputs = [tuple(feed.values()) if len(feed) > 1 else next(iter(feed.values())) for feed in feeds]
     images = nncf.Dataset(inputs)
     kind = nncf.ModelType.TRANSFORMER if transformer else None
     preset = nncf.QuantizationPreset.MIXED
-    if validate is None:
-        return nncf.quantize(model, images, preset=preset, model_type=kind, subset_size=len(inputs), fast_bias_correction=False)
-
-    def score(compiled: Any, _: Any) -> tuple[float, None]:
-        return validate(compiled), None
-
-    return nncf.quantize_with_accuracy_control(
-        model, images, images, score, max_drop=max_drop, drop_type=nncf.DropType.ABSOLUTE, preset=preset, model_type=kind,
-        subset_size=len(inputs), fast_bias_correction=False)
+    common = {"preset": preset, "model_type": kind, "subset_size": len(inputs), "fast_bias_correction": False}
+    with contextlib.redirect_stdout(io.StringIO()):  # it draws bars of its own
+        if validate is None:
+            return nncf.quantize(model, images, **common)
+        return nncf.quantize_with_accuracy_control(model, images, images, lambda compiled, _: (validate(compiled), None),
+                                                   max_drop=max_drop, drop_type=nncf.DropType.ABSOLUTE, **common)
 
 
 def logits_of(compiled: Any, feeds: Sequence[dict[str, NDArray[Any]]]) -> NDArray[np.float32]:

@@ -34,6 +34,8 @@ class Case:
     input_size: str | None = None
     opset: int = 18
     arch: str = "resnet18"
+    target: str = "onnx"
+    precision: str = "fp32"
 
 
 def tiny_model(case: Case, seed: int = 0) -> Any:
@@ -73,8 +75,8 @@ def random_images(case: Case, count: int, sizes: tuple[tuple[int, int], ...] = (
     return images
 
 
-def image_set(case: Case, count: int = 24, sizes: tuple[tuple[int, int], ...] = ((32, 32), (40, 56))) -> ImageSet:
-    """An in-memory ImageSet, all of it validation."""
+def image_set(case: Case, count: int = 24, sizes: tuple[tuple[int, int], ...] = ((32, 32), (40, 56)), train: int = 0) -> ImageSet:
+    """An in-memory ImageSet, all of it validation but the last `train` images."""
     random = np.random.default_rng(1)
     classes = CLASSES[case.task]
     if case.task == "multilabel":
@@ -82,7 +84,7 @@ def image_set(case: Case, count: int = 24, sizes: tuple[tuple[int, int], ...] = 
     else:
         labels = random.permutation(np.arange(count) % len(classes)).astype(np.int64)
     return ImageSet(random_images(case, count, sizes), tuple(f"image{index}" for index in range(count)), labels, classes,
-                    case.task, np.asarray(["val"] * count, dtype=object))  # type: ignore[arg-type]
+                    case.task, np.asarray(["val"] * (count - train) + ["train"] * train, dtype=object))  # type: ignore[arg-type]
 
 
 def write_student(folder: Path, case: Case, seed: int = 0) -> None:
@@ -107,8 +109,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Path]
         root = tmp_path_factory.mktemp("export")
         write_student(root / "student", case)
         settings = ExportSettings(student_dir=root / "student", out=root / "artifact", input=case.input, input_size=case.input_size,
-                                  opset=case.opset, samples=5)  # type: ignore[arg-type]
-        assert export(settings, "rd-export", lambda checkpoint: image_set(case)) == 0
+                                  opset=case.opset, samples=5, target=(case.target,), precision=case.precision, keep_slower=True,
+                                  keep_upcast=True, max_flips="10%", max_auc_drop=0.1, gpu=("sm86",) if case.target == "trt" else ())  # type: ignore[arg-type]
+        lower = case.precision == "int8"
+        assert export(settings, "rd-export", lambda checkpoint: image_set(case, 40 if lower else 24, train=16 if lower else 0)) == 0
         return root / "artifact"
 
     return make

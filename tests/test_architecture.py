@@ -20,7 +20,7 @@ GROUND_BY_FILE = {"runtimes/cli.py": {"tyro", "rich"}, "runtimes/ort.py": {"onnx
                   "runtimes/volumes.py": {"nibabel"}, "runtimes/cuda.py": {"cuda"},
                   "runtimes/trt_library.py": {"tensorrt", "tensorrt_rtx"}}
 # What the door takes from the workshop: a finished student, the images it was made from, and how settings are read and told.
-THROUGH_THE_DOOR = {"checkpoint", "deployed", "evaluate", "flags", "intake", "models", "progress"}
+THROUGH_THE_DOOR = {"calibrate", "checkpoint", "deployed", "evaluate", "flags", "intake", "models", "progress"}
 FROM_INTAKE = {"images_for"}
 BASES = {"nn.Module", "torch.nn.Module", "Module", "Dataset", "Exception", "UserError", "Protocol",
          "library.ILogger"}  # TensorRT takes a logger only as a subclass of its own

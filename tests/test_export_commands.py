@@ -112,25 +112,28 @@ def test_resume_keeps_a_finished_artifact_and_nothing_else(tmp_path: Path, capsy
 
 
 def test_a_failed_parity_is_exit_code_three_and_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import export.commands as commands
+    import export.making as making
 
     write_student(tmp_path / "student", Case())
-    honest = commands.reparameterised
+    honest = making.reparameterised
 
     def nudged(model):
         copy = honest(model)
         copy.head.bias.data[0] += 0.01
         return copy
 
-    monkeypatch.setattr(commands, "reparameterised", nudged)
+    monkeypatch.setattr(making, "reparameterised", nudged)
     with pytest.raises(UserError, match="parity failed") as caught:
         export(ExportSettings(student_dir=tmp_path / "student", out=tmp_path / "out"), "", lambda checkpoint: image_set(Case()))
     assert caught.value.exit_code == PARITY
     assert [path.name for path in tmp_path.iterdir()] == ["student"]
 
 
-@pytest.mark.parametrize(("change", "code"), [({"target": "trt"}, MISSING), ({"target": "openvino"}, MISSING),
-                                              ({"precision": "int8"}, MISSING), ({"student_dir": Path("nowhere")}, 1)])
+@pytest.mark.parametrize(("change", "code"), [({"target": ("trt",), "gpu": ("sm12",)}, USAGE),
+                                              ({"target": ("trt",), "gpu": ("sm87",)}, USAGE),
+                                              ({"target": ("trt",), "on_device": True}, MISSING), ({"device": "cuda"}, MISSING),
+                                              ({"precision": "int8"}, 1), ({"precision": "fp16"}, MISSING),
+                                              ({"student_dir": Path("nowhere")}, 1)])
 def test_what_cannot_be_done_is_refused_before_any_work(tmp_path: Path, change: dict[str, object], code: int) -> None:
     write_student(tmp_path / "student", Case())
     settings = replace(ExportSettings(student_dir=tmp_path / "student", out=tmp_path / "out"), **change)  # type: ignore[arg-type]
@@ -159,7 +162,9 @@ def test_data_without_validation_images_is_refused() -> None:
 
 @pytest.mark.parametrize("change", [{"input_size": "64"}, {"input_size": "0x9"}, {"input_size": "9999x64"}, {"opset": 17}, {"threads": 0},
                                     {"golden_images": 3}, {"input": "tensor", "input_size": "64x64"}, {"samples": 0},
-                                    {"overwrite": True, "resume": True}])
+                                    {"overwrite": True, "resume": True}, {"target": ()}, {"target": ("trt", "trt")},
+                                    {"precision": "bf16"},
+                                    {"max_flips": "few"}, {"max_flips": "101%"}, {"max_auc_drop": -0.1}, {"calibration_images": 0}])
 def test_impossible_settings_are_usage_errors(change: dict[str, object]) -> None:
     with pytest.raises(UserError) as caught:
         ExportSettings(**change)  # type: ignore[arg-type]
@@ -170,8 +175,12 @@ def test_defaults_then_file_then_flags(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("input-size: 40x56\nmax_batch: 4\nopset: 20\n")
     settings = parse(ExportSettings, ["--config", str(file), "--opset", "19"], "rd-export", "")
-    assert (settings.input_size, settings.max_batch, settings.opset, settings.target) == ("40x56", 4, 19, "onnx")
+    assert (settings.input_size, settings.max_batch, settings.opset, settings.target) == ("40x56", 4, 19, ("onnx",))
     assert settings.folder() == Path("artifact-onnx-fp32")
+    file.write_text("target: [onnx, openvino]\n")
+    several = parse(ExportSettings, ["--config", str(file), "--precision", "fp16", "--out", "all"], "rd-export", "")
+    assert [(job.runtime, job.folder()) for job in several.jobs()] == [
+        ("onnx", Path("all/artifact-onnx-fp16")), ("openvino", Path("all/artifact-openvino-fp16"))]
     file.write_text("input_sise: 40x56\n")
     with pytest.raises(UserError, match="input_size") as caught:
         parse(ExportSettings, ["--config", str(file)], "rd-export", "")
@@ -184,7 +193,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_command_s_exit_codes_and_one_line_errors(tmp_path: Path) -> None:
     assert command("--target", "tpu").returncode == USAGE
-    for arguments, code in ((("--target", "trt"), MISSING), (("--student-dir", str(tmp_path / "none")), 1), (("--opset", "7"), USAGE)):
+    for arguments, code in ((("--target", "trt", "--on-device"), MISSING), (("--student-dir", str(tmp_path / "none")), 1), (("--opset", "7"), USAGE)):
         run = command(*arguments, "--out", str(tmp_path / "out"))
         assert run.returncode == code, run.stderr
         assert "Traceback" not in run.stderr
