@@ -193,7 +193,8 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_command_s_exit_codes_and_one_line_errors(tmp_path: Path) -> None:
     assert command("--target", "tpu").returncode == USAGE
-    for arguments, code in ((("--target", "trt", "--on-device"), MISSING), (("--student-dir", str(tmp_path / "none")), 1), (("--opset", "7"), USAGE)):
+    for arguments, code in ((("--target", "trt", "--on-device"), MISSING), (("--student-dir", str(tmp_path / "none")), 1),
+                            (("--opset", "7"), USAGE)):
         run = command(*arguments, "--out", str(tmp_path / "out"))
         assert run.returncode == code, run.stderr
         assert "Traceback" not in run.stderr
