@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -78,15 +77,19 @@ def test_no_path_or_trace_of_this_machine_is_in_the_file(exported: Exported, cas
 
 def test_two_processes_with_other_hash_seeds_write_the_same_bytes(tmp_path: Path) -> None:
     write_student(tmp_path / "student", Case("ordinal", 1))
-    code = ("import sys, hashlib\nfrom pathlib import Path\nfrom distill.checkpoint import load_checkpoint\n"
-            "from export.commands import _write_model\nfrom export.config import ExportSettings\n"
-            "out = Path(sys.argv[2]); out.mkdir()\nsettings = ExportSettings(student_dir=Path(sys.argv[1]), input_size='40x48')\n"
-            "_write_model(out, load_checkpoint(settings.student_dir), settings)\n"
-            "print(hashlib.sha256((out / 'model.onnx').read_bytes()).hexdigest())")
-    runs = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "student"), str(tmp_path / seed)], stdout=subprocess.PIPE,
-                             text=True, env={**os.environ, "PYTHONHASHSEED": seed, "OMP_NUM_THREADS": seed}) for seed in ("1", "2")]
-    hashes = [run.communicate()[0].splitlines()[-1] for run in runs]
-    assert hashes[0] == hashes[1] == hashlib.sha256((tmp_path / "1" / "model.onnx").read_bytes()).hexdigest()
+    code = ("import sys, hashlib\nimport numpy as np\nfrom pathlib import Path\nfrom distill.checkpoint import load_checkpoint\n"
+            "from export.config import ExportSettings\nfrom export.half import in_half\nfrom export.int8 import quantised, ranges\n"
+            "from export.making import fp32_graph\n"
+            "settings = ExportSettings(student_dir=Path(sys.argv[1]), input_size='40x48')\n"
+            "data = fp32_graph(load_checkpoint(settings.student_dir), settings)\n"
+            "image = np.random.default_rng(0).integers(0, 255, (1, 40, 48, 1)).astype(np.uint8)\n"
+            "int8 = quantised(data, ranges(data, [{'image': image}], 'minmax'))\n"
+            "print(*(hashlib.sha256(one).hexdigest() for one in (data, in_half(data), int8)))")
+    runs = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "student")], stdout=subprocess.PIPE, text=True,
+                             env={**os.environ, "PYTHONHASHSEED": seed, "OMP_NUM_THREADS": seed}) for seed in ("1", "2")]
+    hashes = [run.communicate()[0].splitlines()[-1].split() for run in runs]
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes[0])) == 3, "fp32, fp16 and int8"
 
 
 def test_an_unknown_opset_is_refused() -> None:
