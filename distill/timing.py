@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from distill.deployed import reparameterised
 from distill.models import Model, ModelSpec, build_model
 from distill.students import first_line
-from runtimes.errors import MISSING, UserError
+from runtimes.errors import UserError
 from runtimes.latency import measure
 from runtimes.ort import OrtSession, allowed_cores
 
@@ -117,15 +117,10 @@ def open_file(path: Path, levels: NDArray[np.uint8], target: Target = "onnx", th
     if target == "onnx":
         session = OrtSession(path, threads=threads)
         return lambda: session.run(levels)
-    try:
-        import openvino
-    except ImportError:
-        raise UserError("--latency-target openvino needs openvino; pip install 'rd-distill[openvino]'", MISSING) from None
-    core: Any = openvino.Core()
-    compiled = core.compile_model(core.read_model(path), "CPU", {
-        "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"})
-    request = compiled.create_infer_request()
-    return lambda: request.infer({"image": levels})
+    from runtimes.ov import OpenVinoSession
+
+    compiled = OpenVinoSession(path, threads=threads)
+    return lambda: compiled.run(levels)
 
 
 def export_untrained(model: Model, path: Path) -> None:

@@ -31,7 +31,7 @@ def load_runtime() -> Any:
     try:
         import openvino
     except ImportError as error:
-        raise UserError(f"openvino cannot be imported ({error}); pip install 'rd-distill[openvino]'", MISSING) from None
+        raise UserError(f"this needs openvino, which cannot be imported ({error}); pip install 'rd-distill[openvino]'", MISSING) from None
     return openvino
 
 
