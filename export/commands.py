@@ -9,8 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from distill.checkpoint import Checkpoint, load_checkpoint, preprocessor_config
 from distill.progress import say, track
 from export.card import artifact_card
@@ -23,7 +21,7 @@ from export.hygiene import precision_share
 from export.lowering import lowered
 from export.making import fp32_graph, write_model
 from export.pace import against_fp32
-from export.parity import parity
+from export.parity import evenly, parity
 from runtimes.artifact import GOLDEN, Artifact, read_artifact
 from runtimes.errors import DONE, MISSING, PARITY, USAGE, UserError
 from runtimes.folder import check_out, new_folder, read_json, write_atomic, write_json, write_manifest
@@ -139,7 +137,7 @@ def parity_rows(images: ImageSet, most: int) -> list[int]:
     rows = images.rows("val")
     if len(rows) == 0:
         raise UserError("the data has no validation images, so parity cannot be shown; name data that has some with --data")
-    return [int(row) for row in rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int))]]
+    return evenly(rows, most)
 
 
 def _images(checkpoint: Checkpoint, data: str | None) -> ImageSet:

@@ -13,14 +13,14 @@ import numpy as np
 from distill.checkpoint import Checkpoint
 from distill.progress import say
 from export.config import ExportSettings
-from export.parity import device_image, graph_inputs, reference_logits
+from export.parity import accepted, evenly, reference_logits
 from runtimes.artifact import Artifact
 from runtimes.errors import UserError
 from runtimes.folder import write_atomic, write_json
 from runtimes.images import ImageSet
 from runtimes.latency import measure
 from runtimes.scores import calibrated
-from runtimes.session import Session, as_batch
+from runtimes.session import Session
 
 WARMUPS = 50
 
@@ -33,16 +33,7 @@ def write_golden(folder: Path, checkpoint: Checkpoint, artifact: Artifact, sessi
     """
     from onnx import numpy_helper
 
-    inputs: list[tuple[Any, ...]] = []
-    seen = []
-    for place in dict.fromkeys(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int).tolist()):
-        item, raw, _ = device_image(images.images[rows[place]], artifact)
-        try:
-            batch = as_batch(item, artifact)
-        except UserError:  # refused on the device too, and counted in parity.json
-            continue
-        inputs.append(batch if isinstance(batch, tuple) else (batch,))
-        seen.append(graph_inputs(raw, artifact))
+    _, inputs, seen = accepted([images.images[row] for row in evenly(rows, count)], artifact)
     if not inputs:
         raise UserError("none of the images chosen as golden vectors passes the input check; raise --golden-images")
     given = tuple(np.concatenate(parts) for parts in zip(*inputs, strict=True))

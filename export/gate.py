@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.scores import Task, decide
+from distill.checkpoint import Calibration
+from runtimes.scores import Task, calibrated, decide
 
 MOST_MEAN_CHANGE = 0.02  # of probabilities, on average over images and classes: beyond it a graph is another model
 
@@ -73,3 +74,11 @@ def judge(probabilities: NDArray[Any], expected: NDArray[Any], labels: NDArray[A
     if mean > MOST_MEAN_CHANGE:
         reasons.append(f"probabilities moved by {mean:.3f} on average, allowed {MOST_MEAN_CHANGE:g}")
     return Verdict(count, flips, int(changed.sum()), changed.size, None if change is None else float(change), mean, tuple(reasons))
+
+
+def judge_logits(logits: NDArray[Any], expected: NDArray[Any], labels: NDArray[Any], task: Task, calibration: Calibration,
+                 limits: Limits) -> Verdict:
+    """Compare logits (N, C), under the calibration of the PyTorch model, with its probabilities (N, C)."""
+    finite = np.isfinite(logits).all()
+    probabilities = calibrated(logits, task, calibration.temperatures) if finite else np.full_like(expected, np.nan)
+    return judge(probabilities, expected, labels, task=task, thresholds=calibration.thresholds, limits=limits)

@@ -6,7 +6,6 @@ network begins and ends (regions.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from export.regions import outside, tidied
@@ -18,14 +17,13 @@ if TYPE_CHECKING:
 IN_FLOAT = ("LayerNormalization", "InstanceNormalization", "GroupNormalization")
 
 
-def in_half(data: bytes, keep: Iterable[str] = ()) -> bytes:
-    """The graph of an fp32 ONNX file with its network in fp16; inputs, outputs, preprocessing, softmax and `keep` (names) in fp32."""
+def in_half(data: bytes) -> bytes:
+    """The graph of an fp32 ONNX file with its network in fp16; inputs, outputs, preprocessing and softmax stay in fp32."""
     import onnx
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
     model = onnx.load_from_string(data)
-    blocked = [*outside(model), *keep]
-    changed = convert_float_to_float16(model, keep_io_types=True, node_block_list=blocked,
+    changed = convert_float_to_float16(model, keep_io_types=True, node_block_list=outside(model),
                                        op_block_list=[*DEFAULT_OP_BLOCK_LIST, *IN_FLOAT])
     _without_detours(changed)
     return tidied(changed)

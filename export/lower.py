@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from distill.calibrate import fit_temperatures
 from distill.checkpoint import Calibration
-from export.gate import Limits, Verdict, judge
+from export.gate import Limits, Verdict, judge_logits
 from export.int8 import METHODS, Feeds, Form, quantised, ranges, sensitivities
 from runtimes.errors import PARITY, UserError
-from runtimes.scores import Task, calibrated
+from runtimes.scores import Task
 
 SENSITIVITY_IMAGES = 16
 Answer = Callable[[bytes, Feeds], NDArray[Any]]  # logits (N, C) of a graph for single images, by the runtime that will run it
@@ -38,14 +38,9 @@ class Problem:
 
     def judge(self, logits: NDArray[Any]) -> tuple[Verdict, Calibration]:
         """The verdict on logits (N, C) under a temperature fitted to them, and that calibration."""
-        if not np.isfinite(logits).all():
-            return judge(np.full_like(self.expected, np.nan), self.expected, self.labels, task=self.task,
-                         thresholds=self.student.thresholds, limits=self.limits), self.student
-        own = refitted(logits, self.labels, self.task, self.student)
-        # Thresholds moved with the temperatures, so decisions are compared under the student's own.
-        before = calibrated(logits, self.task, self.student.temperatures)
-        decided = judge(before, self.expected, self.labels, task=self.task, thresholds=self.student.thresholds, limits=self.limits)
-        return decided, own
+        # Thresholds move with the temperatures, so decisions are compared under the student's own.
+        verdict = judge_logits(logits, self.expected, self.labels, self.task, self.student, self.limits)
+        return verdict, refitted(logits, self.labels, self.task, self.student) if np.isfinite(logits).all() else self.student
 
 
 @dataclass(frozen=True)
@@ -80,8 +75,8 @@ def find_int8(data: bytes, problem: Problem, answer: Answer, *, method: str = "a
     def attempt(found: Any, name: str, keep: Sequence[str]) -> tuple[bytes, Verdict, Calibration]:
         graph = quantised(data, found, keep, form=form)
         verdict, calibration = problem.judge(answer(graph, problem.judged))
-        tried.append({"calibration": name, "layers_in_float": len(keep), "flips": verdict.flips, "auroc_change": verdict.auroc_change,
-                      "mean_probability_change": verdict.mean_probability_change, "passed": verdict.passed})
+        tried.append({"calibration": name, "layers_in_float": len(keep), "changed_decisions": verdict.changed,
+                      "auroc_change": verdict.auroc_change, "mean_probability_change": verdict.mean_probability_change, "passed": verdict.passed})
         return graph, verdict, calibration
 
     whole = {}
@@ -111,7 +106,7 @@ def find_int8(data: bytes, problem: Problem, answer: Answer, *, method: str = "a
     if not verdict.passed:
         best = min(tried, key=lambda one: one["mean_probability_change"])
         how = (f"the nearest of {len(tried)} attempts ({best['calibration']}, {best['layers_in_float']} layers in float): "
-               f"{best['flips']} of {verdict.images} decisions flipped")
+               f"{best['changed_decisions']} of {verdict.decisions} decisions flipped")
         raise UserError(f"int8 does not pass: {'; '.join(verdict.reasons)}; {how}. Use --precision fp16 or fp32, another --student, or "
                         "raise the limit by name; no artifact was written", PARITY)
     return Found(graph, calibration, {"calibration": name, "calibration_images": len(problem.calibration), "layers_in_float": keep,

@@ -24,14 +24,14 @@ from export.int8 import Feeds
 from export.lower import Found, Problem, find_int8
 from export.making import Made, names
 from export.pace import pace
-from export.parity import device_image, graph_inputs, reference_logits
+from export.parity import accepted, evenly, reference_logits
 from export.regions import relabelled
-from runtimes.artifact import Artifact, artifact_of
+from runtimes.artifact import artifact_of
 from runtimes.errors import PARITY, UserError
 from runtimes.images import ImageSet
 from runtimes.ort import OrtSession
 from runtimes.scores import calibrated
-from runtimes.session import Runtime, as_batch
+from runtimes.session import Runtime
 
 
 def lowered(data: bytes, checkpoint: Checkpoint, images: ImageSet, rows: Sequence[int], settings: ExportSettings) -> Made:
@@ -55,28 +55,15 @@ def posed(checkpoint: Checkpoint, images: ImageSet, rows: Sequence[int], setting
     train = images.rows("train")
     if len(train) == 0:
         raise UserError("the data has no training images to take int8 ranges from; name data that has some with --data")
-    chosen = train[np.unique(np.linspace(0, len(train) - 1, min(settings.calibration_images, len(train))).astype(int))]
-    calibration, _, _ = _feeds(images, [int(row) for row in chosen], artifact)
-    judged, seen, used = _feeds(images, rows, artifact)
-    if not calibration or not judged:
+    _, ranged, _ = accepted([images.images[row] for row in evenly(train, settings.calibration_images)], artifact)
+    places, judged, seen = accepted([images.images[row] for row in rows], artifact)
+    if not ranged or not judged:
         raise UserError("no image passes the input check, so int8 ranges cannot be found; look at the images or name others with --data")
     logits = reference_logits(checkpoint.model, seen)
-    return Problem(calibration, judged, images.labels[used], calibrated(logits, artifact.task, checkpoint.calibration.temperatures),
+    feeds, judged_feeds = ([dict(zip(artifact.input_names, one, strict=True)) for one in batches] for batches in (ranged, judged))
+    labels = images.labels[[rows[place] for place in places]]
+    return Problem(feeds, judged_feeds, labels, calibrated(logits, artifact.task, checkpoint.calibration.temperatures),
                    artifact.task, Limits(settings.flip_share(), settings.max_auc_drop), checkpoint.calibration)
-
-
-def _feeds(images: ImageSet, rows: Sequence[int], artifact: Artifact) -> tuple[Feeds, list[Any], list[int]]:
-    feeds, seen, used = [], [], []
-    for row in rows:
-        item, raw, _ = device_image(images.images[row], artifact)
-        try:
-            batch = as_batch(item, artifact)
-        except UserError:  # refused on the device too, and counted in parity.json
-            continue
-        feeds.append(dict(zip(artifact.input_names, batch if isinstance(batch, tuple) else (batch,), strict=True)))
-        seen.append(graph_inputs(raw, artifact))
-        used.append(row)
-    return feeds, seen, used
 
 
 def by_ort(data: bytes, feeds: Feeds) -> NDArray[Any]:

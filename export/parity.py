@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from distill.checkpoint import Calibration
 from distill.models import Model
-from export.gate import Limits, Verdict, judge
+from export.gate import Limits, judge_logits
 from runtimes.agreement import Agreement, compare
 from runtimes.artifact import Artifact
 from runtimes.errors import UserError
@@ -75,10 +75,6 @@ def parity(model: Model, session: Session, artifact: Artifact, images: Sequence[
         return compare(found_logits, found, logits, expected, task=task, temperatures=own.temperatures, thresholds=own.thresholds,
                        tolerance=artifact.tolerance)
 
-    def verdict(found_logits: NDArray[Any]) -> Verdict:
-        return judge(calibrated(found_logits, task, own.temperatures), expected, labels[used], task=task, thresholds=own.thresholds,
-                     limits=limits or Limits())
-
     batches = sorted({1, min(2, len(used)), min(max_batch, len(used))})
     found_logits, found = (np.concatenate(parts) for parts in zip(*single, strict=True))
     answered = [(found_logits, found)]
@@ -86,7 +82,7 @@ def parity(model: Model, session: Session, artifact: Artifact, images: Sequence[
         answers = [session.run(items[start:start + batch]) for start in range(0, len(items), batch)]
         answered.append((np.concatenate([one.logits for one in answers]), np.concatenate([one.probabilities for one in answers])))
     results = [agreement(*one) for one in answered]
-    verdicts = [verdict(one) for one, _ in answered] if limits else []
+    verdicts = [judge_logits(one, expected, labels[used], task, own, limits) for one, _ in answered] if limits else []
     tail = float(np.abs(found - calibrated(found_logits, task, artifact.temperatures)).max())
     rounding = _rounding(model, inputs, trained, logits, expected, artifact)
     flips = max(one.flips for one in verdicts or results)
@@ -128,6 +124,29 @@ def device_image(image: Path | NDArray[Any], artifact: Artifact) -> tuple[Path |
         raw = replace(spec, height=artifact.graph_size[0], width=artifact.graph_size[1]).resized(raw)
         return raw, raw, True
     return image if isinstance(image, Path) else raw, raw, False
+
+
+def accepted(images: Sequence[Path | NDArray[Any]], artifact: Artifact) -> tuple[list[int], list[tuple[NDArray[Any], ...]], list[Inputs]]:
+    """Of images those that pass the input check: their places, a batch of one as the graph takes it, what PyTorch must see."""
+    places: list[int] = []
+    batches: list[tuple[NDArray[Any], ...]] = []
+    inputs: list[Inputs] = []
+    for place, image in enumerate(images):
+        item, raw, _ = device_image(image, artifact)
+        try:
+            batch = as_batch(item, artifact)
+        except UserError:  # refused on the device too, and counted in parity.json
+            continue
+        places.append(place)
+        batches.append(batch if isinstance(batch, tuple) else (batch,))
+        inputs.append(graph_inputs(raw, artifact))
+    return places, batches, inputs
+
+
+def evenly(rows: Sequence[int] | NDArray[np.int64], most: int) -> list[int]:
+    """Up to `most` of these rows, evenly spaced, in order."""
+    places = np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int))
+    return [int(rows[place]) for place in places]
 
 
 def graph_inputs(raw: NDArray[Any], artifact: Artifact) -> Inputs:
