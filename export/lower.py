@@ -76,7 +76,8 @@ def find_int8(data: bytes, problem: Problem, answer: Answer, *, method: str = "a
         graph = quantised(data, found, keep, form=form)
         verdict, calibration = problem.judge(answer(graph, problem.judged))
         tried.append({"calibration": name, "layers_in_float": len(keep), "changed_decisions": verdict.changed,
-                      "auroc_change": verdict.auroc_change, "mean_probability_change": verdict.mean_probability_change, "passed": verdict.passed})
+                      "auroc_change": verdict.auroc_change, "mean_probability_change": verdict.mean_probability_change,
+                      "passed": verdict.passed})
         return graph, verdict, calibration
 
     whole = {}
