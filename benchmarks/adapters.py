@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from accuracy import pneumonia_subset
+from pneumonia import pneumonia_subset
 from study import SHARED, Run, adapted, conduct, figures, points, rd_distill
 
 # 64 px is the size of NIH's pictures and above that of pneumonia's; it keeps the study within one to two and a half hours of two

@@ -1,7 +1,7 @@
 """A teacher of the domain and few labels, PneumoniaMNIST (rebuilt): AUROC against the number of labels, for every method.
 
 Owns: both teachers (supervised, self-supervised) trained on the 90 % of images that no student sees, which runs make the study, the
-table, the picture. Does not own: running them and keeping their rows (study.py), the students' images (accuracy.py), training.
+table, the picture. Does not own: running them and keeping their rows (study.py), the students' images (pneumonia.py), training.
 
     python benchmarks/domain_teacher.py --seeds 5 --workers 2
     python benchmarks/domain_teacher.py --table --picture benchmarks/results/domain-teacher.png
@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accuracy import few_labels, pneumonia_arrays, pneumonia_teacher, student_rows
+from pneumonia import few_labels, pneumonia_arrays, pneumonia_teacher, student_rows
 from record import RESULTS
 from study import Run, carry_out, distilled, points, read_rows, study_parser
 
 SHARES = (0.5, 1, 2, 5, 10)  # per cent of the 4708 training images that carry a label
 STRICT = (1, 10)  # where the self-supervised teacher teaches too
 METHODS: dict[str, tuple[str, ...]] = {"kd": ("--method", "kd"), "fitnet": ("--method", "fitnet"), "rd": ("--method", "rd"),
+                                       "drd": ("--method", "drd"),
                                        "rd without CKA": ("--method", "rd", "--cka-weight", "0")}
 STUDENT = ("--student", "mobilenetv3_small_050", "--size", "64", "--min-steps", "600", "--epochs", "10", "--bootstrap", "20",
            "--audit", "0.002")
@@ -41,6 +42,8 @@ def runs(seeds: int, work: Path) -> Iterator[Run]:
                 if kind and share not in STRICT:
                     continue
                 for method, own in METHODS.items():
+                    if kind and method == "drd":
+                        continue
                     yield Run(f"{share:g} %", method + kind, seed, (*data, *teaching, *own))
                     if hidden is not None:
                         yield Run(f"{share:g} % + unlabelled", method + kind, seed, (*data, "--unlabelled", str(hidden), *teaching, *own))

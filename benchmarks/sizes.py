@@ -23,7 +23,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "rd, scratch": ("--method", "rd"),
 }
 DATA = ("--data", str(SHARED / "busi_256px"), "--skip-bad-images", "--student", "efficientnet-lite0", "--size", "96",
-        "--teacher", "efficientnet-lite2", "--min-steps", "800", "--bootstrap", "20", "--audit", "0.002")
+        "--teacher", "efficientnet-lite2", "--epochs", "20", "--min-steps", "600", "--bootstrap", "20", "--audit", "0.002")
 
 
 def runs(seeds: int, work: Path) -> Iterator[Run]:
