@@ -35,6 +35,14 @@ def load_runtime() -> Any:
     return openvino
 
 
+def capabilities(device: str = "cpu") -> frozenset[str]:
+    """What a device computes in by its own account, such as FP32, BF16, INT8; empty where it is not there."""
+    core = load_runtime().Core()
+    wanted = DEVICES.get(device, "")
+    found = [one for one in core.available_devices if one.split(".")[0] == wanted]
+    return frozenset(core.get_property(found[0], "OPTIMIZATION_CAPABILITIES")) if found else frozenset()
+
+
 class OpenVinoSession:
     """One model on one device: arrays in; logits, probabilities and slice attention out, None for what a graph does not answer.
 

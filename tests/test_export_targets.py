@@ -38,7 +38,9 @@ def test_an_artifact_of_lower_precision_is_whole_and_replays(exported: Exported,
     assert proof["passed"]
     assert proof["decisions"] == proof["images"] * (3 if case.task == "multilabel" else 1)
     assert proof["executed_share"]
-    assert "time_over_fp32" in read_json(folder / "latency.json")["facts"]
+    facts = read_json(folder / "latency.json")["facts"]
+    assert facts["times_over_fp32"][case.precision] == facts["time_over_fp32"]
+    assert facts["advice"]["ship"] in {"fp32", *facts["times_over_fp32"]}
     if case.precision == "int8":
         record = read_manifest(folder, "artifact")["lowering"]
         assert record["calibration_images"] == 16, "the training images, and none of the others"

@@ -1,0 +1,146 @@
+"""Every kind of student through every target and precision: built or refused and why, parity, size, speed against fp32 ONNX Runtime.
+
+Owns: the students of the matrix, a row per artifact, the table. Does not own: exporting (export/), training (rd-distill). Students are
+trained shortly on the phantom: what is tried is whether an artifact decides as its student does, not how well that is.
+
+    python benchmarks/targets.py
+    python benchmarks/targets.py --only resnet18 vit-tiny --target openvino
+    python benchmarks/targets.py --table
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from record import RESULTS, facts
+from study import HERE, rd_distill, read_rows
+
+from export.commands import export
+from export.config import ExportSettings
+from export.pace import pace
+from runtimes.artifact import Artifact, read_artifact
+from runtimes.errors import UserError
+from runtimes.session import open_runtime
+
+STUDENTS: dict[str, tuple[str, ...]] = {
+    "mobilenetv3-large": ("mobilenetv3",), "mobilenetv3-small": ("mobilenetv3-small",), "mobilenetv4-small": ("mobilenetv4-small",),
+    "efficientnet-lite0": ("efficientnet-lite0",), "resnet18": ("resnet18",), "shufflenetv2": ("shufflenetv2",), "repvit": ("repvit",),
+    "convnext-atto": ("convnext-atto",), "edgenext": ("edgenext_xx_small",), "fastvit": ("fastvit_t8",), "vit-tiny": ("vit-tiny",),
+    "efficientnet-lite0, half its MACs": ("efficientnet-lite0", "--max-macs", "35M"),
+}
+TARGETS = ("onnx", "openvino", "trt")
+PRECISIONS = ("fp32", "fp16", "int8")
+TRAINING = ("--data", "phantom", "--phantom-images", "600", "200", "100", "--size", "96", "--method", "vanilla", "--epochs", "10",
+            "--min-steps", "300", "--lr", "1e-3", "--bootstrap", "20", "--threads", "1")
+KEPT = ("images", "flips", "flip_bound", "max_logit_difference", "max_probability_difference", "auroc_difference", "precision_share",
+        "executed_share")
+
+
+def trained(name: str, work: Path) -> Path:
+    """The folder of a student of the matrix, trained unless it is there."""
+    folder = work / "".join(letter if letter.isalnum() else "-" for letter in name)
+    if not (folder / "manifest.json").is_file():
+        rd_distill([*TRAINING, "--student", *STUDENTS[name], "--out", str(folder), "--overwrite"], work)
+    return folder
+
+
+def one(name: str, student: Path, target: Any, precision: Any) -> dict[str, Any]:
+    """Export one artifact as a user would, but for the two refusals that ask for another machine, and measure it."""
+    out, start = student.parent / f"{student.name}-{target}-{precision}", time.monotonic()
+    row: dict[str, Any] = {"student": name, "target": target, "precision": precision}
+    try:
+        export(ExportSettings(target=(target,), precision=precision, student_dir=student, out=out, overwrite=True, parity_images=200,
+                              calibration_images=100, samples=100, keep_slower=True, keep_upcast=True))
+    except UserError as error:
+        return {**row, "built": False, "exit_code": error.exit_code, "reason": str(error)}
+    seconds = time.monotonic() - start
+    proof = json.loads((out / "parity.json").read_text())
+    manifest = json.loads((out / "manifest.json").read_text())
+    artifact = read_artifact(out)
+    row |= {"built": True, "export_seconds": round(seconds, 1), "bytes": artifact.model_path.stat().st_size + weights_bytes(artifact),
+            "over_fp32_ort": over_fp32_ort(artifact, student), **{key: proof[key] for key in KEPT}}
+    lowering, engine = manifest.get("lowering", {}), manifest.get("engine", {})
+    return row | {"quantised_by": lowering.get("quantised_by"), "layers_in_float": len(lowering.get("layers_in_float") or ()),
+                  "engine_seconds": engine.get("seconds"), "gpus": engine.get("gpus")}
+
+
+def weights_bytes(artifact: Artifact) -> int:
+    """Bytes of the file of weights beside an OpenVINO model."""
+    beside = artifact.model_path.with_suffix(".bin")
+    return beside.stat().st_size if beside.is_file() else 0
+
+
+def over_fp32_ort(artifact: Artifact, student: Path) -> float | None:
+    """Median time of a call over that of the student's fp32 graph in ONNX Runtime, turn by turn; None for an engine without its GPU."""
+    if artifact.target == "trt":
+        return None
+    plain = student.parent / f"{student.name}-onnx-fp32"
+    runtime, whole = open_runtime(artifact, threads=1), open_runtime(read_artifact(plain), threads=1)
+    spec = artifact.image_spec
+    batch = (np.random.default_rng(0).integers(0, 256, (1, *artifact.graph_size, spec.channels), dtype=np.uint8),)
+    try:
+        return round(float(np.median([pace(runtime, whole, batch, 40) for _ in range(3)])), 3)
+    finally:
+        runtime.close()
+        whole.close()
+
+
+def cell(row: dict[str, Any] | None) -> str:
+    """One artifact in few words: flips, megabytes, time over fp32 ONNX Runtime."""
+    if row is None:
+        return ""
+    if not row["built"]:
+        return f"refused (exit {row['exit_code']})"
+    speed = f", {row['over_fp32_ort']:.2f}" if row["over_fp32_ort"] is not None else ""
+    return f"{row['flips']} flips, {row['bytes'] / 1e6:.1f} MB{speed}"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: a line per student and target, a column per precision; refusals with their reasons below."""
+    found = {(row["student"], row["target"], row["precision"]): row for row in rows}
+    lines = [f"| student | target | {' | '.join(PRECISIONS)} | layers of int8 in float |", f"|{'---|' * (len(PRECISIONS) + 3)}"]
+    for name in STUDENTS:
+        for target in TARGETS:
+            here = [found.get((name, target, precision)) for precision in PRECISIONS]
+            if any(here):
+                last = here[-1] or {}
+                lines.append(f"| {name} | {target} | {' | '.join(cell(row) for row in here)} | {last.get('layers_in_float', '')} |")
+    refused = [f"- {row['student']}, {row['target']}, {row['precision']}: exit {row['exit_code']}: {row['reason']}"
+               for row in rows if not row["built"]]
+    return "\n".join([*lines, "", *(refused or ["No artifact was refused."])])
+
+
+def main() -> None:
+    """Export what has no row yet, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", default=list(STUDENTS), choices=list(STUDENTS), metavar="STUDENT")
+    parser.add_argument("--target", nargs="*", default=TARGETS, choices=TARGETS)
+    parser.add_argument("--work", type=Path, default=HERE.parent / "runs" / "targets")
+    parser.add_argument("--rows", type=Path, default=RESULTS / "targets.jsonl")
+    parser.add_argument("--table", action="store_true", help="print the table of finished rows and run nothing")
+    given = parser.parse_args()
+    if not given.table:
+        work = given.work.resolve()
+        work.mkdir(parents=True, exist_ok=True)
+        done = {(row["student"], row["target"], row["precision"]) for row in read_rows(given.rows)}
+        machine = facts()
+        for name in given.only:
+            for target in given.target:
+                for precision in PRECISIONS:
+                    if (name, target, precision) in done:
+                        continue
+                    row = one(name, trained(name, work), target, precision)
+                    with given.rows.open("a") as file:
+                        file.write(json.dumps(row | {"cpu": machine["cpu"], "code_sha256": machine["code_sha256"]}) + "\n")
+                        os.fsync(file.fileno())
+    print(table(read_rows(given.rows)))
+
+
+if __name__ == "__main__":
+    main()
