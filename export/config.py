@@ -41,7 +41,7 @@ class ExportSettings:
     parity_images: int = 256
     """Most validation images that take part in the parity check."""
     golden_images: int = 16
-    """Validation images kept in the artifact as golden vectors, 8 to 32; they are part of what ships."""
+    """Validation images kept in the artifact as golden vectors, 8 to 64; they are part of what ships."""
     max_batch: int = 8
     """Largest batch that the parity check tries, beside 1 and 2."""
     samples: int = 300
@@ -92,8 +92,8 @@ class ExportSettings:
         for name in ("calibration_images", "parity_images", "max_batch", "samples", "threads"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} must be 1 or more", USAGE)
-        if not 8 <= self.golden_images <= 32:
-            raise UserError(f"--golden-images {self.golden_images} must be between 8 and 32", USAGE)
+        if not 8 <= self.golden_images <= 64:
+            raise UserError(f"--golden-images {self.golden_images} must be between 8 and 64", USAGE)
         if self.input_size is not None and self.input == "tensor":
             raise UserError("--input-size bakes the resize into an image graph; --input tensor has none: give one of them", USAGE)
         self.graph_size()
