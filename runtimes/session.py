@@ -79,12 +79,14 @@ class CheckedSession:
         self.runtime.close()
 
 
-def open_session(folder: Path | str, *, threads: int | None = None, device: str = "cpu", check: bool = True) -> Session:
+def open_session(folder: Path | str, *, threads: int | None = None, device: str = "cpu", check: bool = True,
+                 public_key: Path | str | None = None) -> Session:
     """Open an artifact folder; threads None means all cores this process may use.
 
-    Raises UserError where files are missing or changed (exit 1), or the runtime or device is missing (exit 5).
+    public_key: the PEM file of the key that must have signed it; every file is then checked, whatever `check` says.
+    Raises UserError where files are missing, changed or not signed (exit 1), or the runtime or device is missing (exit 5).
     """
-    artifact = read_artifact(folder, check=check)
+    artifact = read_artifact(folder, check=check, public_key=public_key)
     return CheckedSession(artifact, open_runtime(artifact, threads=threads, device=device))
 
 
