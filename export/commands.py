@@ -11,6 +11,7 @@ from typing import Any
 
 from distill.checkpoint import Checkpoint, load_checkpoint, preprocessor_config
 from distill.progress import say, track
+from export.bom import write_bom
 from export.card import artifact_card
 from export.config import ExportSettings
 from export.evidence import not_timed, timed, write_golden
@@ -78,6 +79,7 @@ def _export_one(settings: ExportSettings, checkpoint: Checkpoint, data: bytes, i
         write_atomic(folder / "config.json", (settings.student_dir / "config.json").read_bytes())
         write_json(folder / "preprocessor_config.json", preprocessor_config(checkpoint.image_spec))
         facts = manifest_facts(made.checkpoint, settings, command) | ({"lowering": made.record} if made.record else {}) | engine
+        write_bom(folder, facts, checkpoint.manifest)
         write_manifest(folder, "artifact", facts)  # so that the folder opens as on a device; written again as the last file
         artifact = read_artifact(folder)
         runtime, absent = _opened(artifact, settings)
