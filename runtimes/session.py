@@ -60,7 +60,13 @@ class CheckedSession:
     def run(self, images: Images) -> Scores:
         """Scores of a path, a list of paths, a raw array (H, W, C) or (H, W), or a batch (N, H, W, C)."""
         artifact = self.artifact
-        logits, probabilities, attention = self.runtime.run(as_batch(images, artifact))
+        batch = as_batch(images, artifact)
+        logits, probabilities, attention = self.runtime.run(batch)
+        wanted = (len(batch[0]) if isinstance(batch, tuple) else len(batch), len(artifact.classes))
+        for answer in (logits, probabilities):
+            if answer is not None and (answer.shape != wanted or answer.dtype != np.float32):
+                raise UserError(f"{artifact.model} answered {answer.dtype} {answer.shape}, expected float32 {wanted}; "
+                                "export the artifact again")
         if not np.isfinite(logits).all():  # an overflow in fp16, say: no answer is better than a confident one
             raise UserError(f"{artifact.model} answered NaN or Inf for a valid image; do not use it on this runtime")
         if probabilities is None:

@@ -52,8 +52,6 @@ def verify(folder: Path, *, threads: int | None = None, device: str = "cpu",
         facts = session.facts()
     finally:
         session.close()
-    if scores.logits.shape != logits.shape:
-        raise UserError(f"{folder}: the model answers {scores.logits.shape} logits, the golden ones are {logits.shape}")
     found = compare(scores.logits, scores.probabilities, logits, probabilities, task=artifact.task,
                     temperatures=artifact.temperatures, thresholds=artifact.thresholds, tolerance=artifact.tolerance)
     report = {"artifact": str(folder), "files": len(artifact.manifest["files"]), "signature": signature,
