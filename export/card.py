@@ -44,6 +44,8 @@ print(session.run("image.png").labels)
 ```
 
 `rd-verify .` checks every byte and replays the golden vectors of `{artifact.golden.name}` on the machine at hand.
+With `manifest.sig` beside the manifest, `rd-verify . --public-key pub.pem` takes it from its maker alone.
+`bom.cdx.json` is the bill of materials (CycloneDX): model, parents, data, libraries, licences, with their hashes.
 
 ## Proven at export
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from distill.checkpoint import Checkpoint, load_checkpoint, preprocessor_config
 from distill.progress import say, track
+from export.bom import write_bom
 from export.card import artifact_card
 from export.config import ExportSettings
 from export.evidence import not_timed, timed, write_golden
@@ -22,9 +23,10 @@ from export.lowering import lowered
 from export.making import fp32_graph, write_model
 from export.pace import against_fp32
 from export.parity import evenly, parity
+from export.sign import load_signing_key, sign_manifest, signed_by
 from runtimes.artifact import GOLDEN, Artifact, read_artifact
 from runtimes.errors import DONE, MISSING, PARITY, USAGE, UserError
-from runtimes.folder import check_out, new_folder, read_json, write_atomic, write_json, write_manifest
+from runtimes.folder import SIGNATURE, check_out, new_folder, read_json, write_atomic, write_json, write_manifest
 from runtimes.images import ImageSet
 from runtimes.ort import OrtSession, load_runtime
 from runtimes.session import CheckedSession, Runtime, Session, open_runtime
@@ -36,9 +38,9 @@ def export(settings: ExportSettings, command: str = "", images_of: Callable[[Che
     images_of reads the images a student was made from; by default as its folder says, or from --data. Of several targets one that
     fails does not stop the others.
     """
-    jobs = []
+    jobs, key = [], load_signing_key(settings.sign) if settings.sign is not None else None  # a bad key is told before the work
     for job in settings.jobs():
-        if job.resume and finished(job.folder(), job):
+        if job.resume and finished(job.folder(), job) and (key is None or signed_by(job.folder(), key)):
             say("done", f"{job.folder()}/ was finished already; nothing to resume")
             continue
         check_out(job.folder(), overwrite=job.overwrite)
@@ -56,7 +58,7 @@ def export(settings: ExportSettings, command: str = "", images_of: Callable[[Che
     data, failed = fp32_graph(checkpoint, settings), []
     for job in jobs:
         try:
-            _export_one(job, checkpoint, data, images, rows, command)
+            _export_one(job, checkpoint, data, images, rows, command, key)
         except UserError as error:
             if len(jobs) == 1:
                 raise
@@ -68,7 +70,8 @@ def export(settings: ExportSettings, command: str = "", images_of: Callable[[Che
     return DONE
 
 
-def _export_one(settings: ExportSettings, checkpoint: Checkpoint, data: bytes, images: ImageSet, rows: list[int], command: str) -> None:
+def _export_one(settings: ExportSettings, checkpoint: Checkpoint, data: bytes, images: ImageSet, rows: list[int], command: str,
+                key: Any) -> None:
     out = settings.folder()
     with new_folder(out, overwrite=settings.overwrite) as folder:
         made = lowered(data, checkpoint, images, rows, settings)
@@ -76,6 +79,7 @@ def _export_one(settings: ExportSettings, checkpoint: Checkpoint, data: bytes, i
         write_atomic(folder / "config.json", (settings.student_dir / "config.json").read_bytes())
         write_json(folder / "preprocessor_config.json", preprocessor_config(checkpoint.image_spec))
         facts = manifest_facts(made.checkpoint, settings, command) | ({"lowering": made.record} if made.record else {}) | engine
+        write_bom(folder, facts, checkpoint.manifest)
         write_manifest(folder, "artifact", facts)  # so that the folder opens as on a device; written again as the last file
         artifact = read_artifact(folder)
         runtime, absent = _opened(artifact, settings)
@@ -101,8 +105,10 @@ def _export_one(settings: ExportSettings, checkpoint: Checkpoint, data: bytes, i
             folder / "latency.json")["facts"], metrics=read_json(metrics_file) if metrics_file.is_file() else {})
         write_atomic(folder / "README.md", card.encode())
         write_manifest(folder, "artifact", facts)
+        if key is not None:
+            say("signed", f"{SIGNATURE} by key {sign_manifest(folder, key)}")
     print(f"{out}/  {', '.join(sorted(path.name for path in out.iterdir()))}")
-    print(f"next: rd-verify {out}   (on the device)")
+    print(f"next: rd-verify {out}{' --public-key pub.pem' if key is not None else ''}   (on the device)")
 
 
 def _opened(artifact: Artifact, settings: ExportSettings) -> tuple[Runtime, str]:

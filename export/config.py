@@ -66,6 +66,8 @@ class ExportSettings:
     on_device: bool = False
     """TensorRT: build with the tensorrt of this very device (Jetson, data centre) instead of ahead of time for RTX GPUs."""
 
+    sign: Path | None = None
+    """Sign the artifact with this Ed25519 key (PEM); the password of an encrypted one is read from RD_SIGN_PASSWORD."""
     device: str = "cpu"
     """Where the parity check and the timing run: cpu or cuda."""
     threads: int = 1

@@ -55,7 +55,7 @@ def manifest_facts(checkpoint: Checkpoint, settings: ExportSettings, command: st
     packages = ["torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy"]
     packages += ["openvino"] * (settings.runtime == "openvino")
     return {
-        "command": shlex.join(bare_name(part) for part in shlex.split(command)),  # it ships: no path of this machine
+        "command": shlex.join(_bare_flag(part) for part in shlex.split(command)),  # it ships: no path of this machine
         "settings": kept_settings(settings), "versions": {name: version(name) for name in packages},
         "parents": {"student": sha256_file(settings.student_dir / MANIFEST), **checkpoint.manifest.get("parents", {})},
         "artifact": {**facts_of(checkpoint, settings), "target": settings.runtime, "precision": settings.precision,
@@ -66,7 +66,7 @@ def manifest_facts(checkpoint: Checkpoint, settings: ExportSettings, command: st
 def kept_settings(settings: ExportSettings) -> dict[str, Any]:
     """The settings that make an artifact, as its manifest keeps them: names only, never a path of this machine."""
     return {key: Path(value).name if value and key in ("student_dir", "out", "data") else value
-            for key, value in record(settings).items() if key not in ("config", "overwrite", "resume")}
+            for key, value in record(settings).items() if key not in ("config", "sign", "overwrite", "resume")}
 
 
 def finished(out: Path, settings: ExportSettings) -> bool:
@@ -82,6 +82,11 @@ def finished(out: Path, settings: ExportSettings) -> bool:
 def graph_size(checkpoint: Checkpoint, settings: ExportSettings) -> tuple[int, int]:
     """Height and width of the images the graph takes."""
     return settings.graph_size() or (checkpoint.image_spec.height, checkpoint.image_spec.width)
+
+
+def _bare_flag(part: str) -> str:
+    flag, equal, value = part.partition("=") if part.startswith("--") else ("", "", part)
+    return flag + equal + bare_name(value)
 
 
 def bare_name(value: Any) -> str:

@@ -7,7 +7,7 @@ Does not own: running the model (ort.py), writing the folder (the export package
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,6 +15,7 @@ from runtimes.errors import UserError
 from runtimes.folder import check_files, read_manifest
 from runtimes.images import ImageSpec
 from runtimes.scores import TASKS, Task
+from runtimes.signature import signed_manifest
 from runtimes.tensor_proto import check_single_file
 
 Target = Literal["onnx", "openvino", "trt"]
@@ -32,6 +33,7 @@ class Artifact:
 
     graph_size is the (height, width) the graph takes; it is the model size unless the resize is baked into the graph.
     tolerance bounds |logit - golden logit| / max(1, |golden logit|) when the golden vectors are replayed.
+    signed_by is the fingerprint of the key that was asked for and has signed it; empty where none was asked for.
     """
 
     folder: Path
@@ -48,6 +50,7 @@ class Artifact:
     model: str
     opset: int
     tolerance: float
+    signed_by: str = ""
 
     @property
     def model_path(self) -> Path:
@@ -75,19 +78,21 @@ class Artifact:
         return (INPUT_NAMES[self.input_kind],) if self.image_spec.volume is None else (INPUT_NAMES[self.input_kind], MASK)
 
 
-def read_artifact(folder: Path | str, *, check: bool = True) -> Artifact:
-    """Read an artifact folder; with `check`, every file must have the bytes its manifest names.
+def read_artifact(folder: Path | str, *, check: bool = True, public_key: Path | str | None = None) -> Artifact:
+    """Read an artifact folder; with `check`, every file must have the bytes its manifest names, with a key its maker must have signed it.
 
     A model with external data is refused always: a hard link or a path out of the folder would get past the hashes.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder, "artifact")
-    if check:
+    signed, signer = (None, "") if public_key is None else signed_manifest(folder, public_key)
+    manifest = read_manifest(folder, "artifact", data=signed)  # of the very bytes that were signed
+    if check or signer:
         check_files(folder, manifest)
-    artifact = artifact_of(folder, manifest)
+    artifact = replace(artifact_of(folder, manifest), signed_by=signer)
     for name in needed_files(artifact.model):
         if name not in manifest.get("files", {}):
             raise UserError(f"{folder / 'manifest.json'} does not name {name} among its files; export the artifact again")
+    _check_origin(artifact)
     for name in manifest["files"]:
         if name.endswith(".onnx"):
             check_single_file(folder / name)
@@ -115,8 +120,21 @@ def artifact_of(folder: Path, manifest: Mapping[str, Any]) -> Artifact:
 
 
 def needed_files(model: str) -> tuple[str, ...]:
-    """The files a runtime reads when it opens a model: an IR keeps its weights beside it."""
+    """The files a model never comes without: an IR keeps its weights beside it, an engine the ONNX that it was built from."""
+    if model.endswith(".engine"):
+        return (model, "model.onnx")
     return (model, model.removesuffix(".xml") + ".bin") if model.endswith(".xml") else (model,)
+
+
+def _check_origin(artifact: Artifact) -> None:
+    """An engine is code for one GPU that nobody can read: it counts only beside the ONNX that it says it was built from."""
+    if artifact.target != "trt":
+        return
+    engine = artifact.manifest.get("engine")
+    origin = engine.get("onnx_sha256") if isinstance(engine, dict) else None
+    if artifact.manifest["files"].get("model.onnx") != origin or not artifact.model.endswith(".engine"):
+        raise UserError(f"{artifact.folder}: {artifact.model} was not built from the model.onnx beside it; build it again from that: "
+                        "rd-export --target trt")
 
 
 def _one_of(facts: Mapping[str, Any], key: str, known: tuple[str, ...]) -> Any:

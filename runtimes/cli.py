@@ -26,6 +26,8 @@ class VerifySettings:
     """cpu or cuda."""
     threads: int | None = None
     """Threads of the runtime; all cores this process may use when not given."""
+    public_key: Path | None = None
+    """PEM file of the Ed25519 key that must have signed the artifact; anything unsigned or changed is refused (exit 1)."""
     json: bool = False
     """Print one JSON document instead of lines."""
 
@@ -38,7 +40,7 @@ def verify_main() -> None:
 def _verify(settings: VerifySettings) -> int:
     from runtimes.verify import verify
 
-    code, report = verify(settings.artifact, threads=settings.threads, device=settings.device)
+    code, report = verify(settings.artifact, threads=settings.threads, device=settings.device, public_key=settings.public_key)
     if settings.json:
         print(json.dumps({"exit_code": code, **report}, indent=2))
         return code
@@ -50,8 +52,18 @@ def _verify(settings: VerifySettings) -> int:
     return code
 
 
+def told_signature(report: dict[str, Any]) -> str:
+    """What is known of an artifact's signature, in words."""
+    if report["signature"] == "good":
+        return f"signed by key {report['signed_by']}"
+    if report["signature"] == "not checked":
+        return "there is one, and it was NOT CHECKED: name its maker's key with --public-key"
+    return "none: the bytes are the manifest's, but anyone may have written both"
+
+
 def _print(report: dict[str, Any]) -> None:
     print(f"files     {report['files']} with the bytes of the manifest, no external data")
+    print(f"signature {told_signature(report)}")
     print(f"model     {report['model']}, {report['target']} {report['precision']}, opset {report['opset']}, "
           f"sha256 {report['model_sha256'][:16]}")
     print(f"runtime   {report['runtime']} {report['version']}, {report['provider']}, {report['threads']} threads")

@@ -1,6 +1,6 @@
 """Folders and files that appear whole or not at all, and the manifest that names their bytes.
 
-Owns: atomic writes, hashes, `manifest.json`. Does not own: what the files mean.
+Owns: atomic writes, hashes, `manifest.json`. Does not own: what the files mean, who signed them (signature.py).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from runtimes.errors import USAGE, UserError
 
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"  # beside the manifest and over its bytes: the one file a manifest cannot name
 FORMAT = 1
 
 
@@ -58,10 +59,17 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object, or say which file is missing or broken."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path} is missing; expected a file written by one of the rd- commands") from None
-    except (ValueError, UnicodeDecodeError) as error:
+    return parse_json(data, path)
+
+
+def parse_json(data: bytes, path: Path) -> dict[str, Any]:
+    """A JSON object from the bytes of the file at `path`, or say that the file is broken."""
+    try:
+        content = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not readable JSON ({error}); make the folder again") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds {type(content).__name__}, expected a JSON object")
@@ -116,21 +124,23 @@ def new_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
 def write_manifest(folder: Path, kind: str, facts: dict[str, Any]) -> None:
     """Write manifest.json last: kind, format, facts and the SHA-256 of every other file; without it a folder does not count."""
     files = {path.relative_to(folder).as_posix(): sha256_file(path)
-             for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MANIFEST}
+             for path in sorted(folder.rglob("*")) if path.is_file() and path not in (folder / MANIFEST, folder / SIGNATURE)}
     write_json(folder / MANIFEST, {"kind": kind, "format": FORMAT, **facts, "files": files})
 
 
-def read_manifest(folder: Path, *kinds: str) -> dict[str, Any]:
-    """Read a folder's manifest and check that it is of an expected kind and format."""
+def read_manifest(folder: Path, *kinds: str, data: bytes | None = None) -> dict[str, Any]:
+    """Read a folder's manifest and check that it is of an expected kind and format; data: its bytes, where they were read already."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; expected one of kind {' or '.join(kinds)}")
     if not (folder / MANIFEST).is_file():
         raise UserError(f"{folder} has no {MANIFEST}; expected a finished folder of kind {' or '.join(kinds)}")
-    manifest = read_json(folder / MANIFEST)
+    manifest = read_json(folder / MANIFEST) if data is None else parse_json(data, folder / MANIFEST)
     if manifest.get("kind") not in kinds:
         raise UserError(f"{folder} is of kind {manifest.get('kind')!r}, expected {' or '.join(kinds)}")
     if manifest.get("format") != FORMAT:
         raise UserError(f"{folder} has format {manifest.get('format')!r}, this version reads {FORMAT}; make it again")
+    if not isinstance(manifest.get("files"), dict):
+        raise UserError(f"{folder / MANIFEST} names no files; make the folder again")
     return manifest
 
 
@@ -140,14 +150,16 @@ def changed_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
     problems = []
     for name, digest in named.items():
         path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()) or path.is_symlink():
+        if "\0" in name or not name.isprintable():
+            problems.append(f"{name!r} is no file name")
+        elif not path.resolve().is_relative_to(folder.resolve()) or path.is_symlink():
             problems.append(f"{name} lies outside the folder or is a link")
         elif not path.is_file():
             problems.append(f"{name} is missing")
         elif sha256_file(path) != digest:
             problems.append(f"{name} has other bytes than the manifest says")
-    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-    problems += [f"{name} is not named in the manifest" for name in sorted(present - set(named) - {MANIFEST})]
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()}
+    problems += [f"{name} is not named in the manifest" for name in sorted(present - set(named) - {MANIFEST, SIGNATURE})]
     return problems
 
 

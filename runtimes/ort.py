@@ -78,7 +78,10 @@ class OrtSession:
         if self._session is None:
             raise UserError("the session is closed; open it again")
         feeds = batch if isinstance(batch, tuple) else (batch,)
-        outputs = [*self._session.run(self._outputs, dict(zip(self._inputs, feeds, strict=True))), None, None]
+        try:
+            outputs = [*self._session.run(self._outputs, dict(zip(self._inputs, feeds, strict=True))), None, None]
+        except Exception as error:  # a graph that opens may still be one that cannot run
+            raise UserError(f"onnxruntime {self.version} cannot run this graph: {_first_line(error)}; export the artifact again") from None
         return outputs[0], outputs[1], outputs[2]
 
     def facts(self) -> dict[str, Any]:

@@ -84,7 +84,10 @@ class OpenVinoSession:
         if self._request is None:
             raise UserError("the session is closed; open it again")
         feeds = batch if isinstance(batch, tuple) else (batch,)
-        found = self._request.infer(dict(enumerate(feeds)), share_inputs=True)
+        try:
+            found = self._request.infer(dict(enumerate(feeds)), share_inputs=True)
+        except RuntimeError as error:  # a graph that compiles may still be one that cannot run
+            raise UserError(f"OpenVINO {self.version} cannot run this graph: {_reason(error)}; export the artifact again") from None
         outputs = [*(found[index] for index in range(len(self._compiled.outputs))), None, None]
         return outputs[0], outputs[1], outputs[2]
 

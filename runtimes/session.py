@@ -60,7 +60,13 @@ class CheckedSession:
     def run(self, images: Images) -> Scores:
         """Scores of a path, a list of paths, a raw array (H, W, C) or (H, W), or a batch (N, H, W, C)."""
         artifact = self.artifact
-        logits, probabilities, attention = self.runtime.run(as_batch(images, artifact))
+        batch = as_batch(images, artifact)
+        logits, probabilities, attention = self.runtime.run(batch)
+        wanted = (len(batch[0]) if isinstance(batch, tuple) else len(batch), len(artifact.classes))
+        for answer in (logits, probabilities):
+            if answer is not None and (answer.shape != wanted or answer.dtype != np.float32):
+                raise UserError(f"{artifact.model} answered {answer.dtype} {answer.shape}, expected float32 {wanted}; "
+                                "export the artifact again")
         if not np.isfinite(logits).all():  # an overflow in fp16, say: no answer is better than a confident one
             raise UserError(f"{artifact.model} answered NaN or Inf for a valid image; do not use it on this runtime")
         if probabilities is None:
@@ -79,12 +85,14 @@ class CheckedSession:
         self.runtime.close()
 
 
-def open_session(folder: Path | str, *, threads: int | None = None, device: str = "cpu", check: bool = True) -> Session:
+def open_session(folder: Path | str, *, threads: int | None = None, device: str = "cpu", check: bool = True,
+                 public_key: Path | str | None = None) -> Session:
     """Open an artifact folder; threads None means all cores this process may use.
 
-    Raises UserError where files are missing or changed (exit 1), or the runtime or device is missing (exit 5).
+    public_key: the PEM file of the key that must have signed it; every file is then checked, whatever `check` says.
+    Raises UserError where files are missing, changed or not signed (exit 1), or the runtime or device is missing (exit 5).
     """
-    artifact = read_artifact(folder, check=check)
+    artifact = read_artifact(folder, check=check, public_key=public_key)
     return CheckedSession(artifact, open_runtime(artifact, threads=threads, device=device))
 
 

@@ -1,6 +1,7 @@
 """The self-test of an artifact on the machine that will use it: bytes, golden vectors, facts. No torch, no onnx package.
 
-Owns: `verify`, reading golden vectors. Does not own: what agreement means (agreement.py), tensors (tensor_proto.py), flags (cli.py).
+Owns: `verify`, reading golden vectors. Does not own: what agreement means (agreement.py), tensors (tensor_proto.py), signatures
+(signature.py), flags (cli.py).
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from runtimes.agreement import compare
 from runtimes.artifact import Artifact, read_artifact
 from runtimes.errors import DONE, PARITY, UserError
 from runtimes.scores import calibrated
-from runtimes.session import open_session
+from runtimes.session import CheckedSession, open_runtime
+from runtimes.signature import is_signed
 from runtimes.tensor_proto import read_tensor
 
 
@@ -35,20 +37,24 @@ def read_golden(artifact: Artifact) -> tuple[Any, NDArray[Any], NDArray[Any]]:
     return inputs, logits, probabilities
 
 
-def verify(folder: Path, *, threads: int | None = None, device: str = "cpu") -> tuple[int, dict[str, Any]]:
-    """Check an artifact on this machine: exit code (0, 1, 3) and facts; UserError where it cannot be checked (1, 2, 5)."""
-    artifact = read_artifact(folder)
+def verify(folder: Path, *, threads: int | None = None, device: str = "cpu",
+           public_key: Path | None = None) -> tuple[int, dict[str, Any]]:
+    """Check an artifact on this machine: exit code (0, 1, 3) and facts; UserError where it cannot be checked (1, 2, 5).
+
+    public_key: the PEM file of the key that must have signed it; nothing of the artifact is opened before that is known.
+    """
+    artifact = read_artifact(folder, public_key=public_key)
+    signature = "good" if artifact.signed_by else "not checked" if is_signed(folder) else "none"
     inputs, logits, probabilities = read_golden(artifact)
-    session = open_session(folder, threads=threads, device=device, check=False)  # the bytes were checked a moment ago
+    session = CheckedSession(artifact, open_runtime(artifact, threads=threads, device=device))
     try:
         scores = session.run(inputs)
         facts = session.facts()
     finally:
         session.close()
-    if scores.logits.shape != logits.shape:
-        raise UserError(f"{folder}: the model answers {scores.logits.shape} logits, the golden ones are {logits.shape}")
     found = compare(scores.logits, scores.probabilities, logits, probabilities, task=artifact.task,
                     temperatures=artifact.temperatures, thresholds=artifact.thresholds, tolerance=artifact.tolerance)
-    report = {"artifact": str(folder), "files": len(artifact.manifest["files"]), **facts, "golden_images": len(logits),
-              "difference": found.difference, "tolerance": artifact.tolerance, "flips": found.flips, "excused": found.excused}
+    report = {"artifact": str(folder), "files": len(artifact.manifest["files"]), "signature": signature,
+              "signed_by": artifact.signed_by or None, **facts, "golden_images": len(logits), "difference": found.difference,
+              "tolerance": artifact.tolerance, "flips": found.flips, "excused": found.excused}
     return (DONE if found.within(artifact.tolerance) else PARITY), report

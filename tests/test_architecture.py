@@ -17,7 +17,7 @@ BELOW = {"runtimes": {"runtimes"}, "distill": {"runtimes", "distill"}, "export":
          "benchmarks": {"runtimes", "distill", "export", "benchmarks"}}
 GROUND = {"numpy", "PIL"}  # what every file of the ground floor may import beside the standard library
 GROUND_BY_FILE = {"runtimes/cli.py": {"tyro", "rich"}, "runtimes/ort.py": {"onnxruntime"}, "runtimes/ov.py": {"openvino"},
-                  "runtimes/volumes.py": {"nibabel"}, "runtimes/cuda.py": {"cuda"},
+                  "runtimes/volumes.py": {"nibabel"}, "runtimes/cuda.py": {"cuda"}, "runtimes/signature.py": {"cryptography"},
                   "runtimes/trt_library.py": {"tensorrt", "tensorrt_rtx"}}
 # What the door takes from the workshop: a finished student, the images it was made from, and how settings are read and told.
 THROUGH_THE_DOOR = {"calibrate", "checkpoint", "deployed", "evaluate", "flags", "intake", "models", "progress"}
@@ -28,7 +28,7 @@ BASES = {"nn.Module", "torch.nn.Module", "Module", "Dataset", "Exception", "User
 SEQUENCES = {"distill/phantom.py", "distill/phantom_volumes.py"}
 MOST_LINES = 230
 HEAVY = {"torch", "torchvision", "timm", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "scipy", "sklearn", "matplotlib",
-         "transformers", "tyro", "rich", "yaml", "cuda"}
+         "transformers", "tyro", "rich", "yaml", "cuda", "cryptography", "cyclonedx"}
 SHAPELESS = {"utils", "util", "common", "helpers", "helper", "misc", "base", "core", "tools"}
 
 

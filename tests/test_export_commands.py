@@ -25,8 +25,8 @@ from runtimes.folder import changed_files, read_json, read_manifest, sha256_file
 from runtimes.session import open_session
 
 Exported = Callable[[Case], Path]
-FILES = {"README.md", "config.json", "latency.json", "manifest.json", "model.onnx", "parity.json", "preprocessor_config.json",
-         "test_data_set_0"}
+FILES = {"README.md", "bom.cdx.json", "config.json", "latency.json", "manifest.json", "model.onnx", "parity.json",
+         "preprocessor_config.json", "test_data_set_0"}
 
 
 def test_the_folder_holds_what_the_contract_names(exported: Exported) -> None:
