@@ -5,7 +5,6 @@ Owns: Teacher and how each kind is loaded and pooled. Does not own: caching its 
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from distill.encoders import TransformersNet
 from distill.models import Model, count_parameters, weights_hash
 from distill.nets import build_net, classifier_of
 from distill.peft_folder import merge_peft
+from distill.programs import load_program
 from distill.students import PIP_WEIGHTS, SHORT_NAMES, first_line, hub_weights, pip_weights, read_state, timm_name
 from runtimes.errors import USAGE, UserError
 from runtimes.folder import sha256_file
@@ -166,15 +166,7 @@ def _from_folder(folder: Path, size: int | None) -> Teacher:
 def _from_program(path: Path, size: int | None) -> Teacher:
     if not path.is_file():
         raise UserError(f"teacher {path} not found; expected a file written by torch.export.save")
-    log = logging.getLogger("torch.export")
-    level = log.level
-    log.setLevel(logging.CRITICAL)  # torch prints a traceback of its own before it raises
-    try:
-        program = torch.export.load(path)
-    except Exception as error:  # the reader raises zip, JSON and unpickling errors alike
-        raise UserError(f"{path} is not a torch.export program ({type(error).__name__}); save it with torch.export.save") from None
-    finally:
-        log.setLevel(level)
+    program = load_program(path)
     inputs = [node.meta["val"].shape for node in program.graph.nodes
               if node.op == "placeholder" and node.name in program.graph_signature.user_inputs]
     if len(inputs) != 1 or len(inputs[0]) != 4 or int(inputs[0][1]) != 3:

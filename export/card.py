@@ -75,12 +75,10 @@ def _precision(artifact: Artifact, parity: dict[str, Any]) -> str:
 
 
 def _lower(parity: dict[str, Any]) -> str:
-    change = parity.get("auroc_change")
-    if parity["precision"] == "fp32" or not change:
+    if parity["precision"] == "fp32" or parity["auroc_difference"] is None:
         return ""
-    interval = f" (95 % interval {change['low']:+.4f} to {change['high']:+.4f})" if "low" in change else ""
-    return (f"- AUROC {change['value']:+.4f} against PyTorch{interval}; "
-            f"probabilities by {parity['mean_probability_change']:.4f} on average.\n")
+    return (f"- AUROC {parity['auroc_difference']:+.4f} against PyTorch (95 % interval {parity['auroc_difference_low']:+.4f} to "
+            f"{parity['auroc_difference_high']:+.4f}); probabilities by {parity['mean_probability_change']:.4f} on average.\n")
 
 
 def _speed(latency: dict[str, float], facts: dict[str, Any]) -> str:

@@ -5,12 +5,14 @@ Owns: the order of the work, what is written and printed. Does not own: the grap
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from distill.checkpoint import Checkpoint, load_checkpoint, preprocessor_config
 from distill.progress import say, track
+from export.answers import evenly
 from export.bom import write_bom
 from export.card import artifact_card
 from export.config import ExportSettings
@@ -22,7 +24,7 @@ from export.hygiene import precision_share
 from export.lowering import lowered
 from export.making import fp32_graph, write_model
 from export.pace import against_fp32
-from export.parity import evenly, parity
+from export.parity import parity
 from export.sign import load_signing_key, sign_manifest, signed_by
 from runtimes.artifact import GOLDEN, Artifact, read_artifact
 from runtimes.errors import DONE, MISSING, PARITY, USAGE, UserError
@@ -166,7 +168,7 @@ def _prove(folder: Path, checkpoint: Checkpoint, artifact: Artifact, session: Se
     with track("parity") as update:
         proof = parity(checkpoint.model, session, artifact, [images.images[row] for row in rows], images.labels[rows],
                        max_batch=settings.max_batch, precision_share=weights, calibration=checkpoint.calibration, limits=limits,
-                       progress=update)
+                       groups=None if images.groups is None else images.groups[rows], progress=update)
     proof["executed_share"] = executed
     rounding = proof["rounding"]
     text = (f"{proof['images']} images, {proof['flips']} flips (rate below {100 * proof['flip_bound']:.1f} %), "
@@ -174,7 +176,7 @@ def _prove(folder: Path, checkpoint: Checkpoint, artifact: Artifact, session: Se
     if not proof["passed"]:
         reasons = f" ({'; '.join(proof['reasons'])})" if proof["reasons"] else ""
         raise UserError(f"parity failed: {text}{reasons}; allowed {artifact.tolerance:.0e} relative, expected: {proof['rule']}. "
-                        "No artifact was written", PARITY)
+                        f"Worst images: {_worst(proof, artifact, [images.keys[row] for row in rows])}. No artifact was written", PARITY)
     say("parity", text)
     if rounding["max_logit_difference"] > 0:
         say("", f"8-bit rounding of training: {rounding['flips']} flips, logits within {rounding['max_logit_difference']:.1e}")
@@ -185,7 +187,18 @@ def _prove(folder: Path, checkpoint: Checkpoint, artifact: Artifact, session: Se
     return proof
 
 
-def _number(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.1e}"
+def _worst(proof: dict[str, Any], artifact: Artifact, keys: list[str]) -> str:
+    """The three images that moved most, each with the class that did, for the person at the keyboard; nothing of this ships."""
+    def told(one: dict[str, Any]) -> str:
+        here, there = one["artifact"]["probabilities"], one["pytorch"]["probabilities"]
+        apart = [abs((a if a is not None else math.inf) - b) for a, b in zip(here, there, strict=True)]
+        index = apart.index(max(apart))
+        return f"{keys[one['image']]}: {artifact.classes[index]} {_number(there[index], 4)} by PyTorch, {_number(here[index], 4)} here"
+
+    return "; ".join(told(one) for one in proof["worst"][:3])
+
+
+def _number(value: float | None, digits: int = 0) -> str:
+    return "not finite" if value is None else f"{value:.{digits}f}" if digits else f"{value:.1e}"
 
 

@@ -38,8 +38,10 @@ class ExportSettings:
 
     data: str | None = None
     """Where the student's images are now, if they have moved since training."""
-    parity_images: int = 256
-    """Most validation images that take part in the parity check."""
+    parity_images: int = 2000
+    """Most validation images that take part in the parity check, evenly spaced; all of them where there are no more."""
+    parity_pictures: int = 20
+    """How many of the images that moved most are shown in parity.html, 0 to 20; 0: that page holds no picture of any patient."""
     golden_images: int = 16
     """Validation images kept in the artifact as golden vectors, 8 to 64; they are part of what ships."""
     max_batch: int = 8
@@ -94,6 +96,8 @@ class ExportSettings:
         for name in ("calibration_images", "parity_images", "max_batch", "samples", "threads"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} must be 1 or more", USAGE)
+        if not 0 <= self.parity_pictures <= 20:
+            raise UserError(f"--parity-pictures {self.parity_pictures} must be between 0 and 20", USAGE)
         if not 8 <= self.golden_images <= 64:
             raise UserError(f"--golden-images {self.golden_images} must be between 8 and 64", USAGE)
         if self.input_size is not None and self.input == "tensor":

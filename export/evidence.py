@@ -12,8 +12,8 @@ import numpy as np
 
 from distill.checkpoint import Checkpoint
 from distill.progress import say
+from export.answers import accepted, evenly, reference_logits
 from export.config import ExportSettings
-from export.parity import accepted, evenly, reference_logits
 from runtimes.artifact import Artifact
 from runtimes.errors import UserError
 from runtimes.folder import write_atomic, write_json
@@ -33,12 +33,12 @@ def write_golden(folder: Path, checkpoint: Checkpoint, artifact: Artifact, sessi
     """
     from onnx import numpy_helper
 
-    _, inputs, seen = accepted([images.images[row] for row in evenly(rows, count)], artifact)
-    if not inputs:
+    taken = list(accepted([images.images[row] for row in evenly(rows, count)], artifact))
+    if not taken:
         raise UserError("none of the images chosen as golden vectors passes the input check; raise --golden-images")
-    given = tuple(np.concatenate(parts) for parts in zip(*inputs, strict=True))
+    given = tuple(np.concatenate(parts) for parts in zip(*(one.batch for one in taken), strict=True))
     if artifact.precision == "fp32":
-        logits = reference_logits(checkpoint.model, seen)
+        logits = reference_logits(checkpoint.model, [one.inputs for one in taken])
         probabilities = calibrated(logits, artifact.task, artifact.temperatures)
     else:
         answered = session.run(given if len(given) > 1 else given[0])

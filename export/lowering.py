@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from distill.checkpoint import Checkpoint
 from distill.progress import track
+from export.answers import CHUNK, accepted, evenly, reference_logits
 from export.config import ExportSettings
 from export.facts import manifest_facts, metadata
 from export.gate import Limits
@@ -24,7 +26,6 @@ from export.int8 import Feeds
 from export.lower import Found, Problem, find_int8
 from export.making import Made, names
 from export.pace import pace
-from export.parity import accepted, evenly, reference_logits
 from export.regions import relabelled
 from runtimes.artifact import artifact_of
 from runtimes.errors import PARITY, UserError
@@ -32,6 +33,8 @@ from runtimes.images import ImageSet
 from runtimes.ort import OrtSession
 from runtimes.scores import calibrated
 from runtimes.session import Runtime
+
+SEARCH_IMAGES = 512  # of the validation images: a search asks for each of them many times; parity then takes them all
 
 
 def lowered(data: bytes, checkpoint: Checkpoint, images: ImageSet, rows: Sequence[int], settings: ExportSettings) -> Made:
@@ -55,11 +58,17 @@ def posed(checkpoint: Checkpoint, images: ImageSet, rows: Sequence[int], setting
     train = images.rows("train")
     if len(train) == 0:
         raise UserError("the data has no training images to take int8 ranges from; name data that has some with --data")
-    _, ranged, _ = accepted([images.images[row] for row in evenly(train, settings.calibration_images)], artifact)
-    places, judged, seen = accepted([images.images[row] for row in rows], artifact)
+    ranged = [one.batch for one in accepted([images.images[row] for row in evenly(train, settings.calibration_images)], artifact)]
+    rows = evenly(rows, SEARCH_IMAGES)
+    places, judged, answered = list[int](), list[tuple[NDArray[Any], ...]](), list[NDArray[Any]]()
+    stream = accepted([images.images[row] for row in rows], artifact)
+    while part := list(islice(stream, CHUNK)):  # what PyTorch must see is large and used once
+        places += [one.place for one in part]
+        judged += [one.batch for one in part]
+        answered.append(reference_logits(checkpoint.model, [one.inputs for one in part]))
     if not ranged or not judged:
         raise UserError("no image passes the input check, so int8 ranges cannot be found; look at the images or name others with --data")
-    logits = reference_logits(checkpoint.model, seen)
+    logits = np.concatenate(answered)
     feeds, judged_feeds = ([dict(zip(artifact.input_names, one, strict=True)) for one in batches] for batches in (ranged, judged))
     labels = images.labels[[rows[place] for place in places]]
     return Problem(feeds, judged_feeds, labels, calibrated(logits, artifact.task, checkpoint.calibration.temperatures),

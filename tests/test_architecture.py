@@ -160,7 +160,7 @@ def test_settings_are_read_without_the_workshop() -> None:
     assert loaded("import distill.config, distill.cli, export.config, export.cli") == set()
 
 
-def unsafe(tree: ast.AST) -> list[str]:
+def unsafe(tree: ast.AST, file: str = "") -> list[str]:
     """Ways to run code from a file: pickle and its kin, torch.load and np.load that may unpickle, eval and exec, yaml.load."""
     found = []
     for module, _ in imports(tree):
@@ -179,13 +179,15 @@ def unsafe(tree: ast.AST) -> list[str]:
             found.append(called)
         if called in ("np.load", "numpy.load") and keywords.get("allow_pickle") != "False":
             found.append(called)
+        if called.split(".")[-2:] == ["export", "load"] and file != "distill/programs.py":  # torch unpickles and evaluates what it holds
+            found.append(called)
         if keywords.get("weights_only") == "False" or keywords.get("trust_remote_code") == "True" or keywords.get("shell") == "True":
             found.append(f"{called}({keywords})")
     return found
 
 
 def test_nothing_runs_code_from_a_file() -> None:
-    assert {file: found for file in files(*FLOORS) if (found := unsafe(tree_of(file)))} == {}
+    assert {file: found for file in files(*FLOORS) if (found := unsafe(tree_of(file), file))} == {}
     for file in files(*FLOORS):
         text = (ROOT / file).read_text(encoding="utf-8").replace(" ", "")
         assert "weights_only=False" not in text, file
@@ -194,6 +196,7 @@ def test_nothing_runs_code_from_a_file() -> None:
 
 @pytest.mark.parametrize("code", ["import pickle", "from pickle import load", "torch.load(path)", "torch.load(path, weights_only=False)",
                                   "torch.load(path, weights_only=flag)", "np.load(path)", "np.load(path, allow_pickle=True)", "eval('1')",
+                                  "torch.export.load(path)",
                                   "yaml.load(text)", "subprocess.run(line, shell=True)", "f(weights_only=False)"])
 def test_the_check_of_unsafe_reading_can_fail(code: str) -> None:
     assert unsafe(ast.parse(code))

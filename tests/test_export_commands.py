@@ -126,6 +126,7 @@ def test_a_failed_parity_is_exit_code_three_and_leaves_no_folder(tmp_path: Path,
     with pytest.raises(UserError, match="parity failed") as caught:
         export(ExportSettings(student_dir=tmp_path / "student", out=tmp_path / "out"), "", lambda checkpoint: image_set(Case()))
     assert caught.value.exit_code == PARITY
+    assert len(re.findall(r"image\d+: [abc] 0\.\d{4} by PyTorch, 0\.\d{4} here", str(caught.value))) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["student"]
 
 
@@ -164,6 +165,7 @@ def test_data_without_validation_images_is_refused() -> None:
                                     {"golden_images": 3}, {"input": "tensor", "input_size": "64x64"}, {"samples": 0},
                                     {"overwrite": True, "resume": True}, {"target": ()}, {"target": ("trt", "trt")},
                                     {"precision": "bf16"},
+                                    {"parity_pictures": 21}, {"parity_pictures": -1},
                                     {"max_flips": "few"}, {"max_flips": "101%"}, {"max_auc_drop": -0.1}, {"calibration_images": 0}])
 def test_impossible_settings_are_usage_errors(change: dict[str, object]) -> None:
     with pytest.raises(UserError) as caught:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from conftest import Case, image_set, random_images, tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,8 @@ from onnx import numpy_helper
 from PIL import Image
 from scipy.stats import binomtest
 
-from export.parity import flip_bound, graph_inputs, parity, reference_logits
+from export.answers import graph_inputs, reference_logits
+from export.parity import flip_bound, parity
 from runtimes.artifact import Artifact, read_artifact
 from runtimes.errors import UserError
 from runtimes.folder import read_json, write_manifest
@@ -156,6 +159,58 @@ def test_images_the_device_refuses_are_counted_not_hidden(exported: Exported) ->
         prove(exported(COLOUR), COLOUR, images=[], labels=images.labels[:0])
 
 
+def test_the_worst_images_come_first_with_both_answers_and_no_name(exported: Exported, tmp_path: Path) -> None:
+    found = prove(mutated(exported(COLOUR), tmp_path / "a", swap_channels), COLOUR)
+    changes = [one["probability_difference"] for one in found["worst"]]
+    assert (len(changes), changes[0]) == (20, found["max_probability_difference"])
+    assert changes == sorted(changes, reverse=True)
+    images = image_set(COLOUR)
+    spec, first = read_artifact(exported(COLOUR)).image_spec, found["worst"][0]
+    raw = spec.resized(images.images[first["image"]])
+    wanted = tiny_model(COLOUR)(torch.from_numpy(spec.normalised(raw[None])))
+    assert np.abs(calibrated(wanted.detach().numpy(), "multiclass", (1.5,))[0] - first["pytorch"]["probabilities"]).max() < 1e-6
+    assert first["label"] == [images.classes[images.labels[first["image"]]]]
+    assert first["pytorch"]["decision"] == [images.classes[int(wanted.argmax())]]
+
+
+def test_memory_does_not_grow_with_the_number_of_images(exported: Exported) -> None:
+    class Drawn(Sequence):
+        def __init__(self, count: int) -> None:
+            self.count = count
+
+        def __len__(self) -> int:
+            return self.count
+
+        def __getitem__(self, index):
+            if index >= self.count:
+                raise IndexError
+            return random_images(COLOUR, 1, seed=index)[0]
+
+    def peak(count: int) -> int:
+        tracemalloc.start()
+        proof = prove(exported(COLOUR), COLOUR, images=Drawn(count), labels=np.full(count, -1))
+        assert proof["images"] == count
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+
+    assert peak(600) < peak(100) + 1e6  # 500 images as the network sees them: 6 MB
+
+
+def test_the_interval_of_auroc_is_paired_seeded_and_holds_the_difference(exported: Exported, tmp_path: Path) -> None:
+    folder = mutated(exported(COLOUR), tmp_path / "a", add_noise)
+    found, again = prove(folder, COLOUR), prove(folder, COLOUR)
+    assert found == again
+    assert found["auroc_difference_low"] <= found["auroc_difference"] <= found["auroc_difference_high"]
+    same = prove(exported(COLOUR), COLOUR)
+    assert same["auroc_difference_low"] == same["auroc_difference_high"] == 0
+    patients = prove(folder, COLOUR, groups=np.arange(24) // 4)
+    assert patients["auroc_difference"] == found["auroc_difference"]
+    assert patients["auroc_difference_low"] != found["auroc_difference_low"]
+    unlabelled = prove(folder, COLOUR, labels=np.full(24, -1))
+    assert unlabelled["auroc_difference"] is unlabelled["auroc_difference_low"] is None
+
+
 def test_grey_images_of_a_colour_set_take_part(exported: Exported) -> None:
     grey = [image[..., :1] for image in image_set(COLOUR).images]  # type: ignore[call-overload]
     assert prove(exported(COLOUR), COLOUR, images=grey)["passed"] is True
@@ -178,8 +233,6 @@ def test_the_flip_bound_is_clopper_and_pearson_s(flips: int, images: int) -> Non
 
 
 def test_the_reference_is_the_model_on_the_spec_s_pixels(exported: Exported) -> None:
-    import torch
-
     case = Case("ordinal", 1, "uint16", (100.0, 3000.0))
     artifact: Artifact = read_artifact(exported(case))
     raw = random_images(case, 3, ((32, 32), (50, 40)))

@@ -15,9 +15,10 @@ from conftest import TINY
 
 from distill.checkpoint import Calibration, load_checkpoint, save_checkpoint
 from distill.models import Model, ModelSpec, build_model
+from export.answers import graph_inputs
 from export.commands import export
 from export.config import ExportSettings
-from export.parity import graph_inputs, parity
+from export.parity import parity
 from runtimes.artifact import read_artifact
 from runtimes.errors import PARITY, USAGE, UserError
 from runtimes.folder import read_json, write_manifest
