@@ -22,9 +22,10 @@ from study import HERE, SHARED, rd_distill, read_rows
 from distill.checkpoint import load_checkpoint
 from distill.evaluate import auroc_difference
 from distill.intake import images_for
+from export.answers import accepted, reference_logits
 from export.commands import export
 from export.config import ExportSettings
-from export.parity import accepted, flip_bound, reference_logits
+from export.parity import flip_bound
 from runtimes.artifact import read_artifact
 from runtimes.errors import UserError
 from runtimes.ort import OrtSession

@@ -149,6 +149,10 @@ def _finished(made: Made, settings: ExportSettings) -> Made:
     """The graph saying what it is now: its calibration in the tail and in the metadata."""
     temperatures = made.checkpoint.calibration.temperatures if settings.input == "image" else ()
     data = relabelled(made.data, metadata(made.checkpoint, settings), temperatures)
+    if made.ir is not None and temperatures:
+        from export.to_openvino import with_temperatures
+
+        with_temperatures(made.ir, temperatures)
     inputs, outputs = names(made.checkpoint, settings)
     check_hygiene(data, opset=settings.opset, input_names=inputs, output_names=outputs)
     return replace(made, data=data)

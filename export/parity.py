@@ -18,7 +18,7 @@ from distill.checkpoint import Calibration
 from distill.models import Model
 from export.answers import Answers, Image, ask, device_image, graph_inputs
 from export.gate import Limits, judge_logits
-from runtimes.agreement import compare
+from runtimes.agreement import Agreement, compare
 from runtimes.artifact import Artifact
 from runtimes.scores import calibrated, decide
 from runtimes.session import Session
@@ -71,12 +71,22 @@ def parity(model: Model, session: Session, artifact: Artifact, images: Sequence[
         "rule": LOWER_RULE if limits else RULE,
         "changed_decisions": max((one.changed for one in verdicts), default=flips),
         "decisions": max((one.decisions for one in verdicts), default=count),
-        "reasons": sorted({reason for one in verdicts for reason in one.reasons}),
+        "reasons": sorted({reason for one in verdicts for reason in one.reasons}) + _apart(results, tail, close, artifact),
         "mean_probability_change": _finite(float(np.abs(found.astype(np.float64) - expected).mean())),
         "batches": sorted(answers.found), "confidence": CONFIDENCE,
         "refused_images": len(answers.refused), "images_resized_to_graph": answers.stand_ins,
         "rounding": _rounding(answers, expected, artifact, own), "worst": _worst(answers, images, known, expected, artifact, own),
     }
+
+
+def _apart(results: Sequence[Agreement], tail: float, close: bool, artifact: Artifact) -> list[str]:
+    """What speaks against an artifact beside its decisions, in words."""
+    said = []
+    if not close:
+        said.append(f"logits differ by {max(one.difference for one in results):.1e} x max(1, |logit|), allowed {artifact.tolerance:.0e}")
+    if not tail <= TAIL[artifact.precision]:
+        said.append(f"probabilities are {tail:.1e} off the calibration of their own logits, allowed {TAIL[artifact.precision]:.0e}")
+    return said
 
 
 def flip_bound(flips: int, images: int, confidence: float = CONFIDENCE) -> float:

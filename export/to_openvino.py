@@ -40,6 +40,20 @@ def save_ir(model: Any, path: Path, metadata: Mapping[str, str]) -> None:
     load_runtime().save_model(model, str(path), compress_to_fp16=False)
 
 
+def with_temperatures(model: Any, temperatures: Sequence[float]) -> None:
+    """Put other temperatures into the tail of a model of OpenVINO, in place; ValueError where it has none of that shape."""
+    from openvino import opset13
+
+    held = [one for one in model.get_ordered_ops() if one.get_type_name() == "Constant"
+            and one.get_friendly_name().split(".")[-1] == "temperature"]
+    if len(held) != 1:
+        raise ValueError(f"the model has {len(held)} temperatures, expected 1")
+    new = opset13.constant(np.asarray(temperatures, dtype=np.float32).reshape(tuple(held[0].get_output_shape(0))))
+    new.set_friendly_name(held[0].get_friendly_name())
+    for reader in list(held[0].output(0).get_target_inputs()):
+        reader.replace_source_output(new.output(0))
+
+
 def nncf_int8(data: bytes, feeds: Sequence[dict[str, NDArray[Any]]], *, transformer: bool,
               validate: Callable[[Any], float] | None = None, max_drop: float = 0.005) -> Any:
     """OpenVINO's model of an ONNX file's bytes in int8, by NNCF's post-training quantisation over calibration images.

@@ -64,6 +64,8 @@ class OpenVinoSession:
                             "install its driver or use another device", MISSING)
         self.threads, self.provider, self.version = threads or allowed_cores(), wanted, str(runtime.__version__).split("-")[0]
         self.hint = HINTS[precision]
+        if precision == "fp16" and "FP16" not in core.get_property(wanted, "OPTIMIZATION_CAPABILITIES"):
+            self.hint = "f32"  # asked for f16, a processor without it computes in bf16, which is less exact, and says so nowhere
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": self.hint, "PERFORMANCE_HINT": hint.upper()}
         if wanted == "CPU":
             settings["INFERENCE_NUM_THREADS"] = self.threads

@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 from conftest import Case, random_images
 
+from export.to_openvino import with_temperatures
 from runtimes.errors import MISSING, USAGE, UserError
 from runtimes.folder import read_json, read_manifest, write_manifest
+from runtimes.ov import OpenVinoSession, capabilities, load_runtime
+from runtimes.scores import calibrated
 from runtimes.session import open_session
 from runtimes.verify import verify
 
@@ -89,3 +92,23 @@ def test_importing_it_reaches_for_no_network_and_writes_nothing_at_home(exported
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout)[1]
     assert list(tmp_path.iterdir()) == [], "no consent file, no counter"
+
+
+def test_fp16_is_computed_in_fp16_or_in_fp32_and_never_in_bf16(exported: Exported) -> None:
+    session = open_session(exported(Case(target="openvino", precision="fp16")), threads=1)
+    able = "FP16" in capabilities()
+    assert session.facts()["precision_hint"] == ("f16" if able else "f32")
+    assert "bf16" not in session.facts()["layers"]
+    session.close()
+
+
+def test_another_temperature_in_an_ir_moves_its_probabilities_and_not_its_logits(exported: Exported) -> None:
+    images = np.stack(random_images(Case(), 4))
+    model = load_runtime().Core().read_model(str(exported(PLAIN) / "openvino_model.xml"))
+    before = OpenVinoSession(model, threads=1).run(images)
+    with_temperatures(model, (0.7,))
+    logits, probabilities, _ = OpenVinoSession(model, threads=1).run(images)
+    assert np.array_equal(logits, before[0])
+    assert np.allclose(probabilities, calibrated(logits, "multiclass", (0.7,)), atol=1e-6)
+    with pytest.raises(ValueError, match="shape"):
+        with_temperatures(model, (0.7, 0.8))
