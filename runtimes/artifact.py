@@ -25,6 +25,7 @@ InputKind = Literal["image", "tensor"]
 INPUT_NAMES: dict[str, str] = {"image": "image", "tensor": "pixel_values"}
 MASK = "mask"  # the second input of a graph of volumes: 1 where a slice is there
 GOLDEN = "test_data_set_0"
+SUFFIXES: dict[str, str] = {"onnx": ".onnx", "openvino": ".xml", "trt": ".engine"}  # under another name a model would pass unchecked
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,9 @@ def artifact_of(folder: Path, manifest: Mapping[str, Any]) -> Artifact:
             model=str(facts["model"]), opset=int(facts["opset"]), tolerance=float(facts["tolerance"]))
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise UserError(f"{where} is not complete ({type(error).__name__}: {error}); export the artifact again") from None
+    if not artifact.model.endswith(SUFFIXES[artifact.target]):
+        raise UserError(f"{where}: model {artifact.model!r} is no {SUFFIXES[artifact.target]} file, which {artifact.target} needs; "
+                        "export the artifact again")
     _check_sizes(artifact, where)
     return artifact
 
@@ -132,7 +136,7 @@ def _check_origin(artifact: Artifact) -> None:
         return
     engine = artifact.manifest.get("engine")
     origin = engine.get("onnx_sha256") if isinstance(engine, dict) else None
-    if artifact.manifest["files"].get("model.onnx") != origin or not artifact.model.endswith(".engine"):
+    if artifact.manifest["files"].get("model.onnx") != origin:
         raise UserError(f"{artifact.folder}: {artifact.model} was not built from the model.onnx beside it; build it again from that: "
                         "rd-export --target trt")
 

@@ -134,6 +134,17 @@ def test_a_second_graph_field_cannot_hide_external_data(exported: Exported) -> N
     assert external_tensors(memoryview(data + extra.SerializeToString())) == ["late"]
 
 
+@pytest.mark.parametrize("target", ["onnx", "openvino", "trt"])
+def test_a_model_under_another_name_does_not_get_past_the_hunt_for_external_data(artifact: Path, target: str) -> None:
+    (artifact / "model.onnx").rename(artifact / "model.dat")
+    manifest = read_json(artifact / "manifest.json")
+    manifest["artifact"] |= {"model": "model.dat", "target": target}
+    write_json(artifact / "manifest.json", manifest)
+    sealed(artifact)
+    with pytest.raises(UserError, match=r"model 'model\.dat' is no \.(onnx|xml|engine) file"):
+        open_session(artifact)
+
+
 def test_a_link_to_a_model_is_refused(exported: Exported, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").symlink_to(exported(Case()) / "model.onnx")
     with pytest.raises(UserError, match="link"):

@@ -242,6 +242,3 @@ def test_an_engine_alone_is_never_accepted(signed: Path) -> None:
     with pytest.raises(UserError, match=r"does not name model\.onnx"):
         read_artifact(signed)
     shutil.move(signed.parent / "model.onnx", signed / "model.onnx")
-    write_manifest(signed, "artifact", {**facts, "artifact": {**facts["artifact"], "model": "config.json"}, "engine": right})
-    with pytest.raises(UserError, match="not built from"):
-        read_artifact(signed)
