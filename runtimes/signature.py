@@ -87,6 +87,8 @@ def signed_manifest(folder: Path, public_key: Path | str) -> tuple[bytes, str]:
     """
     library, key = load_cryptography(), load_public_key(public_key)
     place, name = folder / SIGNATURE, fingerprint(key)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; expected an artifact signed by key {name}")
     if place.is_symlink() or not place.is_file():
         raise UserError(f"{folder} is not signed: it has no {SIGNATURE}; expected one by key {name}. Do not use it: "
                         "fetch it again from its maker, or have it exported with --sign")

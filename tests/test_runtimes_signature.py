@@ -152,6 +152,7 @@ def test_what_was_added_removed_renamed_or_sealed_anew_is_refused(signed: Path, 
 
 @pytest.mark.usefixtures("no_runtime")
 def test_another_s_key_is_refused_by_name(signed: Path, keys: Path) -> None:
+    assert "is not a folder" in refused(signed / "nowhere", keys / "pub.pem")
     said = refused(signed, keys / "other.pem")
     assert fingerprint(load_public_key(keys / "other.pem")) in said
     run = command(str(signed), "--public-key", str(keys / "other.pem"))
