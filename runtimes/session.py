@@ -79,16 +79,17 @@ class CheckedSession:
         self.runtime.close()
 
 
-def open_session(folder: Path | str, *, threads: int | None = None, device: str = "cpu", check: bool = True) -> Session:
-    """Open an artifact folder; threads None means all cores this process may use.
+def open_session(folder: Path | str, *, threads: int | None = None, device: str = "cpu", check: bool = True,
+                 spin: bool | None = None) -> CheckedSession:
+    """Open an artifact folder; threads None means all cores this process may use. spin: as of OrtSession, which alone heeds it.
 
     Raises UserError where files are missing or changed (exit 1), or the runtime or device is missing (exit 5).
     """
     artifact = read_artifact(folder, check=check)
-    return CheckedSession(artifact, open_runtime(artifact, threads=threads, device=device))
+    return CheckedSession(artifact, open_runtime(artifact, threads=threads, device=device, spin=spin))
 
 
-def open_runtime(artifact: Artifact, *, threads: int | None = None, device: str = "cpu") -> Runtime:
+def open_runtime(artifact: Artifact, *, threads: int | None = None, device: str = "cpu", spin: bool | None = None) -> Runtime:
     """The runtime an artifact was made for with its model in it; UserError (exit 5) where library or device is missing."""
     if artifact.target == "openvino":
         from runtimes.ov import OpenVinoSession
@@ -100,7 +101,7 @@ def open_runtime(artifact: Artifact, *, threads: int | None = None, device: str 
         return TrtSession(artifact.model_path, artifact.manifest.get("engine", {}))
     from runtimes.ort import OrtSession
 
-    return OrtSession(artifact.model_path, threads=threads, device=device)
+    return OrtSession(artifact.model_path, threads=threads, device=device, spin=spin)
 
 
 def as_batch(images: Images, artifact: Artifact) -> Feeds:
