@@ -27,7 +27,8 @@ from distill.models import Model, ModelSpec, build_model
 from distill.students import first_line
 from runtimes.errors import UserError
 from runtimes.latency import measure
-from runtimes.ort import OrtSession, allowed_cores
+from runtimes.machine import allowed_cores
+from runtimes.ort import OrtSession
 
 Target = Literal["onnx", "openvino"]
 WARMUP_S, SAMPLES, SECONDS = 0.3, 200, 1.5

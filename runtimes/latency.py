@@ -1,24 +1,19 @@
 """How long a call takes: raw nanoseconds, warm-ups apart, with the facts of the machine they were taken on.
 
-Owns: LatencyReport, `measure`, machine facts. Does not own: what is called; tables and comparisons (rd-bench).
+Owns: LatencyReport, `measure`. Does not own: what is called; percentiles (figures.py), facts of the machine (machine.py), rd-bench.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from runtimes.errors import UserError
-from runtimes.ort import allowed_cores
-
-# Fewest samples behind a percentile (MLPerf Inference's early stopping); below that it is not shown.
-FEWEST_SAMPLES = {50: 1, 90: 64, 95: 130, 99: 662}
+from runtimes.figures import percentiles_ms, steady
+from runtimes.machine import machine_facts
 
 
 @dataclass(frozen=True)
@@ -30,17 +25,37 @@ class LatencyReport:
     facts: dict[str, Any]
 
     def percentiles_ms(self) -> dict[str, float]:
-        """Minimum, mean and those percentiles that the number of samples supports, in milliseconds."""
-        values = np.asarray(self.samples_ns, dtype=np.float64) / 1e6
-        shown = {"min_ms": float(values.min()), "mean_ms": float(values.mean())}
-        for percent, fewest in FEWEST_SAMPLES.items():
-            if len(values) >= fewest:
-                shown[f"p{percent}_ms"] = float(np.percentile(values, percent))
-        return shown
+        """Minimum, mean, deviation, maximum and those percentiles that the number of samples supports, in milliseconds."""
+        return percentiles_ms(self.samples_ns)
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form, percentiles beside the raw values."""
         return {"format": 1, **self.percentiles_ms(), **asdict(self)}
+
+
+def warm_up(call: Callable[[], object], *, least: int, seconds: float) -> tuple[list[int], bool]:
+    """Call until two windows of calls took alike, `least` times at least and after that for `seconds` at most: times, steady or not."""
+    clock, times = time.perf_counter_ns, list[int]()
+    start = clock()
+    while len(times) < least or not steady(times):
+        if len(times) >= least and clock() - start > seconds * 1e9:
+            return times, False
+        before = clock()
+        call()
+        times.append(clock() - before)
+    return times, True
+
+
+def timed_block(call: Callable[[], object], *, least: int, seconds: float) -> tuple[list[int], int]:
+    """Time calls one after another, `least` of them and `seconds` long at least: nanoseconds of each, and of all together."""
+    clock, times = time.perf_counter_ns, list[int]()
+    start = now = clock()
+    while len(times) < least or now - start < seconds * 1e9:
+        before = clock()
+        call()
+        now = clock()
+        times.append(now - before)
+    return times, now - start
 
 
 def measure(call: Callable[[], object], *, warmups: int, samples: int, facts: dict[str, Any] | None = None) -> LatencyReport:
@@ -56,24 +71,6 @@ def measure(call: Callable[[], object], *, warmups: int, samples: int, facts: di
         times.append(clock() - start)
     found = {**machine_facts(), "load_average_before": load_before, "load_average_after": _load_average(), **(facts or {})}
     return LatencyReport(tuple(times[:warmups]), tuple(times[warmups:]), found)
-
-
-def machine_facts() -> dict[str, Any]:
-    """What a timing depends on and a reader cannot see: processor, cores this process may use, versions."""
-    return {"cpu": _cpu_model(), "cores_allowed": allowed_cores(), "cores": os.cpu_count(), "system": platform.system(),
-            "architecture": platform.machine(), "python": platform.python_version(), "numpy": np.__version__}
-
-
-def _cpu_model() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                key, _, value = line.partition(":")
-                if key.strip() in ("model name", "Model"):  # x86; some ARM boards
-                    return value.strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _load_average() -> float | None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.errors import MISSING, USAGE, UserError
+from runtimes.machine import allowed_cores
 
 # Official builds from 1.29 on send usage events; only the environment, set before the import, stops all of them.
 # Two spellings are in circulation (the library's privacy page and its pull request 29843).
@@ -30,18 +31,15 @@ def load_runtime() -> Any:
     return onnxruntime
 
 
-def allowed_cores() -> int:
-    """How many cores this process may use: its CPU set, not the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class OrtSession:
     """One model on one provider: arrays in; logits, probabilities and slice attention out, None for what a graph does not answer.
 
-    model: an .onnx file, or the bytes of one.
+    model: an .onnx file, or the bytes of one. spin: whether threads wait for the next call by burning their core; None leaves that to
+    the library. profile: start of the name of the file that its own profiler writes at `profiled`.
     """
 
-    def __init__(self, model: Path | bytes, *, threads: int | None = None, device: str = "cpu", optimise: bool = True) -> None:
+    def __init__(self, model: Path | bytes, *, threads: int | None = None, device: str = "cpu", optimise: bool = True,
+                 spin: bool | None = None, profile: Path | None = None) -> None:
         if device not in PROVIDERS:
             raise UserError(f"device {device!r} is not known; expected {' or '.join(PROVIDERS)}", USAGE)
         if threads is not None and threads < 1:
@@ -56,6 +54,10 @@ class OrtSession:
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        if spin is not None:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
+        if profile is not None:
+            options.enable_profiling, options.profile_file_prefix = True, str(profile)
         if not optimise:
             options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
@@ -68,6 +70,7 @@ class OrtSession:
             raise UserError(f"asked for {wanted}, onnxruntime uses {', '.join(used)} (available: {', '.join(available)}); "
                             "its drivers are missing or too old", MISSING)
         self.provider = wanted
+        self.spin = spin
         self.version = str(runtime.__version__)
         self._session: Any = session
         self._inputs = [one.name for one in session.get_inputs()]
@@ -86,7 +89,12 @@ class OrtSession:
 
     def facts(self) -> dict[str, Any]:
         """What really runs: library, version, provider, threads."""
-        return {"runtime": "onnxruntime", "version": self.version, "provider": self.provider, "threads": self.threads}
+        return {"runtime": "onnxruntime", "version": self.version, "provider": self.provider, "threads": self.threads,
+                **({} if self.spin is None else {"spin": self.spin})}
+
+    def profiled(self) -> Path:
+        """End the profile that the session was opened with; the file it lies in."""
+        return Path(self._session.end_profiling())
 
     def close(self) -> None:
         """Free the model's memory."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.errors import MISSING, USAGE, UserError
-from runtimes.ort import allowed_cores
+from runtimes.machine import allowed_cores
 
 DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
 # What the float part of a graph may be computed in; the integer part of an int8 graph says so itself.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,29 +86,33 @@ class CheckedSession:
 
 
 def open_session(folder: Path | str, *, threads: int | None = None, device: str = "cpu", check: bool = True,
-                 public_key: Path | str | None = None) -> Session:
+                 public_key: Path | str | None = None, spin: bool | None = None,
+                 hint: Literal["latency", "throughput"] = "latency", cache: Path | None = None) -> CheckedSession:
     """Open an artifact folder; threads None means all cores this process may use.
 
-    public_key: the PEM file of the key that must have signed it; every file is then checked, whatever `check` says.
+    public_key: the PEM file of the key that must have signed it; every file is then checked, whatever `check` says. spin: as of
+    OrtSession; hint, cache: as of OpenVinoSession; the other runtimes have no such choice and leave it.
     Raises UserError where files are missing, changed or not signed (exit 1), or the runtime or device is missing (exit 5).
     """
     artifact = read_artifact(folder, check=check, public_key=public_key)
-    return CheckedSession(artifact, open_runtime(artifact, threads=threads, device=device))
+    return CheckedSession(artifact, open_runtime(artifact, threads=threads, device=device, spin=spin, hint=hint, cache=cache))
 
 
-def open_runtime(artifact: Artifact, *, threads: int | None = None, device: str = "cpu") -> Runtime:
+def open_runtime(artifact: Artifact, *, threads: int | None = None, device: str = "cpu", spin: bool | None = None,
+                 hint: Literal["latency", "throughput"] = "latency", cache: Path | None = None) -> Runtime:
     """The runtime an artifact was made for with its model in it; UserError (exit 5) where library or device is missing."""
     if artifact.target == "openvino":
         from runtimes.ov import OpenVinoSession
 
-        return OpenVinoSession(artifact.model_path, precision=artifact.precision, threads=threads, device=device)
+        return OpenVinoSession(artifact.model_path, precision=artifact.precision, threads=threads, device=device,
+                               hint=hint, cache=cache)
     if artifact.target == "trt":
         from runtimes.trt import TrtSession
 
         return TrtSession(artifact.model_path, artifact.manifest.get("engine", {}))
     from runtimes.ort import OrtSession
 
-    return OrtSession(artifact.model_path, threads=threads, device=device)
+    return OrtSession(artifact.model_path, threads=threads, device=device, spin=spin)
 
 
 def as_batch(images: Images, artifact: Artifact) -> Feeds:

@@ -112,3 +112,13 @@ def test_another_temperature_in_an_ir_moves_its_probabilities_and_not_its_logits
     assert np.allclose(probabilities, calibrated(logits, "multiclass", (0.7,)), atol=1e-6)
     with pytest.raises(ValueError, match="shape"):
         with_temperatures(model, (0.7, 0.8))
+
+
+def test_a_session_takes_the_throughput_hint_and_a_folder_for_compiled_models(exported: Exported, tmp_path: Path) -> None:
+    images = np.stack(random_images(Case(), 3))
+    plain = open_session(exported(PLAIN), threads=1)
+    for _ in range(2):  # the second time from the cache
+        session = open_session(exported(PLAIN), threads=1, hint="throughput", cache=tmp_path / "compiled")
+        assert np.array_equal(session.run(images).logits, plain.run(images).logits)
+        session.close()
+    assert list((tmp_path / "compiled").iterdir()), "nothing was kept"

@@ -1,0 +1,203 @@
+"""rd-bench: artifacts -> report, every cell in blocks that take turns, A B A B, each artifact in a process of its own.
+
+Owns: the order of the work, what is refused, what is printed. Does not own: flags (bench_config.py), the processes (bench_crew.py,
+bench_worker.py), figures and gates (bench_rows.py), files (bench_report.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtimes.artifact import Artifact, read_artifact
+from runtimes.bench_crew import Crew, Member, input_files
+from runtimes.bench_report import FORMAT, line_of, write_report
+from runtimes.bench_rows import Cell, int8_verdicts, offline, row_of, used_by_others
+from runtimes.errors import DONE, USAGE, UserError
+from runtimes.figures import percentiles_ms
+from runtimes.folder import check_out, new_folder
+from runtimes.machine import core_set, full_facts, gpu_state, temperatures
+
+if TYPE_CHECKING:
+    from runtimes.bench_config import BenchSettings
+
+
+def bench(settings: BenchSettings, command: str = "rd-bench", tell: Callable[[str], None] = print) -> int:
+    """Measure artifacts and write the report folder; UserError for what cannot be measured, before anything is."""
+    folders = [*settings.artifacts, *([settings.teacher] if settings.teacher else [])]
+    artifacts = dict(zip(names_of(folders), [read_artifact(folder) for folder in folders], strict=True))
+    check_alike(artifacts, mixed=settings.mixed)
+    threads = thread_counts(settings.threads, settings.cores)
+    check_out(settings.out, overwrite=settings.overwrite)
+    before = state()
+    tell(f"machine   {before['facts']['cpu']}, {len(core_set())} of {before['facts']['cores']} cores, load {before['load_average']}")
+    with tempfile.TemporaryDirectory(prefix="rd-bench-") as scratch, Crew() as crew:
+        members = hire(crew, artifacts, threads, settings, Path(scratch))
+        cells = plan(members, settings)
+        tell(f"plan      {len(cells)} cells of {settings.seconds:g} s and {settings.samples} calls at least, in {settings.rounds} rounds")
+        measure_cells(cells, settings, tell)
+        more = [streamed(member, count, settings) for member in members if member.spin is not False for count in settings.streams]
+        memory = {id(member): member.ask("memory") for member in members}
+        rows = []
+        for member, cell in cells:
+            row = row_of(cell, member.opened, member.artifact, spin=member.spin, pinned=settings.pin, deadline_ms=settings.deadline_ms)
+            rows.append({**row, **memory[id(member)], "teacher": member.name == teacher_name(settings, artifacts)})
+        looked = look_inside(crew, members, rows, settings, tell)
+    report = {"format": FORMAT, "command": without_paths(command), "settings": plain(settings), "machine": before["facts"],
+              "before": before, "after": state(), "rows": rows, "streams": more, "offline": offline([*rows, *more]),
+              "int8": int8_verdicts(rows, {name: student_of(one) for name, one in artifacts.items()}), **looked}
+    for row in rows:
+        tell(line_of(row))
+    with new_folder(settings.out, overwrite=settings.overwrite) as folder:
+        write_report(folder, report, {row_id(row): samples_of(cell) for row, (_, cell) in zip(rows, cells, strict=True)})
+    bad = sum(not row["valid"] for row in rows)
+    tell(f"{settings.out}/  report.html, report.md, report.csv, report.json, samples.json"
+         + (f"; {bad} of {len(rows)} rows are not valid, and say why" if bad else ""))
+    return DONE
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """A name for each folder: its last part, or as many parts as tell two apart; UserError for the same folder twice."""
+    parts = [folder.absolute().parts for folder in folders]
+    if len(set(parts)) < len(parts):
+        raise UserError(f"the same artifact is named twice: {', '.join(str(folder) for folder in folders)}", USAGE)
+    length = 1
+    while len({part[-length:] for part in parts}) < len(parts):
+        length += 1
+    return ["/".join(part[-length:]) for part in parts]
+
+
+def check_alike(artifacts: dict[str, Artifact], *, mixed: bool) -> None:
+    """Refuse artifacts whose figures would not answer the same question: other classes, or another input (unless `mixed`)."""
+    (first, one), *others = artifacts.items()
+    for name, other in others:
+        if (one.task, one.classes) != (other.task, other.classes):
+            raise UserError(f"{first} decides {one.task} between {', '.join(one.classes)}, {name} {other.task} between "
+                            f"{', '.join(other.classes)}; measure them in two reports", USAGE)
+        different = [f"{what} {mine} and {theirs}" for what, mine, theirs in zip(
+            ("graph size", "input", "pixels", "channels", "slices"), entrance(one), entrance(other), strict=True) if mine != theirs]
+        if different and not mixed:
+            raise UserError(f"{first} and {name} take different inputs ({'; '.join(different)}), so their latencies are of different work; "
+                            "say --mixed to have them in one report all the same", USAGE)
+
+
+def entrance(artifact: Artifact) -> tuple[Any, ...]:
+    """What an artifact takes."""
+    spec = artifact.image_spec
+    return artifact.graph_size, artifact.input_kind, spec.dtype, spec.channels, spec.slices
+
+
+def thread_counts(asked: Sequence[int], cores: Sequence[int]) -> list[int]:
+    """Thread counts to measure, one and all when none is asked for; UserError for more threads than cores."""
+    allowed = core_set()
+    strangers = sorted(set(cores) - set(allowed))
+    if strangers:
+        raise UserError(f"--cores {' '.join(map(str, strangers))}: this process may use cores {', '.join(map(str, allowed))}", USAGE)
+    most = len(cores) or len(allowed)
+    for count in asked:
+        if not 1 <= count <= most:
+            raise UserError(f"--threads {count}: expected 1 to {most}, the cores this process may use; threads that share a core "
+                            "wait for one another", USAGE)
+    return sorted(set(asked)) or sorted({1, most})
+
+
+def hire(crew: Crew, artifacts: dict[str, Artifact], threads: list[int], settings: BenchSettings, scratch: Path) -> list[Member]:
+    """A process for every artifact, thread count and way of waiting; one thread does not wait for others."""
+    made = []
+    for place, (name, artifact) in enumerate(artifacts.items()):
+        folder = scratch / str(place)
+        folder.mkdir()
+        files = input_files(artifact, settings.images, folder) if "file" in settings.paths else []
+        for count in threads:
+            ways = [one == "on" for one in settings.spin] if artifact.target == "onnx" and count > 1 else [None]
+            for spin in ways:
+                cores = list(settings.cores) or core_set()
+                held = cores[:count] if settings.pin else list(settings.cores) or None
+                made.append(crew.open(name, artifact, threads=count, device=settings.device, spin=spin, cores=held, files=files))
+    return made
+
+
+def plan(members: list[Member], settings: BenchSettings) -> list[tuple[Member, Cell]]:
+    """Every cell, in the order of a round: the same batch and path of all artifacts stand together."""
+    cells = [(member, Cell(member.name, path, batch, member.threads)) for path in settings.paths for batch in settings.batch
+             for member in members if path == "array" or member.opened["files"]]
+    if not cells:
+        raise UserError("nothing to measure: golden inputs of these artifacts are no files; name some with --images, or leave --paths "
+                        "file out", USAGE)
+    return cells
+
+
+def measure_cells(cells: list[tuple[Member, Cell]], settings: BenchSettings, tell: Callable[[str], None]) -> None:
+    """Warm up every cell, then go round: one block of each, again and again."""
+    for member, cell in cells:
+        cell.warm = member.ask("warm", path=cell.path, batch=cell.batch, least=settings.warmups, seconds=max(1.0, settings.seconds))
+    start = time.monotonic()
+    for turn in range(settings.rounds):
+        for member, cell in cells:
+            cell.blocks.append(member.ask("block", path=cell.path, batch=cell.batch, least=-(-settings.samples // settings.rounds),
+                                          seconds=settings.seconds / settings.rounds))
+        taken = time.monotonic() - start
+        tell(f"round     {turn + 1} of {settings.rounds}  {taken / (turn + 1) * (settings.rounds - turn - 1):.0f} s left")
+
+
+def streamed(member: Member, count: int, settings: BenchSettings) -> dict[str, Any]:
+    """Images a second of several sessions side by side, at the smallest batch asked for."""
+    batch = min(settings.batch)
+    found = member.ask("streams", streams=count, batch=batch, seconds=settings.seconds)
+    shown = percentiles_ms(found["samples_ns"])
+    return {"artifact": member.name, "threads": member.threads, "streams": count, "batch": batch, "path": "array",
+            "images_per_s": batch * len(found["samples_ns"]) / found["elapsed_ns"] * 1e9, "mean_ms": shown["mean_ms"],
+            "p50_ms": shown["p50_ms"], "calls": len(found["samples_ns"]), "in_flight": len(found["samples_ns"]) / found["elapsed_ns"]
+            * shown["mean_ms"] * 1e6, **used_by_others([found], len(member.cores))}
+
+
+def look_inside(crew: Crew, members: list[Member], rows: list[dict[str, Any]], settings: BenchSettings,
+                tell: Callable[[str], None]) -> dict[str, Any]:
+    """Roofline and slowest operators, where they are asked for."""
+    return {}
+
+
+def state() -> dict[str, Any]:
+    """The machine at this moment."""
+    return {"facts": full_facts(), "load_average": [round(one, 2) for one in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+            "temperatures": temperatures(), "gpu": gpu_state(), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+
+
+def teacher_name(settings: BenchSettings, artifacts: dict[str, Artifact]) -> str | None:
+    """The name of the artifact that is the teacher: the last one opened."""
+    return list(artifacts)[-1] if settings.teacher else None
+
+
+def student_of(artifact: Artifact) -> str:
+    """The hash of the student behind an artifact."""
+    return str(artifact.manifest["artifact"].get("weights_sha256") or artifact.manifest.get("parents", {}).get("student", ""))
+
+
+def row_id(row: dict[str, Any]) -> str:
+    """A name for a row that says what it measures."""
+    spin = "" if row["spin"] is None else " spinning" if row["spin"] else " not spinning"
+    return f"{row['artifact']}, {row['path']}, batch {row['batch']}, {row['threads']} threads{spin}"
+
+
+def samples_of(cell: Cell) -> dict[str, Any]:
+    """Raw nanoseconds of a cell, warm-ups apart."""
+    return {"warmup_ns": cell.warm["warmup_ns"], "blocks_ns": [block["samples_ns"] for block in cell.blocks]}
+
+
+def without_paths(command: str) -> str:
+    """A command as it was typed, but for where its folders lie on this machine."""
+    return shlex.join(Path(part).name if part.startswith(("/", "~", ".")) else part for part in shlex.split(command))
+
+
+def plain(settings: BenchSettings) -> dict[str, Any]:
+    """Settings for the record: names of folders, never a path of this machine."""
+    def name(value: Any) -> Any:
+        return value.name if isinstance(value, Path) else [name(one) for one in value] if isinstance(value, tuple) else value
+
+    return {key: name(value) for key, value in dataclasses.asdict(settings).items()}

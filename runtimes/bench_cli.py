@@ -1,0 +1,30 @@
+"""The command line of rd-bench: read the settings, do the job they name.
+
+Owns: main. Does not own: the settings (bench_config.py), measuring (bench.py), comparing (compare.py), the soak (soak.py).
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+import tyro
+
+from runtimes.bench_config import BenchSettings
+from runtimes.errors import finish
+
+
+def main() -> None:
+    """Entry point of rd-bench: exit code 0 measured, 1 cannot be, 2 usage, 4 slower with --gate, 5 no runtime."""
+    sys.exit(finish(lambda: run(tyro.cli(BenchSettings, prog="rd-bench", args=sys.argv[1:]), shlex.join(["rd-bench", *sys.argv[1:]]))))
+
+
+def run(settings: BenchSettings, command: str) -> int:
+    """Do the job that the settings name."""
+    from runtimes.bench import bench
+
+    return bench(settings, command)
+
+
+if __name__ == "__main__":
+    main()
