@@ -11,11 +11,15 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch comes in: its threads only slow tiny networks down
 
+import hypothesis
 import numpy as np
 import pytest
 
 from runtimes.folder import write_manifest
 from runtimes.images import ImageSet, ImageSpec
+
+hypothesis.settings.register_profile("shared machine", deadline=None)  # a busy minute is no fault of an example
+hypothesis.settings.load_profile("shared machine")
 
 CLASSES = {"binary": ("absent", "present"), "multiclass": ("a", "b", "c"), "multilabel": ("x", "y", "z"), "ordinal": ("0", "1", "2", "3")}
 # ResNet-18 cut to one narrow block a stage: every mechanism of a real student, and an export in a second.
