@@ -25,7 +25,7 @@ from runtimes.folder import changed_files, read_json, read_manifest, sha256_file
 from runtimes.session import open_session
 
 Exported = Callable[[Case], Path]
-FILES = {"README.md", "bom.cdx.json", "config.json", "latency.json", "manifest.json", "model.onnx", "parity.json",
+FILES = {"README.md", "bom.cdx.json", "config.json", "latency.json", "manifest.json", "model.onnx", "parity.html", "parity.json",
          "preprocessor_config.json", "test_data_set_0"}
 
 
