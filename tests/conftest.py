@@ -22,6 +22,12 @@ CLASSES = {"binary": ("absent", "present"), "multiclass": ("a", "b", "c"), "mult
 TINY = {"layers": [1, 1, 1, 1], "channels": [8, 16, 24, 32]}
 
 
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say what was left out, and how to run it."""
+    if config.option.markexpr == "not embed":
+        terminalreporter.write_line("left out: the artifact's listings in Node, a browser and C++; to run them: make embed")
+
+
 @dataclass(frozen=True)
 class Case:
     """One export to be shared: what the student is and how it leaves."""
