@@ -1,10 +1,11 @@
 # make demo: the whole road on synthetic data, from nothing to a report. make test: lint, types, tests.
+# make embed: an artifact's own listings in Node, a browser and C++ (needs npm, Chromium, g++; headers: RD_ORT_INCLUDE=FOLDER).
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: demo test lint install clean
+.PHONY: demo test embed lint install clean
 
 install: $(VENV)/installed
 
@@ -26,6 +27,10 @@ lint: install
 
 test: lint
 	$(BIN)/python -m pytest -n 2
+
+embed: install
+	npm install --silent --no-save --no-package-lock --ignore-scripts --prefix $(VENV)/npm onnxruntime-node@1.30.0 onnxruntime-web@1.30.0
+	RD_NODE_MODULES=$(abspath $(VENV)/npm/node_modules) $(BIN)/python -m pytest -m embed -rs -n 0 tests/test_export_listings.py
 
 clean:
 	rm -rf $(VENV) $(DEMO) build *.egg-info

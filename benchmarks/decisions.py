@@ -74,12 +74,13 @@ def compared(out: Path, student: Path) -> dict[str, Any]:
     artifact, checkpoint = read_artifact(out), load_checkpoint(student, "student")
     images = images_for(checkpoint.manifest)
     rows = images.rows("test")
-    places, batches, seen = accepted([images.images[row] for row in rows], artifact)
-    labels = images.labels[[rows[place] for place in places]]
+    taken = list(accepted(images.images, artifact, rows.tolist()))
+    places = [one.row for one in taken]
+    labels = images.labels[places]
     runtime = OrtSession(out / "model.onnx", threads=1) if artifact.target == "trt" else open_runtime(artifact, threads=1)
-    logits = np.concatenate([runtime.run(batch)[0] for batch in batches])
+    logits = np.concatenate([runtime.run(one.batch)[0] for one in taken])
     runtime.close()
-    expected = reference_logits(checkpoint.model, seen)
+    expected = reference_logits(checkpoint.model, [one.inputs for one in taken])
     own = checkpoint.calibration
     p, q = calibrated(logits, artifact.task, artifact.temperatures), calibrated(expected, artifact.task, own.temperatures)
     same_scale = calibrated(logits, artifact.task, own.temperatures)

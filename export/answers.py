@@ -31,7 +31,7 @@ CHUNK = 32  # images in memory at a time, and in one PyTorch forward
 
 @dataclass(frozen=True)
 class Answers:
-    """What both sides said of the N images that pass the input check; rows are their places among the images given.
+    """What both sides said of the N images that pass the input check; rows are their rows among the images given.
 
     expected: PyTorch's logits (N, C) on the graph's pixels; trained: on training's 8-bit levels. found: the artifact's logits and
     probabilities, (N, C) each, by batch size. refused: why images were refused, one reason each. stand_ins: images resized to the graph.
@@ -49,7 +49,7 @@ class Answers:
 class Accepted:
     """An image that passes the input check: a batch of one as the graph takes it, what PyTorch must see, the raw array behind both."""
 
-    place: int
+    row: int
     batch: tuple[Array, ...]
     inputs: Inputs
     raw: Array
@@ -57,8 +57,8 @@ class Accepted:
 
 
 def ask(model: Model, session: Session, artifact: Artifact, images: Sequence[Image], *, max_batch: int,
-        progress: Callable[[int, int], None] | None = None) -> Answers:
-    """Put raw images (files or arrays) to both sides, to the artifact in batches of 1, 2 and max_batch.
+        rows: Sequence[int] | None = None, progress: Callable[[int, int], None] | None = None) -> Answers:
+    """Put raw images (files or arrays; those of `rows`) to both sides, to the artifact in batches of 1, 2 and max_batch.
 
     Raises UserError when not one image can be used.
     """
@@ -66,7 +66,7 @@ def ask(model: Model, session: Session, artifact: Artifact, images: Sequence[Ima
     sizes = sorted({1, 2, max_batch})
     whole = lcm(2, max_batch)  # so that only the last chunk ends in a batch that is not full
     step = whole * max(1, CHUNK // max(1, spec.slices) // whole)
-    rows, stand_ins = list[int](), 0
+    used, stand_ins = list[int](), 0
     expected, trained, found = list[Array](), list[Array](), {size: list[tuple[Array, Array]]() for size in sizes}
     waiting: list[Accepted] = []
 
@@ -84,35 +84,37 @@ def ask(model: Model, session: Session, artifact: Artifact, images: Sequence[Ima
         trained.append(expected[-1] if same else reference_logits(model, kept))
         waiting.clear()
 
-    for one in accepted(images, artifact, refused, progress):
-        rows.append(one.place)
+    for one in accepted(images, artifact, rows, refused, progress):
+        used.append(one.row)
         stand_ins += one.stands_in
         waiting.append(one)
         if len(waiting) == step:
             answer()
     if waiting:
         answer()
-    if not rows:
+    if not used:
         raise refused[0] if refused else UserError("no validation images: parity cannot be shown; name the images with --data")
-    together = {min(size, len(rows)): (np.concatenate([logits for logits, _ in parts]), np.concatenate([probs for _, probs in parts]))
+    together = {min(size, len(used)): (np.concatenate([logits for logits, _ in parts]), np.concatenate([probs for _, probs in parts]))
                 for size, parts in found.items()}
-    return Answers(rows, np.concatenate(expected), np.concatenate(trained), together, refused, stand_ins)
+    return Answers(used, np.concatenate(expected), np.concatenate(trained), together, refused, stand_ins)
 
 
-def accepted(images: Sequence[Image], artifact: Artifact, refused: list[UserError] | None = None,
+def accepted(images: Sequence[Image], artifact: Artifact, rows: Sequence[int] | None = None,
+             refused: list[UserError] | None = None,
              progress: Callable[[int, int], None] | None = None) -> Iterator[Accepted]:
-    """Of images those that pass the device's input check, one at a time; why the others do not is added to `refused`."""
-    for place, image in enumerate(images):
-        item, raw, stands_in = device_image(image, artifact)
+    """Of images (those of `rows`) those that pass the device's input check, read one at a time; why others do not goes to `refused`."""
+    chosen = range(len(images)) if rows is None else rows
+    for place, row in enumerate(chosen):
+        item, raw, stands_in = device_image(images[row], artifact)
         try:
             batch = as_batch(item, artifact)
         except UserError as error:  # a constant image, say: the device refuses it too
             if refused is not None:
                 refused.append(error)
             continue
-        yield Accepted(place, batch if isinstance(batch, tuple) else (batch,), graph_inputs(raw, artifact), raw, stands_in)
+        yield Accepted(row, batch if isinstance(batch, tuple) else (batch,), graph_inputs(raw, artifact), raw, stands_in)
         if progress is not None:
-            progress(place + 1, len(images))
+            progress(place + 1, len(chosen))
 
 
 def device_image(image: Path | NDArray[Any], artifact: Artifact) -> tuple[Path | NDArray[Any], NDArray[Any], bool]:

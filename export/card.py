@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from runtimes.artifact import INPUT_NAMES, Artifact
-from runtimes.ov import HINTS
+from export.listings import listings
+from runtimes.artifact import Artifact
 
 METRICS = ("auroc", "accuracy", "balanced_accuracy", "f1", "kappa", "ece")
 
@@ -31,17 +31,7 @@ Research tool, not a medical device.
 
 ## Run it
 
-```python
-from runtimes import open_session
-session = open_session(".")
-print(session.run("image.png").labels)
-```
-
-{_alone(artifact)}
-
-```python
-{_plain_code(artifact)}
-```
+{listings(artifact)}
 
 `rd-verify .` checks every byte and replays the golden vectors of `{artifact.golden.name}` on the machine at hand.
 With `manifest.sig` beside the manifest, `rd-verify . --public-key pub.pem` takes it from its maker alone.
@@ -54,7 +44,8 @@ With `manifest.sig` beside the manifest, `rd-verify . --public-key pub.pem` take
     parity["max_probability_difference"]:.1e}; batches {", ".join(map(str, parity["batches"]))}.
 {_lower(parity)}- 8-bit rounding in training against unrounded levels here: {parity["rounding"]["flips"]} decisions,
   probabilities by {parity["rounding"]["max_probability_difference"]:.1e}.
-{_precision(artifact, parity)}- {_speed(latency, latency_facts)}
+{_precision(artifact, parity)}- `parity.html` shows all of it, with {_pictures(artifact)}.
+- {_speed(latency, latency_facts)}
 
 {_metrics(metrics)}
 ## Licences
@@ -62,11 +53,9 @@ With `manifest.sig` beside the manifest, `rd-verify . --public-key pub.pem` take
 {licences}"""
 
 
-def _alone(artifact: Artifact) -> str:
-    if artifact.target == "openvino":
-        return "With openvino and numpy alone (the hint matters: without it OpenVINO computes in bf16 where the processor can):"
-    beside = ", which the engine was built from" if artifact.target == "trt" else ""
-    return (f"With onnxruntime and numpy alone{beside} (set `ORT_DISABLE_TELEMETRY=1` before: builds from 1.29 on send usage events):")
+def _pictures(artifact: Artifact) -> str:
+    count = artifact.manifest["settings"]["parity_pictures"]
+    return f"pictures of up to {count} validation images: treat it as you treat the data" if count else "no picture of any image"
 
 
 def _precision(artifact: Artifact, parity: dict[str, Any]) -> str:
@@ -93,6 +82,13 @@ def _interface(artifact: Artifact) -> str:
     if artifact.input_kind == "tensor":
         rows = [f"| input | `pixel_values` | float32 | (batch, 3, {spec.height}, {spec.width}) | normalised pixels |",
                 f"| output | `logits` | float32 | (batch, {count}) | before temperature {_numbers(artifact.temperatures)} |"]
+    elif spec.volume is not None:
+        height, width = artifact.graph_size
+        rows = [f"| input | `image` | uint8 | (batch, {spec.slices}, {height}, {width}, {spec.channels}) | slices |",
+                f"| input | `mask` | uint8 | (batch, {spec.slices}) | 1 where a slice is there |",
+                f"| output | `logits` | float32 | (batch, {count}) | before temperature {_numbers(artifact.temperatures)} |",
+                f"| output | `probabilities` | float32 | (batch, {count}) | calibrated |",
+                f"| output | `attention` | float32 | (batch, {spec.slices}) | what each slice weighed |"]
     else:
         height, width = artifact.graph_size
         levels = f"raw grey levels, {spec.window[0]:g} to {spec.window[1]:g} are told apart"
@@ -114,34 +110,6 @@ def _preprocessing(artifact: Artifact) -> str:
                 "outside. Images of any other size are refused.")
     return (f"Windowing and normalisation are inside the graph: do neither outside. Images of another size: resize to "
             f"{spec.height}x{spec.width} first (antialiased bilinear; `open_session` does it).")
-
-
-def _plain_code(artifact: Artifact) -> str:
-    spec = artifact.image_spec
-    mode = ".convert('RGB')" if spec.channels == 3 else ".convert('L')" if spec.dtype == "uint8" else ""
-    pixels = f"np.asarray(Image.open('image.png'){mode}).astype(np.{spec.dtype})"
-    height, width = (spec.height, spec.width) if artifact.input_kind == "tensor" else artifact.graph_size
-    batch = f"image = {pixels}.reshape(1, {height}, {width}, {spec.channels})"
-    if artifact.target == "openvino":
-        return (f"import numpy as np, openvino\nfrom PIL import Image\nmodel = openvino.Core().compile_model('{artifact.model}', 'CPU', "
-                f"{{'INFERENCE_PRECISION_HINT': '{HINTS[artifact.precision]}'}})\n{batch}\n" + _rest(artifact, "model([{}])"))
-    model = "model.onnx" if artifact.target == "trt" else artifact.model
-    head = f"import numpy as np, onnxruntime\nfrom PIL import Image\nsession = onnxruntime.InferenceSession('{model}')\n{batch}\n"
-    name = INPUT_NAMES[artifact.input_kind]
-    return head + _rest(artifact, f"session.run(None, {{{{'{name}': {{}}}}}})")
-
-
-def _rest(artifact: Artifact, call: str) -> str:
-    """The lines after the image has been read; call: how this runtime is asked, {} where the array goes."""
-    spec = artifact.image_spec
-    if artifact.input_kind == "image":
-        answers = f"answers = {call.format('image')}\n"
-        return answers + "logits, probabilities = answers[0], answers[1]\nprint(probabilities)"
-    low, high = spec.window
-    return (f"levels = np.clip((image.astype(np.float32) - {low:g}) * {255 / (high - low):.9g}, 0, 255)\n"
-                   f"pixels = (levels.round() / 255 - np.float32({list(spec.mean)})) / np.float32({list(spec.std)})\n"
-                   "values = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32)\n"
-                   f"logits = {call.format('values')}[0]\nprint(logits)")
 
 
 def _metrics(metrics: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ Owns: the order of the work, what is written and printed. Does not own: the grap
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from export.lowering import lowered
 from export.making import fp32_graph, write_model
 from export.pace import against_fp32
 from export.parity import parity
+from export.parity_page import parity_page, pictures_of
 from export.sign import load_signing_key, sign_manifest, signed_by
 from runtimes.artifact import GOLDEN, Artifact, read_artifact
 from runtimes.errors import DONE, MISSING, PARITY, USAGE, UserError
@@ -166,9 +167,9 @@ def _prove(folder: Path, checkpoint: Checkpoint, artifact: Artifact, session: Se
            settings: ExportSettings, weights: dict[str, float], executed: dict[str, float]) -> dict[str, Any]:
     limits = None if settings.precision == "fp32" else Limits(settings.flip_share(), settings.max_auc_drop)
     with track("parity") as update:
-        proof = parity(checkpoint.model, session, artifact, [images.images[row] for row in rows], images.labels[rows],
+        proof = parity(checkpoint.model, session, artifact, images.images, images.labels, rows=rows, groups=images.groups,
                        max_batch=settings.max_batch, precision_share=weights, calibration=checkpoint.calibration, limits=limits,
-                       groups=None if images.groups is None else images.groups[rows], progress=update)
+                       progress=update)
     proof["executed_share"] = executed
     rounding = proof["rounding"]
     text = (f"{proof['images']} images, {proof['flips']} flips (rate below {100 * proof['flip_bound']:.1f} %), "
@@ -176,7 +177,7 @@ def _prove(folder: Path, checkpoint: Checkpoint, artifact: Artifact, session: Se
     if not proof["passed"]:
         reasons = f" ({'; '.join(proof['reasons'])})" if proof["reasons"] else ""
         raise UserError(f"parity failed: {text}{reasons}; allowed {artifact.tolerance:.0e} relative, expected: {proof['rule']}. "
-                        f"Worst images: {_worst(proof, artifact, [images.keys[row] for row in rows])}. No artifact was written", PARITY)
+                        f"Worst images: {_worst(proof, artifact, images.keys)}. No artifact was written", PARITY)
     say("parity", text)
     if rounding["max_logit_difference"] > 0:
         say("", f"8-bit rounding of training: {rounding['flips']} flips, logits within {rounding['max_logit_difference']:.1e}")
@@ -184,10 +185,14 @@ def _prove(folder: Path, checkpoint: Checkpoint, artifact: Artifact, session: Se
         say("", f"{proof['refused_images']} images refused by the input check, "
                 f"{proof['images_resized_to_graph']} resized to the graph's size")
     write_json(folder / "parity.json", proof)
+    shown = pictures_of(proof, images.images, artifact, settings.parity_pictures)
+    facts = artifact.manifest["artifact"]
+    write_atomic(folder / "parity.html", parity_page(proof, artifact, shown, student=facts["student"],
+                                                     synthetic=facts["synthetic"]).encode())
     return proof
 
 
-def _worst(proof: dict[str, Any], artifact: Artifact, keys: list[str]) -> str:
+def _worst(proof: dict[str, Any], artifact: Artifact, keys: Sequence[str]) -> str:
     """The three images that moved most, each with the class that did, for the person at the keyboard; nothing of this ships."""
     def told(one: dict[str, Any]) -> str:
         here, there = one["artifact"]["probabilities"], one["pytorch"]["probabilities"]

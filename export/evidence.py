@@ -33,7 +33,7 @@ def write_golden(folder: Path, checkpoint: Checkpoint, artifact: Artifact, sessi
     """
     from onnx import numpy_helper
 
-    taken = list(accepted([images.images[row] for row in evenly(rows, count)], artifact))
+    taken = list(accepted(images.images, artifact, evenly(rows, count)))
     if not taken:
         raise UserError("none of the images chosen as golden vectors passes the input check; raise --golden-images")
     given = tuple(np.concatenate(parts) for parts in zip(*(one.batch for one in taken), strict=True))

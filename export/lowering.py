@@ -58,19 +58,18 @@ def posed(checkpoint: Checkpoint, images: ImageSet, rows: Sequence[int], setting
     train = images.rows("train")
     if len(train) == 0:
         raise UserError("the data has no training images to take int8 ranges from; name data that has some with --data")
-    ranged = [one.batch for one in accepted([images.images[row] for row in evenly(train, settings.calibration_images)], artifact)]
-    rows = evenly(rows, SEARCH_IMAGES)
-    places, judged, answered = list[int](), list[tuple[NDArray[Any], ...]](), list[NDArray[Any]]()
-    stream = accepted([images.images[row] for row in rows], artifact)
+    ranged = [one.batch for one in accepted(images.images, artifact, evenly(train, settings.calibration_images))]
+    used, judged, answered = list[int](), list[tuple[NDArray[Any], ...]](), list[NDArray[Any]]()
+    stream = accepted(images.images, artifact, evenly(rows, SEARCH_IMAGES))
     while part := list(islice(stream, CHUNK)):  # what PyTorch must see is large and used once
-        places += [one.place for one in part]
+        used += [one.row for one in part]
         judged += [one.batch for one in part]
         answered.append(reference_logits(checkpoint.model, [one.inputs for one in part]))
     if not ranged or not judged:
         raise UserError("no image passes the input check, so int8 ranges cannot be found; look at the images or name others with --data")
     logits = np.concatenate(answered)
     feeds, judged_feeds = ([dict(zip(artifact.input_names, one, strict=True)) for one in batches] for batches in (ranged, judged))
-    labels = images.labels[[rows[place] for place in places]]
+    labels = images.labels[used]
     return Problem(feeds, judged_feeds, labels, calibrated(logits, artifact.task, checkpoint.calibration.temperatures),
                    artifact.task, Limits(settings.flip_share(), settings.max_auc_drop), checkpoint.calibration)
 

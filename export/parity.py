@@ -36,13 +36,14 @@ TAIL = {"fp32": 1e-4, "fp16": 1e-3, "int8": 1e-3, "bf16": 2e-2}  # softmax and t
 
 def parity(model: Model, session: Session, artifact: Artifact, images: Sequence[Image], labels: Array, *,
            max_batch: int, precision_share: dict[str, float], calibration: Calibration | None = None, limits: Limits | None = None,
-           groups: Array | None = None, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
-    """Compare an artifact with the model it was made from on raw images (files or arrays); the content of parity.json.
+           rows: Sequence[int] | None = None, groups: Array | None = None,
+           progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+    """Compare an artifact with the model it was made from on raw images (files or arrays; those of `rows`): what parity.json holds.
 
     Raises UserError when not one image can be used. `passed` follows RULE, or with `limits` LOWER_RULE. calibration: the model's own,
     where the artifact's was fitted anew. groups: whose image each one is, so that the interval of AUROC redraws patients, not images.
     """
-    answers = ask(model, session, artifact, images, max_batch=max_batch, progress=progress)
+    answers = ask(model, session, artifact, images, max_batch=max_batch, rows=rows, progress=progress)
     task, count = artifact.task, len(answers.rows)
     logits, known = answers.expected, labels[answers.rows]
     own = calibration or Calibration(artifact.temperatures, artifact.thresholds)
@@ -100,7 +101,7 @@ def _worst(answers: Answers, images: Sequence[Image], labels: Array, expected: A
            own: Calibration) -> list[dict[str, Any]]:
     """The images whose probabilities moved most at any batch size, both sides beside each other.
 
-    No names: a file name may name a patient, and this file ships. A place among the images and the pixels' hash tell them apart.
+    No names: a file name may name a patient, and this file ships. A row among the images and the pixels' hash tell them apart.
     """
     moved = np.stack([np.abs(found.astype(np.float64) - expected).max(axis=1) for _, found in answers.found.values()])
     apart = np.stack([np.abs(logits.astype(np.float64) - answers.expected).max(axis=1) for logits, _ in answers.found.values()])
@@ -113,9 +114,9 @@ def _worst(answers: Answers, images: Sequence[Image], labels: Array, expected: A
 
     told = []
     for row in ranked:
-        place, batch = answers.rows[row], batches[int(moved[:, row].argmax())]
-        pixels = graph_inputs(device_image(images[place], artifact)[1], artifact)[0]
-        told.append({"image": place, "pixels_sha256": hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()[:16],
+        image, batch = answers.rows[row], batches[int(moved[:, row].argmax())]
+        pixels = graph_inputs(device_image(images[image], artifact)[1], artifact)[0]
+        told.append({"image": image, "pixels_sha256": hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()[:16],
                      "label": _names(labels[row], artifact), "batch": batch, "logit_difference": _finite(float(apart[:, row].max())),
                      "probability_difference": _finite(float(moved[:, row].max())), "pytorch": said(expected[row], own.thresholds),
                      "artifact": said(answers.found[batch][1][row], artifact.thresholds)})

@@ -11,15 +11,25 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch comes in: its threads only slow tiny networks down
 
+import hypothesis
 import numpy as np
 import pytest
 
 from runtimes.folder import write_manifest
 from runtimes.images import ImageSet, ImageSpec
 
+hypothesis.settings.register_profile("shared machine", deadline=None)  # a busy minute is no fault of an example
+hypothesis.settings.load_profile("shared machine")
+
 CLASSES = {"binary": ("absent", "present"), "multiclass": ("a", "b", "c"), "multilabel": ("x", "y", "z"), "ordinal": ("0", "1", "2", "3")}
 # ResNet-18 cut to one narrow block a stage: every mechanism of a real student, and an export in a second.
 TINY = {"layers": [1, 1, 1, 1], "channels": [8, 16, 24, 32]}
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say what was left out, and how to run it."""
+    if config.option.markexpr == "not embed":
+        terminalreporter.write_line("left out: the artifact's listings in Node, a browser and C++; to run them: make embed")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -25,7 +26,7 @@ from runtimes.folder import changed_files, read_json, read_manifest, sha256_file
 from runtimes.session import open_session
 
 Exported = Callable[[Case], Path]
-FILES = {"README.md", "bom.cdx.json", "config.json", "latency.json", "manifest.json", "model.onnx", "parity.json",
+FILES = {"README.md", "bom.cdx.json", "config.json", "latency.json", "manifest.json", "model.onnx", "parity.html", "parity.json",
          "preprocessor_config.json", "test_data_set_0"}
 
 
@@ -69,19 +70,20 @@ def test_the_card_s_own_code_runs(exported: Exported, tmp_path: Path, case: Case
     raw = random_images(case, 1, (size,))[0]
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) == 2
-    work = tmp_path / "work"
-    work.mkdir()
-    Image.fromarray(raw if case.channels == 3 else raw[..., 0]).save(work / "image.png")
+    Image.fromarray(raw if case.channels == 3 else raw[..., 0]).save(tmp_path / "image.png")
     scores = open_session(folder).run(raw)
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "ORT_DISABLE_TELEMETRY": "1"}
-    code = (blocks[0].replace('"."', repr(str(folder))) + "\n" + blocks[1].replace("'model.onnx'", repr(str(folder / "model.onnx"))))
-    run = subprocess.run([sys.executable, "-c", code], cwd=work, capture_output=True, text=True, check=False, env=environment)
-    assert run.returncode == 0, run.stderr
-    labels, rest = run.stdout.split("\n", 1)
-    assert labels == str(scores.labels)
-    found = np.asarray([float(number) for number in re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", rest)])
-    wanted = scores.logits if case.input == "tensor" else scores.probabilities
-    assert np.abs(found - wanted[0]).max() < 1e-4
+    answers = []
+    for block in blocks:
+        run = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
+        assert run.returncode == 0, run.stderr
+        answers.append(run.stdout.splitlines())
+    assert answers[0][0] == f"decided: {scores.labels[0]}"
+    for told, wanted in ((answers[0][1], scores.probabilities), (answers[1][0], scores.logits if case.input == "tensor" else
+                                                                 scores.probabilities)):
+        found = ast.literal_eval(told)
+        assert tuple(found) == scores.classes
+        assert np.abs(np.asarray(list(found.values())) - wanted[0]).max() < 1e-4
 
 
 def test_the_log_is_short_and_says_what_comes_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

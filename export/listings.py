@@ -1,0 +1,94 @@
+"""Programs that run one artifact, with its own shapes and classes filled in: Python, Node, a web page, C++.
+
+Owns: which listings an artifact gets, the facts they are filled with. Does not own: the programs (listings/*.txt), the README around
+them (card.py).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from runtimes.artifact import INPUT_NAMES, MASK, Artifact
+from runtimes.ov import HINTS
+
+ELEMENTS = {"uint8": "u8", "uint16": "u16"}
+
+
+def listings(artifact: Artifact) -> str:
+    """Markdown: the section on how to run an artifact, every program complete."""
+    engine = artifact.manifest.get("engine")
+    parts = [f"Save these beside the folder `{_folder(artifact)}`, not in it: with a file more it is refused as changed.",
+             "Python with `runtimes` (numpy, Pillow and one runtime; no torch):", _fenced("runtimes.py.txt", artifact)]
+    if artifact.target == "openvino":
+        parts += ["Python with openvino and numpy alone:", _fenced("openvino.py.txt", artifact),
+                  "C++ with OpenVINO (the wheel of `pip install openvino` has its `include` and `libs`):",
+                  _fenced("openvino.cpp.txt", artifact)]
+        return "\n\n".join(parts)
+    beside = ", on the ONNX that the engine was built from" if engine else ""
+    parts += [f"Python with onnxruntime and numpy alone{beside}:", _fenced("onnxruntime.py.txt", artifact)]
+    if engine:
+        names = ", ".join(f"`{name}`" for name in artifact.input_names)
+        outputs = ", `probabilities`" if artifact.input_kind == "image" else ""
+        parts.append(f"C++ on the engine: `{artifact.model}` is for {engine['library']} {engine['version']} and GPUs of "
+                     f"{', '.join(engine['gpus'])}, no other. Deserialise it with `createInferRuntime` and `deserializeCudaEngine`; bind "
+                     f"{names} and `logits`{outputs} by `setTensorAddress` in the shapes above, batches {engine['batches'][0]} to "
+                     f"{engine['batches'][2]}. Whether that runs, only its device can tell (`rd-verify`). C++ on the ONNX beside it:")
+    else:
+        parts += ["Node (`npm install onnxruntime-node`), from raw pixels:", _fenced("node.mjs.txt", artifact)]
+        if artifact.image_spec.volume is None:
+            parts += ["A web page: save it as `index.html` in a folder of its own, beside copies of `model.onnx` and of "
+                      "`ort.wasm.min.mjs`, `ort-wasm-simd-threaded.mjs`, `ort-wasm-simd-threaded.wasm` of "
+                      "`npm install onnxruntime-web` (folder `dist`), and serve the folder (`python -m http.server`). "
+                      "Nothing is loaded from elsewhere, and no image leaves the machine.",
+                      _fenced("web.html.txt", artifact)]
+        parts.append("C++ with ONNX Runtime, from raw pixels:")
+    return "\n\n".join([*parts, _fenced("onnxruntime.cpp.txt", artifact)])
+
+
+def listing(name: str, artifact: Artifact) -> str:
+    """One program, by the name of its template, filled in."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    pages = Environment(loader=FileSystemLoader(Path(__file__).parent / "listings"), undefined=StrictUndefined, trim_blocks=True,
+                        lstrip_blocks=True, autoescape=False)  # programs: names reach them as JSON strings
+    return pages.get_template(name).render(**_facts(artifact)) + "\n"
+
+
+def _folder(artifact: Artifact) -> str:
+    """The folder's name: what it was written as, wherever it lies now."""
+    return str(artifact.manifest["settings"]["out"])
+
+
+def _fenced(name: str, artifact: Artifact) -> str:
+    language = {"py": "python", "mjs": "javascript"}.get(kind := name.split(".")[1], kind)
+    return f"```{language}\n{listing(name, artifact)}```"
+
+
+def _facts(artifact: Artifact) -> dict[str, Any]:
+    """What the templates know of an artifact."""
+    spec, tensor = artifact.image_spec, artifact.input_kind == "tensor"
+    height, width = (spec.height, spec.width) if tensor else artifact.graph_size
+    raw = "image.raw" if spec.volume is None else "slices.raw"
+    what = (f"the pixels of one image, {height} rows of {width} x {spec.channels} {spec.dtype}" if spec.volume is None else
+            f"1 to {spec.slices} slices of {height} rows of {width} x {spec.channels} uint8, scaled and resized as in training")
+    other = "" if artifact.baked or spec.volume is not None else (
+        f"\n// An image of another size has to be brought to {height}x{width} first: antialiased bilinear"
+        f"{', as the web page does' if artifact.target == 'onnx' else ''}.")
+    low, high = map(float, spec.window)
+    facts = artifact.manifest["artifact"]
+    return {
+        "folder": _folder(artifact), "model": artifact.model, "onnx": "model.onnx", "student": facts["student"],
+        "synthetic": facts["synthetic"],
+        "inputs": list(artifact.input_names), "input": INPUT_NAMES[artifact.input_kind], "mask": MASK, "tensor": tensor,
+        "volume": spec.volume is not None, "baked": artifact.baked, "answer": "logits" if tensor else "probabilities",
+        "height": height, "width": width, "channels": spec.channels, "slices": spec.slices, "dtype": spec.dtype,
+        "bytes": height * width * spec.channels * (2 if spec.dtype == "uint16" else 1), "low": low, "high": high,
+        "scale": 255 / (high - low), "mean": list(map(float, spec.mean)), "std": list(map(float, spec.std)),
+        "classes": list(artifact.classes), "strings": ", ".join(json.dumps(name, ensure_ascii=False) for name in artifact.classes),
+        "multilabel": artifact.task == "multilabel", "thresholds": [] if tensor else list(artifact.thresholds),
+        "temperatures": list(artifact.temperatures), "hint": HINTS[artifact.precision] if artifact.target == "openvino" else "",
+        "element": "f32" if tensor else ELEMENTS[spec.dtype], "raw": raw,
+        "raw_told": f"{raw}: {what}, nothing else{', little-endian' if spec.dtype == 'uint16' else ''}.{other}",
+    }
