@@ -53,7 +53,9 @@ def parity(model: Model, session: Session, artifact: Artifact, images: Sequence[
                        tolerance=artifact.tolerance) for one in answers.found.values()]
     verdicts = [judge_logits(one, expected, known, task, own, limits) for one, _ in answers.found.values()] if limits else []
     tail = float(np.abs(found - calibrated(found_logits, task, artifact.temperatures)).max())
-    flips = max(one.flips for one in verdicts or results)
+    theirs = decide(expected, task, own.thresholds)  # a refitted temperature moves the artifact's thresholds, not its decisions
+    flips = max(int((decide(one, task, artifact.thresholds) != theirs).reshape(count, -1).any(axis=1).sum())
+                for _, one in answers.found.values())
     close = artifact.precision == "int8" or all(one.difference <= artifact.tolerance for one in results)
     passed = (close and all(one.passed for one in verdicts)) if limits else all(one.within(artifact.tolerance) for one in results)
     change = _auroc_change(known, found, expected, artifact, groups if groups is None else groups[answers.rows])
