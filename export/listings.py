@@ -53,7 +53,7 @@ def listing(name: str, artifact: Artifact) -> str:
 
     pages = Environment(loader=FileSystemLoader(Path(__file__).parent / "listings"), undefined=StrictUndefined, trim_blocks=True,
                         lstrip_blocks=True, autoescape=False)  # programs: names reach them as JSON strings
-    return pages.get_template(name).render(**_facts(artifact)) + "\n"
+    return str(pages.get_template(name).render(**_facts(artifact))).rstrip() + "\n"
 
 
 def _folder(artifact: Artifact) -> str:

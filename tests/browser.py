@@ -19,7 +19,7 @@ PATIENCE = 60.0
 class Browser:
     """One page of a Chromium of its own; `asked` are the addresses that the page has asked for."""
 
-    def __init__(self, chromium: str, profile: Path, *, width: int = 760, height: int = 760) -> None:
+    def __init__(self, chromium: str, profile: Path, *, width: int = 760, height: int = 880) -> None:
         to_child, from_child = os.pipe(), os.pipe()
         ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 20) for end in (to_child[0], from_child[1])]  # above 3 and 4, where Chromium looks
 
