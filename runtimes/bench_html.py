@@ -132,18 +132,19 @@ def _distributions(rows: list[dict[str, Any]], raw: list[Any], names: list[str],
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    head = ("artifact", "path", "batch", "threads", "p50 ms", "p90", "p99", "p99.9", "max", "images/s", "valid", "AUROC", "first ms",
-            "load ms", "peak MiB", "model MB")
+    tails = [key for key in ("p90", "p99", "p99.9") if any(f"{key}_ms" in row for row in rows)]
+    head = ("artifact", "path", "batch", "threads", "p50 ms", *tails, "max", "images/s", "valid", "AUROC", "first ms", "load ms",
+            "peak MiB", "model MB")
     lines = []
     for row in rows:
-        cells = [row["path"], str(row["batch"]), threads_text(row), *(number(row.get(f"{key}_ms")) for key in (
-            "p50", "p90", "p99", "p99.9", "max")), number(row["images_per_s"]), "yes" if row["valid"] else "no",
+        cells = [row["path"], str(row["batch"]), threads_text(row), *(number(row.get(f"{key}_ms")) for key in ("p50", *tails, "max")),
+            number(row["images_per_s"]), "yes" if row["valid"] else "no",
             auroc_text(row).partition(" ")[0], number(row["first_ms"]), number(row["load_ms"]), number(row.get("peak_rss_mib")),
             number(row["model_bytes"] / 1e6)]
         lines.append(f"<tr><th>{escape(row['artifact'])}{' (teacher)' if row.get('teacher') else ''}</th>"
                      + "".join(f"<td{' class=no' if cell == 'no' else ''}>{escape(cell)}</td>" for cell in cells) + "</tr>")
     return "<section><h2>All cells</h2>" + _scrolled(head, lines) + (
-        '<p class="note">A dash stands where there are too few samples for a percentile.</p></section>')
+        '<p class="note">A percentile that has too few samples behind it is not shown.</p></section>')
 
 
 def _verdicts(report: Mapping[str, Any]) -> str:
@@ -152,7 +153,7 @@ def _verdicts(report: Mapping[str, Any]) -> str:
     lines += [f"<li>{escape(one['artifact'])}, {one['streams']} streams of {threads_text(one)}: {number(one['images_per_s'])} "
               f"images/s, {number(one['mean_ms'])} ms each on average.</li>" for one in report.get("streams", ())]
     lines += [f"<li>{escape(name)}: {number(one['images_per_s'])} images/s at most, batch {one['batch']}.</li>"
-              for name, one in report.get("offline", {}).items()]
+              for name, one in report.get("offline", {}).items() if len({row["batch"] for row in report["rows"]}) > 1]
     return f"<section><h2>Precision and throughput</h2><ul>{''.join(lines)}</ul></section>" if lines else ""
 
 

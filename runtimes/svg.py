@@ -33,12 +33,12 @@ class Scale:
 
     def ticks(self) -> list[float]:
         """Round values along the scale, four to eight of them."""
-        if not self.log:
+        if not self.log or self.high / self.low < 6:  # so short a piece of a logarithmic scale is nearly straight
             step = _round_step((self.high - self.low) / 5)
             first = math.ceil(self.low / step - 1e-9)
             return [round(place * step, 10) for place in range(first, math.floor(self.high / step + 1e-9) + 1)]
         powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9)):
+        for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
             found = [digit * 10.0**power for power in powers for digit in digits if self.low <= digit * 10.0**power <= self.high]
             if len(found) >= 4:
                 return found
