@@ -6,14 +6,14 @@ timing.py), trying the finalists (choosing.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from distill.budget import Budget, Cost, cost_of
 from distill.models import ModelSpec, build_model
 from distill.students import timm_arguments
-from distill.timing import Target, timed_apart
+from distill.timing import Target, elsewhere_ms, timed_apart
 from runtimes.errors import BUDGET, UserError
 
 # Families of small networks and their sizes, small to large: what runs in devices today, and what timm and torchvision can build, ONNX
@@ -64,18 +64,21 @@ class Candidate:
         return cls(**{**row, "cost": row["cost"] and Cost(**row["cost"])})
 
 
-def screen(spec: ModelSpec, budget: Budget, target: Target, threads: int, *,
-           families: dict[str, tuple[str, ...]] | None = None, progress: Callable[[int, int, str], None] | None = None) -> list[Candidate]:
+def screen(spec: ModelSpec, budget: Budget, target: Target, threads: int, *, families: dict[str, tuple[str, ...]] | None = None,
+           table: Mapping[str, Any] | None = None, progress: Callable[[int, int, str], None] | None = None) -> list[Candidate]:
     """Every network of the list with its cost; an empty verdict means it is within the budget.
 
-    Parameters and MACs are counted first; what is within those limits is exported and timed where the budget names a latency.
+    Parameters and MACs are counted first; what is within those limits is exported and timed where the budget names a latency, or
+    looked up in the latency table of another device.
     UserError (exit 4) names the nearest miss when nothing fits.
     """
     named = [(arch, family) for family, sizes in (FAMILIES if families is None else families).items() for arch in sizes]
     found = [_count(arch, family, spec, budget) for arch, family in named]
     if budget.latency_ms is not None:
         inside = [index for index, one in enumerate(found) if not one.verdict]
-        taken = timed_apart([spec_of(found[index].arch, spec) for index in inside], target, threads, progress)
+        specs = [spec_of(found[index].arch, spec) for index in inside]
+        taken: list[float | str] = (timed_apart(specs, target, threads, progress) if table is None else
+                                    [elsewhere_ms(build_model(one), table, target, threads) for one in specs])
         for index, answer in zip(inside, taken, strict=True):
             one = found[index]
             assert one.cost is not None

@@ -21,7 +21,7 @@ from distill.models import Model, ModelSpec
 from distill.pixels import PixelStore
 from distill.predict import judge
 from distill.progress import say, track
-from distill.shrinking import budget_of
+from distill.shrinking import budget_of, device_of
 from distill.splits import divide, merge_groups
 from distill.students import build_student
 from distill.teaching import Taught, probe_teacher
@@ -83,9 +83,10 @@ def choose_student(settings: DistillSettings, like: ModelSpec, images: ImageSet,
     if held:
         found, names = [Candidate.from_row(row) for row in held["candidates"]], held["tried"]
     else:
+        table = device_of(settings)
         try:
             with track("screen") as update:
-                found = screen(like, budget, settings.latency_target, settings.latency_threads, progress=update)
+                found = screen(like, budget, settings.latency_target, settings.latency_threads, table=table, progress=update)
         except UserError:  # nothing is trained yet, and the next try will have another budget
             shutil.rmtree(run)
             raise

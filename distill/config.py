@@ -71,6 +71,8 @@ class DistillSettings:
     """Runtime that --max-latency-ms is about."""
     latency_threads: int = 1
     """Threads of that runtime."""
+    latency_table: Path | None = None
+    """Latencies of another device, by rd-bench --save-table: --max-latency-ms is then about that device; nothing is timed here."""
     importance: Literal["magnitude", "taylor", "bn-scale"] = "magnitude"
     """What pruning keeps: large weights, weights whose loss would hurt, or channels of large normalisation scales."""
     prune_unit: int = 8

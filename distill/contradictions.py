@@ -24,6 +24,8 @@ def contradictions(settings: Any) -> list[tuple[bool, str]]:
     return [
         (settings.prune_rounds > 1 and not budget,
          f"--prune-rounds {settings.prune_rounds} needs a budget: --max-params, --max-macs or --max-latency-ms"),
+        (settings.latency_table is not None and settings.max_latency_ms is None,
+         "--latency-table tells what networks take on another device; it needs --max-latency-ms"),
         (settings.student == "auto" and not budget,
          "--student auto needs a budget to choose within: --max-params, --max-macs or --max-latency-ms"),
         (settings.student == "auto" and settings.student_weights is not None,

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -18,7 +19,8 @@ from distill.config import DistillSettings
 from distill.models import Model, ModelSpec, build_model
 from distill.progress import say
 from distill.prune import open_pruner
-from distill.timing import latency_ms
+from distill.timing import elsewhere_ms, latency_ms
+from runtimes.device_table import read_table
 from runtimes.errors import UserError
 from runtimes.folder import read_json, write_atomic, write_json
 
@@ -31,6 +33,16 @@ def budget_of(settings: DistillSettings) -> Budget:
                   None if settings.max_macs is None else read_count(settings.max_macs, "--max-macs"), settings.max_latency_ms)
 
 
+def device_of(settings: DistillSettings) -> dict[str, Any] | None:
+    """The latency table of another device that --max-latency-ms is about, said; None for this machine."""
+    if settings.latency_table is None:
+        return None
+    table = read_table(settings.latency_table)
+    say("budget", f"latencies are those of {table['machine']['cpu']}, {len(table['rows'])} rows of {settings.latency_table}; nothing is "
+                  "timed here")
+    return table
+
+
 def shrink_student(settings: DistillSettings, student: Model, run: Path, *, gradients: Callable[[Model], Tensor],
                    train: Callable[[Model, int], Model]) -> Model:
     """The student within its budget, the same after a kill and --resume; itself when it fits or when there is no budget.
@@ -40,7 +52,10 @@ def shrink_student(settings: DistillSettings, student: Model, run: Path, *, grad
     budget = budget_of(settings)
     if not budget:
         return student
-    measure = (lambda model: latency_ms(model, settings.latency_target, settings.latency_threads)) if budget.latency_ms else None
+    table = device_of(settings)
+    measure = None if not budget.latency_ms else lambda model: (
+        latency_ms(model, settings.latency_target, settings.latency_threads) if table is None else
+        elsewhere_ms(model, table, settings.latency_target, settings.latency_threads))
     held = _held(run) if settings.resume else None
     done, whole, student = held or (0, cost_of(student, measure), student)
     if not done:

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from distill.deployed import reparameterised
-from distill.models import Model, ModelSpec, build_model
+from distill.models import Model, ModelSpec, build_model, count_macs, count_parameters
 from distill.students import first_line
+from runtimes.device_table import predicted_ms
 from runtimes.errors import UserError
 from runtimes.latency import measure
 from runtimes.machine import allowed_cores
@@ -55,6 +56,13 @@ class Shipped(nn.Module):
 def latency_ms(model: Model, target: Target = "onnx", threads: int = 1) -> float:
     """The p90 of single calls in milliseconds, batch 1, on this machine, with a margin of 10 %; UserError when it does not export."""
     return p90_ms(open_call(model, target, threads))
+
+
+def elsewhere_ms(model: Model, table: Mapping[str, Any], target: Target = "onnx", threads: int = 1) -> float:
+    """The p90 of single calls in milliseconds on the device of a latency table, by rd-bench; nothing is timed here."""
+    macs = count_macs(model, model.spec.height, model.spec.width)
+    return predicted_ms(table, student=model.spec.arch, params=count_parameters(model), macs=macs,
+                        size=(model.spec.height, model.spec.width), target=target, threads=threads)[0]
 
 
 def p90_ms(call: Callable[[], Any], least: int = SAMPLES, seconds: float = SECONDS) -> float:

@@ -14,13 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from runtimes.errors import MISSING, UserError
 from runtimes.ort import PROVIDERS, load_runtime
+from runtimes.profile import FLOATING, INTEGER
 
 if TYPE_CHECKING:
     import onnx
-
-INTEGER = frozenset(["QLinearConv", "QLinearMatMul", "QGemm", "MatMulInteger", "ConvInteger", "MatMulIntegerToFloat",
-                     "DynamicQuantizeMatMul"])
-FLOATING = frozenset(["Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"])
 
 
 def executed_by_ort(model: Path, device: str = "cpu") -> dict[str, int]:

@@ -55,12 +55,28 @@ def manifest_facts(checkpoint: Checkpoint, settings: ExportSettings, command: st
     packages = ["torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy"]
     packages += ["openvino"] * (settings.runtime == "openvino")
     return {
+<<<<<<< HEAD
         "command": shlex.join(_bare_flag(part) for part in shlex.split(command)),  # it ships: no path of this machine
+=======
+        "command": shlex.join(bare_name(part) for part in shlex.split(command)),  # it ships: no path of this machine
+        "scores": scores_of(settings.student_dir),
+>>>>>>> wt-bench
         "settings": kept_settings(settings), "versions": {name: version(name) for name in packages},
         "parents": {"student": sha256_file(settings.student_dir / MANIFEST), **checkpoint.manifest.get("parents", {})},
         "artifact": {**facts_of(checkpoint, settings), "target": settings.runtime, "precision": settings.precision,
                      "model": MODELS[settings.runtime], "opset": settings.opset, "tolerance": TOLERANCES[settings.precision]},
     }
+
+
+def scores_of(student_dir: Path) -> dict[str, Any]:
+    """AUROC of the student and of its teacher on the test split (validation where there is none), for whoever weighs it against latency."""
+    metrics = student_dir / "metrics.json"
+    splits = read_json(metrics)["splits"] if metrics.is_file() else {}
+    for split in ("test", "val"):
+        told = {branch: found["auroc"] for branch, found in splits.get(split, {}).items() if isinstance(found, dict) and "auroc" in found}
+        if "student" in told:
+            return {"split": split, "n": splits[split]["n"], **told}
+    return {}
 
 
 def kept_settings(settings: ExportSettings) -> dict[str, Any]:

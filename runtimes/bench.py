@@ -11,18 +11,22 @@ import os
 import shlex
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtimes.artifact import Artifact, read_artifact
+from runtimes.bench_checks import check_alike, names_of, thread_counts
 from runtimes.bench_crew import Crew, Member, input_files
+from runtimes.bench_html import as_html
 from runtimes.bench_report import FORMAT, line_of, write_report
 from runtimes.bench_rows import Cell, int8_verdicts, offline, row_of, used_by_others
+from runtimes.device_table import save_table
 from runtimes.errors import DONE, USAGE, UserError
 from runtimes.figures import percentiles_ms
 from runtimes.folder import check_out, new_folder
 from runtimes.machine import core_set, full_facts, gpu_state, temperatures
+from runtimes.roofline import bound, set_up_notice
 
 if TYPE_CHECKING:
     from runtimes.bench_config import BenchSettings
@@ -55,56 +59,14 @@ def bench(settings: BenchSettings, command: str = "rd-bench", tell: Callable[[st
     for row in rows:
         tell(line_of(row))
     with new_folder(settings.out, overwrite=settings.overwrite) as folder:
-        write_report(folder, report, {row_id(row): samples_of(cell) for row, (_, cell) in zip(rows, cells, strict=True)})
+        samples = {row_id(row): samples_of(cell) for row, (_, cell) in zip(rows, cells, strict=True)}
+        write_report(folder, report, samples, as_html(report, samples))
+    if settings.save_table is not None:
+        tell(f"table     {settings.save_table}: {save_table(settings.save_table, report, artifacts)} rows, for rd-distill --latency-table")
     bad = sum(not row["valid"] for row in rows)
     tell(f"{settings.out}/  report.html, report.md, report.csv, report.json, samples.json"
          + (f"; {bad} of {len(rows)} rows are not valid, and say why" if bad else ""))
     return DONE
-
-
-def names_of(folders: Sequence[Path]) -> list[str]:
-    """A name for each folder: its last part, or as many parts as tell two apart; UserError for the same folder twice."""
-    parts = [folder.absolute().parts for folder in folders]
-    if len(set(parts)) < len(parts):
-        raise UserError(f"the same artifact is named twice: {', '.join(str(folder) for folder in folders)}", USAGE)
-    length = 1
-    while len({part[-length:] for part in parts}) < len(parts):
-        length += 1
-    return ["/".join(part[-length:]) for part in parts]
-
-
-def check_alike(artifacts: dict[str, Artifact], *, mixed: bool) -> None:
-    """Refuse artifacts whose figures would not answer the same question: other classes, or another input (unless `mixed`)."""
-    (first, one), *others = artifacts.items()
-    for name, other in others:
-        if (one.task, one.classes) != (other.task, other.classes):
-            raise UserError(f"{first} decides {one.task} between {', '.join(one.classes)}, {name} {other.task} between "
-                            f"{', '.join(other.classes)}; measure them in two reports", USAGE)
-        different = [f"{what} {mine} and {theirs}" for what, mine, theirs in zip(
-            ("graph size", "input", "pixels", "channels", "slices"), entrance(one), entrance(other), strict=True) if mine != theirs]
-        if different and not mixed:
-            raise UserError(f"{first} and {name} take different inputs ({'; '.join(different)}), so their latencies are of different work; "
-                            "say --mixed to have them in one report all the same", USAGE)
-
-
-def entrance(artifact: Artifact) -> tuple[Any, ...]:
-    """What an artifact takes."""
-    spec = artifact.image_spec
-    return artifact.graph_size, artifact.input_kind, spec.dtype, spec.channels, spec.slices
-
-
-def thread_counts(asked: Sequence[int], cores: Sequence[int]) -> list[int]:
-    """Thread counts to measure, one and all when none is asked for; UserError for more threads than cores."""
-    allowed = core_set()
-    strangers = sorted(set(cores) - set(allowed))
-    if strangers:
-        raise UserError(f"--cores {' '.join(map(str, strangers))}: this process may use cores {', '.join(map(str, allowed))}", USAGE)
-    most = len(cores) or len(allowed)
-    for count in asked:
-        if not 1 <= count <= most:
-            raise UserError(f"--threads {count}: expected 1 to {most}, the cores this process may use; threads that share a core "
-                            "wait for one another", USAGE)
-    return sorted(set(asked)) or sorted({1, most})
 
 
 def hire(crew: Crew, artifacts: dict[str, Artifact], threads: list[int], settings: BenchSettings, scratch: Path) -> list[Member]:
@@ -159,8 +121,27 @@ def streamed(member: Member, count: int, settings: BenchSettings) -> dict[str, A
 
 def look_inside(crew: Crew, members: list[Member], rows: list[dict[str, Any]], settings: BenchSettings,
                 tell: Callable[[str], None]) -> dict[str, Any]:
-    """Roofline and slowest operators, where they are asked for."""
-    return {}
+    """MACs, roofline and slowest operators where they are asked for: into the rows, and for the report."""
+    if not settings.roofline and not settings.profile and settings.save_table is None:
+        return {}
+    single = [member for member in members if member.spin is not False]
+    tell("inside    operators and peaks of this machine")
+    found = {id(member): member.ask("inside", threads=member.threads, device=settings.device, operators=settings.profile)
+             for member in single}
+    counts = sorted({one.threads for one in single}) if settings.roofline else []
+    limits = {count: crew.peaks(single[0].artifact, count) for count in counts}
+    for row in rows:
+        member = next(one for one in single if (one.name, one.threads) == (row["artifact"], row["threads"]))
+        known = found[id(member)]
+        row.update(macs=known.get("macs"), layers=known.get("layers") or row["layers"])
+        if row["path"] == "array" and row["threads"] in limits:
+            line = bound(known, limits[row["threads"]], model_bytes=row["model_bytes"], batch=row["batch"], p50_ms=row["p50_ms"])
+            row["roofline"] = line
+            row["notices"] += [notice] if line and (notice := set_up_notice(row["student"], line)) else []
+    first = min(member.threads for member in single)
+    return {"peaks": list(limits.values()), "profiles": [
+        {"artifact": member.name, "threads": member.threads, **{key: found[id(member)].get(key) for key in ("operators", "reason")}}
+        for member in single if member.threads == first] if settings.profile else []}
 
 
 def state() -> dict[str, Any]:

@@ -21,6 +21,14 @@ def main() -> None:
 
 def run(settings: BenchSettings, command: str) -> int:
     """Do the job that the settings name."""
+    if settings.compare is not None:
+        from runtimes.compare import compare
+
+        return compare(*settings.compare, noise=settings.noise, gate=settings.gate, other_machine=settings.other_machine)
+    if settings.soak_minutes is not None:
+        from runtimes.soak import soak
+
+        return soak(settings)
     from runtimes.bench import bench
 
     return bench(settings, command)

@@ -74,17 +74,28 @@ class Crew:
             member.process.communicate()
             member.log.close()
 
+    def start(self) -> tuple[subprocess.Popen[str], TextIO]:
+        """A fresh process, and where its complaints go."""
+        log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  closed with the crew
+        return subprocess.Popen([sys.executable, "-m", "runtimes.bench_worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                stderr=log, text=True), log
+
     def open(self, name: str, artifact: Artifact, *, threads: int, device: str = "cpu", spin: bool | None = None,
              cores: list[int] | None = None, files: list[Path] | None = None) -> Member:
         """Start a process and open an artifact in it; cores: those it is held to."""
-        log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  closed with the crew
-        process = subprocess.Popen([sys.executable, "-m", "runtimes.bench_worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                   stderr=log, text=True)
+        process, log = self.start()
         member = Member(name, artifact, threads, spin, cores or core_set(), process, log)
         self.members.append(member)
         member.opened = member.ask("open", artifact=str(artifact.folder.absolute()), threads=threads, device=device, spin=spin,
                                    cores=cores, files=[str(path.absolute()) for path in files or ()])
         return member
+
+    def peaks(self, artifact: Artifact, threads: int) -> dict[str, Any]:
+        """What this machine can do at best with so many threads, measured in a process of its own."""
+        process, log = self.start()
+        member = Member("the machine's peaks", artifact, threads, None, core_set(), process, log)
+        self.members.append(member)
+        return member.ask("peaks", threads=threads)
 
 
 def input_files(artifact: Artifact, images: Path | None, folder: Path) -> list[Path]:

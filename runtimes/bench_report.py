@@ -23,12 +23,13 @@ COLUMNS = ("artifact", "target", "precision", "batch", "threads", "path", "spin"
 SHOWN = ("p50_ms", "p90_ms", "p99_ms", "max_ms")
 
 
-def write_report(folder: Path, report: dict[str, Any], samples: Mapping[str, Any]) -> None:
-    """Write all files of a report into a folder."""
+def write_report(folder: Path, report: dict[str, Any], samples: Mapping[str, Any], page: str) -> None:
+    """Write all files of a report into a folder; page: the HTML."""
     write_json(folder / "report.json", report)
     write_atomic(folder / "samples.json", (json.dumps({"format": FORMAT, "rows": samples}) + "\n").encode())
     write_atomic(folder / "report.csv", as_csv(report["rows"]).encode())
     write_atomic(folder / "report.md", as_markdown(report).encode())
+    write_atomic(folder / "report.html", page.encode())
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -58,8 +59,7 @@ def auroc_text(row: Mapping[str, Any]) -> str:
 
 def line_of(row: Mapping[str, Any]) -> str:
     """One row as a line of the terminal."""
-    spin = "" if row["spin"] is None else ", spinning" if row["spin"] else ", not spinning"
-    what = f"{row['artifact']}, {row['path']}, batch {row['batch']}, {row['threads']} thread(s){spin}"
+    what = f"{row['artifact']}, {row['path']}, batch {row['batch']}, {threads_text(row)}"
     shown = ", ".join(f"{key.removesuffix('_ms')} {number(row[key])}" for key in SHOWN if key in row)
     late = f", {row['deadline']['missed']} of {row['deadline']['samples']} late" if "deadline" in row else ""
     return f"{what}: {shown} ms{late}" + (f"  [{row['notices'][0]}]" if not row["valid"] else "")
@@ -88,8 +88,9 @@ def as_markdown(report: Mapping[str, Any]) -> str:
 
 
 def threads_text(row: Mapping[str, Any]) -> str:
-    """Thread count, and how threads wait where that was chosen."""
-    return f"{row['threads']}" + ("" if row["spin"] is None else ", spinning" if row["spin"] else ", not spinning")
+    """Thread count in words, and how threads wait where that was chosen."""
+    spin = "" if row.get("spin") is None else ", spinning" if row["spin"] else ", not spinning"
+    return f"{row['threads']} thread{'' if row['threads'] == 1 else 's'}{spin}"
 
 
 def notices_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -97,7 +98,7 @@ def notices_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     found: dict[str, list[tuple[str, str]]] = {}
     for row in rows:
         for notice in row["notices"]:  # sentences that differ in their figures alone are one
-            who = f"{row['artifact']}, {row['path']}, batch {row['batch']}, {threads_text(row)} thread(s)"
+            who = f"{row['artifact']}, {row['path']}, batch {row['batch']}, {threads_text(row)}"
             found.setdefault(re.sub(r"[\d.]+", "#", notice), []).append((notice, who))
     told = []
     for same in found.values():
@@ -120,7 +121,7 @@ def machine_text(machine: Mapping[str, Any], report: Mapping[str, Any]) -> str:
 
 def streams_text(report: Mapping[str, Any]) -> list[str]:
     """Throughput in words."""
-    lines = [f"- {one['artifact']}, {one['streams']} streams of {one['threads']} thread(s), batch {one['batch']}: "
+    lines = [f"- {one['artifact']}, {one['streams']} streams of {threads_text(one)}, batch {one['batch']}: "
              f"{number(one['images_per_s'])} images/s, {number(one['mean_ms'])} ms each on average" for one in report.get("streams", ())]
     best = [f"- {name}: {number(one['images_per_s'])} images/s at most (batch {one['batch']}, {one['streams']} stream(s))"
             for name, one in report.get("offline", {}).items()]

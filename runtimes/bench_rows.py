@@ -125,7 +125,7 @@ def offline(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     best: dict[str, dict[str, Any]] = {}
     for row in rows:
         if row["path"] == "array":
-            key = f"{row['artifact']}, {row['threads']} threads"
+            key = f"{row['artifact']}, {row['threads']} thread{'' if row['threads'] == 1 else 's'}"
             if key not in best or row["images_per_s"] > best[key]["images_per_s"]:
                 best[key] = {"images_per_s": row["images_per_s"], "batch": row["batch"], "streams": row.get("streams", 1)}
     return best
@@ -148,5 +148,5 @@ def int8_verdicts(rows: Sequence[Mapping[str, Any]], students: Mapping[str, str]
             factor = best["p50_ms"] / row["p50_ms"]
             told.append({"artifact": row["artifact"], "threads": row["threads"], "against": best["artifact"], "faster": factor,
                          "keep": bool(factor >= WORTH), "reason": f"{factor:.2f} times as fast as {best['artifact']} with "
-                         f"{row['threads']} thread(s); worth it from {WORTH} on"})
+                         f"{row['threads']} thread{'' if row['threads'] == 1 else 's'}; worth it from {WORTH} on"})
     return told

@@ -21,8 +21,10 @@ import numpy as np
 
 from runtimes.artifact import needed_files, read_artifact
 from runtimes.errors import FAILED, UserError
+from runtimes.gemm import peaks
 from runtimes.latency import timed_block, warm_up
 from runtimes.machine import Watch, core_set, pulse
+from runtimes.profile import inside
 from runtimes.session import CheckedSession, Images, open_session
 from runtimes.verify import read_golden
 
@@ -116,6 +118,10 @@ class Bench:
         self.settle()
         return {"samples_ns": [one for each in times for one in each], "elapsed_ns": elapsed, "used": used}
 
+    def inside(self, threads: int, device: str, operators: bool) -> dict[str, Any]:
+        """Multiply-adds, precision of the layers, slowest operators."""
+        return inside(self.artifact, self.golden, threads=threads, device=device, operators=operators)
+
     def memory(self) -> dict[str, Any]:
         """The most memory this process has held, in MiB."""
         return {"peak_rss_mib": memory("VmHWM")}
@@ -151,7 +157,9 @@ def serve() -> None:
         request = json.loads(line)
         what, answer = request.pop("do"), {}
         try:
-            if what == "open":
+            if what == "peaks":
+                answer = peaks(**request)
+            elif what == "open":
                 cores = request.pop("cores")
                 if cores and hasattr(os, "sched_setaffinity"):
                     os.sched_setaffinity(0, cores)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,11 +49,11 @@ class OpenVinoSession:
     """One model on one device: arrays in; logits, probabilities and slice attention out, None for what a graph does not answer.
 
     model: an IR (.xml beside its .bin), an .onnx file, the bytes of one, or a model of openvino's own. hint: latency for one request
-    at a time. cache: a folder for compiled models, which shortens the next start.
+    at a time. cache: a folder for compiled models, which shortens the next start. counters: keep the time of every node.
     """
 
     def __init__(self, model: Any, *, precision: str = "fp32", threads: int | None = None, device: str = "cpu",
-                 hint: Literal["latency", "throughput"] = "latency", cache: Path | None = None) -> None:
+                 hint: Literal["latency", "throughput"] = "latency", cache: Path | None = None, counters: bool = False) -> None:
         if device not in DEVICES:
             raise UserError(f"device {device!r} is not known to OpenVINO; expected {', '.join(DEVICES)}", USAGE)
         if threads is not None and threads < 1:
@@ -69,6 +71,8 @@ class OpenVinoSession:
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": self.hint, "PERFORMANCE_HINT": hint.upper()}
         if wanted == "CPU":
             settings["INFERENCE_NUM_THREADS"] = self.threads
+        if counters:
+            settings["PERF_COUNT"] = True
         if cache is not None:
             settings["CACHE_DIR"] = str(cache)
         try:
@@ -112,6 +116,36 @@ def _layers(graph: Any) -> dict[str, int]:
             kind = str(told["runtimePrecision"].astype(str))
             found[KINDS.get(kind, kind)] += 1
     return dict(sorted(found.items()))
+
+
+def counted_macs(model: Path, shapes: Sequence[Sequence[int]]) -> int:
+    """Multiply-adds of an IR for inputs of these shapes."""
+    graph = load_runtime().Core().read_model(str(model))
+    graph.reshape(dict(enumerate([list(shape) for shape in shapes])))
+    total = 0
+    for layer in graph.get_ordered_ops():
+        kind = layer.get_type_name()
+        if kind in ("Convolution", "GroupConvolution"):  # weights are (out, in, ...), grouped ones (groups, out, in, ...)
+            total += prod(layer.output(0).get_shape()) * prod(list(layer.input(1).get_shape())[1 + (kind == "GroupConvolution"):])
+        elif kind == "MatMul":
+            inner = -2 if layer.get_attributes()["transpose_a"] else -1
+            total += prod(layer.output(0).get_shape()) * list(layer.input(0).get_shape())[inner]
+    return int(total)
+
+
+def profiled(model: Path, batch: tuple[NDArray[Any], ...], *, precision: str, threads: int, device: str,
+             runs: int) -> tuple[dict[str, int], list[tuple[str, str, float]]]:
+    """Layers that multiply by precision, and (name, kind, microseconds) of every node in `runs` calls, by the runtime's own counters."""
+    session = OpenVinoSession(model, precision=precision, threads=threads, device=device, counters=True)
+    times = []
+    for turn in range(runs + 5):
+        session.run(batch)
+        if turn >= 5:
+            times += [(one.node_name, f"{one.node_type} ({one.exec_type})", one.real_time.total_seconds() * 1e6)
+                      for one in session._request.get_profiling_info() if str(one.status).endswith("EXECUTED")]
+    layers = dict(session.layers)
+    session.close()
+    return layers, times
 
 
 def _reason(error: Exception) -> str:

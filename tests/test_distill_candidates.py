@@ -67,6 +67,18 @@ def test_only_what_is_within_the_other_limits_is_timed(monkeypatch: pytest.Monke
     assert found[0].cost.latency_ms == 3.0
 
 
+def test_a_latency_table_of_another_device_takes_the_place_of_timing() -> None:
+    rows = [{"student": f"net{place}", "height": 32, "width": 32, "params": 1000, "macs": 10**6 * place, "target": "onnx",
+             "precision": "fp32", "threads": 1, "p90_ms": 2.0 * place} for place in (1, 2, 3)]
+    table = {"machine": {"cpu": "a small board"}, "rows": rows}
+    found = screen(LIKE, Budget(latency_ms=1e6), "onnx", 1, families=TWO, table=table)
+    for one in found:  # two milliseconds a million MACs, and the margin
+        assert one.cost is not None
+        assert one.cost.latency_ms == pytest.approx(2e-6 * one.cost.macs * 1.1)
+    with pytest.raises(UserError, match="0 networks in fp32 for openvino"):
+        screen(LIKE, Budget(latency_ms=1e6), "openvino", 1, families=TWO, table=table)
+
+
 def test_students_are_exported_by_other_processes_and_timed_on_the_real_runtime() -> None:
     specs = [ModelSpec("test_efficientnet", 32, 32, "multiclass", ("a", "b")), ModelSpec("no_such_network", 32, 32, "binary", ("a", "b"))]
     told: list[int] = []

@@ -16,7 +16,8 @@ import pytest
 from conftest import Case
 
 from runtimes.artifact import read_artifact
-from runtimes.bench import bench, names_of, thread_counts
+from runtimes.bench import bench
+from runtimes.bench_checks import names_of, thread_counts
 from runtimes.bench_config import BenchSettings
 from runtimes.bench_report import as_csv, notices_of
 from runtimes.bench_rows import Cell, int8_verdicts, offline, row_of
@@ -165,7 +166,7 @@ def test_int8_is_kept_only_where_it_is_clearly_faster_than_the_best_float() -> N
 def test_offline_takes_the_best_way_of_each_artifact() -> None:
     rows = [plain_row("a", "fp32", 2.0), plain_row("a", "fp32", 4.0, batch=8, images_per_s=2000.0),
             plain_row("a", "fp32", 1.0, path="file", images_per_s=9000.0)]
-    assert offline(rows) == {"a, 1 threads": {"images_per_s": 2000.0, "batch": 8, "streams": 1}}
+    assert offline(rows) == {"a, 1 thread": {"images_per_s": 2000.0, "batch": 8, "streams": 1}}
 
 
 def test_sentences_that_differ_in_figures_alone_are_told_once() -> None:
