@@ -55,12 +55,8 @@ def manifest_facts(checkpoint: Checkpoint, settings: ExportSettings, command: st
     packages = ["torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy"]
     packages += ["openvino"] * (settings.runtime == "openvino")
     return {
-<<<<<<< HEAD
         "command": shlex.join(_bare_flag(part) for part in shlex.split(command)),  # it ships: no path of this machine
-=======
-        "command": shlex.join(bare_name(part) for part in shlex.split(command)),  # it ships: no path of this machine
         "scores": scores_of(settings.student_dir),
->>>>>>> wt-bench
         "settings": kept_settings(settings), "versions": {name: version(name) for name in packages},
         "parents": {"student": sha256_file(settings.student_dir / MANIFEST), **checkpoint.manifest.get("parents", {})},
         "artifact": {**facts_of(checkpoint, settings), "target": settings.runtime, "precision": settings.precision,
