@@ -109,7 +109,7 @@ def _openvino_int8(data: bytes, checkpoint: Checkpoint, problem: Problem, settin
         if control and candidates:
             break  # accuracy control takes minutes: only where nothing else passed
         model = nncf_int8(data, problem.calibration, transformer=transformer, max_drop=settings.max_auc_drop,
-                          validate=(lambda compiled: _score(compiled, problem)) if control else None)
+                          validate=(lambda compiled: control_score(compiled, problem)) if control else None)
         verdict, calibration = problem.judge(by_openvino(model, problem.judged))
         tried["NNCF with accuracy control" if control else "NNCF"] = verdict.told()
         if verdict.passed:
@@ -133,11 +133,12 @@ def _operators(data: bytes) -> set[str]:
     return {node.op_type for node in onnx.load_from_string(data).graph.node}
 
 
-def _score(compiled: Any, problem: Problem) -> float:
+def control_score(compiled: Any, problem: Problem) -> float:
+    """What accuracy control holds up: one plus the change of AUROC, since it divides by the score of the whole model."""
     from export.to_openvino import logits_of
 
     verdict, _ = problem.judge(logits_of(compiled, problem.judged))
-    return verdict.auroc_change or 0.0
+    return 1.0 + (verdict.auroc_change or 0.0)
 
 
 def _with(checkpoint: Checkpoint, found: Found) -> Made:

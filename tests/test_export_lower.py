@@ -21,6 +21,7 @@ from export.half import in_half
 from export.hygiene import check_hygiene, precision_share
 from export.int8 import METHODS, quantised, ranges, sensitivities
 from export.lower import Problem, find_int8, refitted
+from export.lowering import by_openvino, control_score
 from export.regions import layers, outside, relabelled
 from runtimes.errors import MISSING, PARITY, UserError
 from runtimes.ort import OrtSession
@@ -202,3 +203,19 @@ def test_the_gate_counts_decisions_and_says_what_speaks_against_a_graph() -> Non
     several = judge(1 - expected, expected, (expected > 0.5).astype(np.float32), task="multilabel", thresholds=(0.5,) * 3,
                     limits=Limits())
     assert several.decisions == 600, "of several labels each is a decision"
+
+
+def test_accuracy_control_gets_a_score_it_can_divide_by(exported: Exported) -> None:
+    pytest.importorskip("nncf", reason="nncf is not installed; pip install '.[openvino]'")
+    from export.to_openvino import nncf_int8
+
+    data = (exported(Case()) / "model.onnx").read_bytes()
+    posed, scores = problem(data, Case(), Limits()), list[float]()
+
+    def score(compiled: Any) -> float:
+        scores.append(control_score(compiled, posed))
+        return scores[-1]
+
+    model = nncf_int8(data, posed.calibration[:4], transformer=False, validate=score, max_drop=0.005)
+    assert scores[0] == 1.0, "of the whole model itself nothing has changed"
+    assert posed.judge(by_openvino(model, posed.judged))[0].decisions == 24
