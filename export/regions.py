@@ -19,7 +19,7 @@ MULTIPLYING = ("Conv", "Gemm", "MatMul")
 
 def outside(model: onnx.ModelProto) -> list[str]:
     """Names of the nodes before the network (no weight of it has reached them) and behind its logits."""
-    weights = {one.name for one in model.graph.initializer if ".model." in f".{one.name}"}
+    weights = {one.name for one in model.graph.initializer if _of_network(one.name)}
     touched, before = set(weights), []
     behind, after = {"logits"}, []
     for node in model.graph.node:
@@ -39,6 +39,15 @@ def layers(model: onnx.ModelProto) -> list[str]:
     return [node.name for node in model.graph.node if node.op_type in MULTIPLYING and node.name not in apart]
 
 
+def is_temperature(name: str) -> bool:
+    """Whether a tensor of a graph is what its tail divides by: networks have temperatures of their own, in their attention."""
+    return name.split(".")[-1] == "temperature" and not _of_network(name)
+
+
+def _of_network(name: str) -> bool:
+    return ".model." in f".{name}"
+
+
 def relabelled(data: bytes, metadata: Mapping[str, str], temperatures: Sequence[float] = ()) -> bytes:
     """The graph with other metadata and, where given, other temperatures in its tail; ValueError where it has none of that shape."""
     import onnx
@@ -49,7 +58,7 @@ def relabelled(data: bytes, metadata: Mapping[str, str], temperatures: Sequence[
     for key in sorted(metadata):
         model.metadata_props.add(key=key, value=metadata[key])
     if temperatures:
-        held = [tensor for tensor in model.graph.initializer if tensor.name.split(".")[-1] == "temperature"]
+        held = [tensor for tensor in model.graph.initializer if is_temperature(tensor.name)]
         if len(held) != 1:
             raise ValueError(f"the graph has {len(held)} temperatures, expected 1")
         new = np.asarray(temperatures, dtype=np.float32).reshape(tuple(held[0].dims))

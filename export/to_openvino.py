@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export.regions import is_temperature
 from runtimes.errors import MISSING, UserError
 from runtimes.ov import load_runtime
 
@@ -45,7 +46,7 @@ def with_temperatures(model: Any, temperatures: Sequence[float]) -> None:
     from openvino import opset13
 
     held = [one for one in model.get_ordered_ops() if one.get_type_name() == "Constant"
-            and one.get_friendly_name().split(".")[-1] == "temperature"]
+            and is_temperature(one.get_friendly_name())]
     if len(held) != 1:
         raise ValueError(f"the model has {len(held)} temperatures, expected 1")
     new = opset13.constant(np.asarray(temperatures, dtype=np.float32).reshape(tuple(held[0].get_output_shape(0))))

@@ -171,6 +171,16 @@ def test_temperature_is_fitted_to_the_int8_graph_s_own_logits(exported: Exported
         relabelled((exported(Case(input="tensor")) / "model.onnx").read_bytes(), {}, (1.0,))
 
 
+def test_a_temperature_inside_the_network_is_not_that_of_the_tail(exported: Exported) -> None:
+    model = onnx.load_from_string((exported(Case()) / "model.onnx").read_bytes())
+    own = numpy_helper.from_array(np.full((4, 1, 1), 3.0, dtype=np.float32), "model.net.stages.1.xca.temperature")  # as EdgeNeXt has
+    model.graph.initializer.append(own)
+    changed = onnx.load_from_string(relabelled(model.SerializeToString(), {}, (0.9,)))
+    held = {one.name: numpy_helper.to_array(one) for one in changed.graph.initializer if one.name.endswith("temperature")}
+    assert held.pop(own.name).tolist() == numpy_helper.to_array(own).tolist()
+    assert [value.ravel().tolist() for value in held.values()] == [pytest.approx([0.9])]
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_refitted_thresholds_decide_as_the_old_ones_did(seed: int) -> None:
