@@ -81,7 +81,7 @@ class OpenVinoSession:
             raise UserError("the session is closed; open it again")
         feeds = batch if isinstance(batch, tuple) else (batch,)
         found = self._request.infer(dict(enumerate(feeds)), share_inputs=True)
-        outputs = [*(found[index] for index in range(len(self._compiled.outputs))), None, None]
+        outputs = [*found.values(), None, None]
         return outputs[0], outputs[1], outputs[2]
 
     def facts(self) -> dict[str, Any]:
