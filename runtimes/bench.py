@@ -32,8 +32,12 @@ if TYPE_CHECKING:
     from runtimes.bench_config import BenchSettings
 
 
-def bench(settings: BenchSettings, command: str = "rd-bench", tell: Callable[[str], None] = print) -> int:
-    """Measure artifacts and write the report folder; UserError for what cannot be measured, before anything is."""
+def bench(settings: BenchSettings, command: str = "rd-bench", tell: Callable[[str], None] = print,
+          rivals: Callable[[Crew, list[int]], list[Member]] = lambda _, __: []) -> int:
+    """Measure artifacts and write the report folder; UserError for what cannot be measured, before anything is.
+
+    rivals: further processes, one for each thread count, that a study measures in the same turns.
+    """
     folders = [*settings.artifacts, *([settings.teacher] if settings.teacher else [])]
     artifacts = dict(zip(names_of(folders), [read_artifact(folder) for folder in folders], strict=True))
     check_alike(artifacts, mixed=settings.mixed)
@@ -42,7 +46,7 @@ def bench(settings: BenchSettings, command: str = "rd-bench", tell: Callable[[st
     before = state()
     tell(f"machine   {before['facts']['cpu']}, {len(core_set())} of {before['facts']['cores']} cores, load {before['load_average']}")
     with tempfile.TemporaryDirectory(prefix="rd-bench-") as scratch, Crew() as crew:
-        members = hire(crew, artifacts, threads, settings, Path(scratch))
+        members = [*hire(crew, artifacts, threads, settings, Path(scratch)), *rivals(crew, threads)]
         cells = plan(members, settings)
         tell(f"plan      {len(cells)} cells of {settings.seconds:g} s and {settings.samples} calls at least, in {settings.rounds} rounds")
         measure_cells(cells, settings, tell)

@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,8 @@ from runtimes.decode import SUFFIXES
 from runtimes.errors import FAILED, UserError
 from runtimes.machine import core_set
 from runtimes.verify import read_golden
+
+WORKER = ("-m", "runtimes.bench_worker")
 
 
 @dataclass
@@ -74,16 +77,15 @@ class Crew:
             member.process.communicate()
             member.log.close()
 
-    def start(self) -> tuple[subprocess.Popen[str], TextIO]:
-        """A fresh process, and where its complaints go."""
+    def start(self, worker: Sequence[str] = WORKER) -> tuple[subprocess.Popen[str], TextIO]:
+        """A fresh process, and where its complaints go; worker: what Python runs in it."""
         log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  closed with the crew
-        return subprocess.Popen([sys.executable, "-m", "runtimes.bench_worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                stderr=log, text=True), log
+        return subprocess.Popen([sys.executable, *worker], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True), log
 
     def open(self, name: str, artifact: Artifact, *, threads: int, device: str = "cpu", spin: bool | None = None,
-             cores: list[int] | None = None, files: list[Path] | None = None) -> Member:
+             cores: list[int] | None = None, files: list[Path] | None = None, worker: Sequence[str] = WORKER) -> Member:
         """Start a process and open an artifact in it; cores: those it is held to."""
-        process, log = self.start()
+        process, log = self.start(worker)
         member = Member(name, artifact, threads, spin, cores or core_set(), process, log)
         self.members.append(member)
         member.opened = member.ask("open", artifact=str(artifact.folder.absolute()), threads=threads, device=device, spin=spin,

@@ -25,7 +25,7 @@ from runtimes.gemm import peaks
 from runtimes.latency import timed_block, warm_up
 from runtimes.machine import Watch, core_set, pulse
 from runtimes.profile import inside
-from runtimes.session import CheckedSession, Images, open_session
+from runtimes.session import Images, Session, open_session
 from runtimes.verify import read_golden
 
 SETTLE_S = 3.0  # the longest wait for threads that spin after a call
@@ -33,14 +33,15 @@ REWARM = 5  # calls at the head of a block that only bring caches back
 
 
 class Bench:
-    """One opened artifact and the inputs it is called with."""
+    """One opened artifact and the inputs it is called with; open_with: what opens it, for studies of other runtimes."""
 
-    def __init__(self, artifact: str, threads: int, device: str, spin: bool | None, files: list[str]) -> None:
+    def __init__(self, artifact: str, threads: int, device: str, spin: bool | None, files: list[str],
+                 open_with: Callable[..., Session] = open_session) -> None:
         self.artifact = read_artifact(artifact)
         self.files = files
         self.before = memory("VmRSS")
         start = time.perf_counter_ns()
-        self.open: Callable[[], CheckedSession] = lambda: open_session(artifact, threads=threads, device=device, check=False, spin=spin)
+        self.open: Callable[[], Session] = lambda: open_with(artifact, threads=threads, device=device, check=False, spin=spin)
         self.session = self.open()
         self.load_ns = time.perf_counter_ns() - start
         golden, _, _ = read_golden(self.artifact)
@@ -97,7 +98,7 @@ class Bench:
         times: list[list[int]] = [[] for _ in range(streams)]
         gate = threading.Barrier(streams + 1)
 
-        def one(place: int, session: CheckedSession) -> None:
+        def one(place: int, session: Session) -> None:
             turns = cycle(self.batches(batch))
             for _ in range(REWARM):
                 session.run(next(turns))
@@ -148,8 +149,8 @@ def memory(key: str) -> float | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10) if key == "VmHWM" else None
 
 
-def serve() -> None:
-    """Answer requests until the pipe closes; the first one opens the artifact."""
+def serve(make: Callable[..., Bench] = Bench) -> None:
+    """Answer requests until the pipe closes; the first one opens the artifact, by `make`."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints must not stand between the answers
     bench: Bench | None = None
@@ -163,7 +164,7 @@ def serve() -> None:
                 cores = request.pop("cores")
                 if cores and hasattr(os, "sched_setaffinity"):
                     os.sched_setaffinity(0, cores)
-                bench = Bench(**request)
+                bench = make(**request)
                 answer = bench.opened()
             else:
                 answer = getattr(bench, what)(**request)

@@ -24,7 +24,7 @@ FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp
 LIBRARIES = ("rd-distill", "numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt_rtx")
 CPUS = Path("/sys/devices/system/cpu")
 # Two reports with one of these different are of two machines.
-IDENTITY = ("cpu", "architecture", "cores", "flags", "memory_gib", "gpu", "power_mode", "jetson")
+IDENTITY = ("cpu", "architecture", "cores", "flags", "memory_gib", "gpu", "power_mode", "jetson", "cpu_quota")
 
 
 def allowed_cores() -> int:
@@ -50,7 +50,8 @@ def full_facts() -> dict[str, Any]:
     found = {**machine_facts(), "core_set": core_set(), "flags": [one for one in FLAGS if one in flags], "memory_gib": _memory_gib(),
              "kernel": platform.release(), "virtual": "hypervisor" in flags, "governor": _text(CPUS / "cpu0/cpufreq/scaling_governor"),
              "clock_mhz": clock_mhz(), "clock_limit_mhz": _mhz(CPUS / "cpu0/cpufreq/scaling_max_freq"),
-             "boost": _text(CPUS / "cpufreq/boost"), "cpu_quota": _quota(), "jetson": _jetson(), "power_mode": _power_mode(),
+             "boost": _text(CPUS / "cpufreq/boost"), "cpu_quota": _quota(),
+             "nice": os.nice(0) if hasattr(os, "nice") else None, "jetson": _jetson(), "power_mode": _power_mode(),
              "gpu": _gpus(), "libraries": {}}
     for name in LIBRARIES:
         with contextlib.suppress(PackageNotFoundError):
@@ -153,11 +154,16 @@ def _memory_gib() -> float | None:
 
 def _quota() -> float | None:
     """Cores' worth of time that the control group allows; None without a limit."""
-    text = (_text(Path("/sys/fs/cgroup/cpu.max")) or "max").split()
-    if text[0] != "max":
-        return int(text[0]) / int(text[1])
-    quota, period = (_text(Path(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us")) for name in ("quota", "period"))
-    return int(quota) / int(period) if quota and period and int(quota) > 0 else None
+    mine = {names: path for line in (_text(Path("/proc/self/cgroup")) or "").splitlines() for _, names, path in [line.split(":", 2)]}
+    for path in dict.fromkeys((mine.get("", "/"), "/")):  # version 2; inside a container its own group may be the root
+        text = (_text(Path(f"/sys/fs/cgroup/{path}/cpu.max")) or "max").split()
+        if text[0] != "max":
+            return int(text[0]) / int(text[1])
+    for path in dict.fromkeys((next((path for names, path in mine.items() if "cpu" in names.split(",")), "/"), "/")):
+        quota, period = (_text(Path(f"/sys/fs/cgroup/cpu/{path}/cpu.cfs_{name}_us")) for name in ("quota", "period"))
+        if quota and period and int(quota) > 0:
+            return int(quota) / int(period)
+    return None
 
 
 def _jetson() -> str | None:

@@ -94,7 +94,7 @@ class OpenVinoSession:
             found = self._request.infer(dict(enumerate(feeds)), share_inputs=True)
         except RuntimeError as error:  # a graph that compiles may still be one that cannot run
             raise UserError(f"OpenVINO {self.version} cannot run this graph: {_reason(error)}; export the artifact again") from None
-        outputs = [*(found[index] for index in range(len(self._compiled.outputs))), None, None]
+        outputs = [*found.values(), None, None]
         return outputs[0], outputs[1], outputs[2]
 
     def facts(self) -> dict[str, Any]:

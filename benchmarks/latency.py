@@ -1,0 +1,160 @@
+"""Whether rd-bench can be believed, and what students, runtimes, precisions and threads are worth on this machine.
+
+Owns: the command, overhead, noise. Does not own: parity with other tools (latency_parity.py), the matrix and the weaker machine
+(latency_matrix.py), tables in the README (latency_tables.py), rd-bench itself (runtimes/).
+
+    python benchmarks/latency.py parity   --artifacts ARTIFACT...      rd-bench beside a bare loop and benchmark_app
+    python benchmarks/latency.py overhead --artifacts ARTIFACT...      a Session over the raw call, call by call in turn
+    python benchmarks/latency.py matrix   --student FOLDER --teacher FOLDER
+    python benchmarks/latency.py noise    --artifacts ARTIFACT
+    python benchmarks/latency.py weaker   --artifacts ARTIFACT... --deadline-ms 5
+    python benchmarks/latency.py tables                                the README's tables, from results/latency-*.json
+
+Results are named after the machine with --machine (results/latency-matrix-NAME.json), so that other boxes can be added.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import latency_matrix
+import latency_parity
+import latency_tables
+from record import RESULTS, code_hash, store
+
+from runtimes.machine import Watch, full_facts, same_machine
+from runtimes.session import as_batch, open_session
+from runtimes.verify import read_golden
+
+
+def overhead(artifacts: list[Path], threads: int, samples: int, repeats: int) -> dict[str, Any]:
+    """`Session.run` over the raw call of the runtime on the same array, in turn within one process."""
+    rows: dict[str, Any] = {}
+    for folder in artifacts:
+        session = open_session(folder, threads=threads)
+        image = read_golden(session.artifact)[0][:1].copy()
+        raw = raw_call(session, image)
+        found = []
+        for _ in range(repeats):
+            times: tuple[list[int], list[int]] = ([], [])
+            watch = Watch()
+            for turn in range(samples + 50):
+                start = time.perf_counter_ns()
+                raw()
+                middle = time.perf_counter_ns()
+                session.run(image)
+                end = time.perf_counter_ns()
+                if turn >= 50:
+                    times[0].append(middle - start)
+                    times[1].append(end - middle)
+            used = watch.others()
+            raw_ms, own_ms = (statistics.median(one) / 1e6 for one in times)
+            extra = statistics.median(own - bare for bare, own in zip(*times, strict=True)) / 1e3
+            found.append({"raw_p50_ms": raw_ms, "session_p50_ms": own_ms, "ratio": own_ms / raw_ms, "extra_us": extra,
+                          "others_share": max(0.0, used["busy"] - used["own"]) / used["capacity"],
+                          "met": own_ms / raw_ms <= 1.03 or extra <= 30})
+            print(f"{folder.name}: raw {raw_ms:.3f} ms, session {own_ms:.3f} ms, x {own_ms / raw_ms:.3f}, {extra:+.1f} us", flush=True)
+        session.close()
+        rows[folder.name] = found
+    return rows
+
+
+def raw_call(session: Any, image: Any) -> Any:
+    """The runtime's own call on what the session would hand to it."""
+    batch, runtime = as_batch(image, session.artifact), session.runtime
+    if session.artifact.target == "openvino":
+        return lambda: runtime._request.infer({0: batch}, share_inputs=True)
+    return lambda: runtime._session.run(runtime._outputs, {runtime._inputs[0]: batch})
+
+
+def noise(artifact: Path, repeats: int, seconds: float, threads: int) -> dict[str, Any]:
+    """rd-bench ten times on the same artifact, and once beside a process that burns every core."""
+    with tempfile.TemporaryDirectory() as name:
+        found = [one_run(artifact, Path(name) / str(turn), seconds, threads) for turn in range(repeats)]
+        burners = [multiprocessing.Process(target=burn, daemon=True) for _ in range(os.cpu_count() or 1)]
+        for burner in burners:
+            burner.start()
+        try:
+            beside = one_run(artifact, Path(name) / "busy", seconds, threads)
+        finally:
+            for burner in burners:
+                burner.kill()
+    middles = [one["p50_ms"] for one in found]
+    quiet = [one["p50_ms"] for one in found if one["valid"]]
+    return {"artifact": artifact.name, "threads": threads, "runs": found, "p50_ms": middles, "quiet_runs": len(quiet),
+            "spread": (max(middles) - min(middles)) / statistics.median(middles),
+            "spread_of_quiet_runs": (max(quiet) - min(quiet)) / statistics.median(quiet) if quiet else None,
+            "sd": statistics.stdev(middles) / statistics.mean(middles), "beside_burners": beside}
+
+
+def one_run(artifact: Path, out: Path, seconds: float, threads: int) -> dict[str, Any]:
+    """One run of the command: p50 and what it says of the run."""
+    done = subprocess.run([sys.executable, "-m", "runtimes.bench_cli", str(artifact), "--out", str(out), "--batch", "1", "--threads",
+                           str(threads), "--paths", "array", "--seconds", str(seconds), "--no-roofline", "--no-profile"],
+                          capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr)
+    row = json.loads((out / "report.json").read_text())["rows"][0]
+    print(f"p50 {row['p50_ms']:.4f} ms, min {row['min_ms']:.4f}, others {100 * row['others_share']:.0f} %: {row['notices'] or 'valid'}",
+          flush=True)
+    return {key: row[key] for key in ("p50_ms", "min_ms", "p10_ms", "p90_ms", "samples", "others_share", "spread", "valid", "notices")}
+
+
+def burn() -> None:
+    """Keep one core busy."""
+    while True:
+        sum(range(10_000))
+
+
+def main() -> None:
+    """Measure, print, store."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("parity", "overhead", "matrix", "noise", "weaker", "tables"))
+    parser.add_argument("--artifacts", type=Path, nargs="+", default=[])
+    parser.add_argument("--student", type=Path, help="student folder of `matrix`")
+    parser.add_argument("--teacher", type=Path, help="its teacher, a student or teacher folder, of `matrix`")
+    parser.add_argument("--work", type=Path, default=Path("runs/latency"), help="where `matrix` exports what is not there yet")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--seconds", type=float, help="of each cell or side")
+    parser.add_argument("--samples", type=int, default=1000, help="calls of `overhead`")
+    parser.add_argument("--repeats", type=int, help="3; 10 of `noise`")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--deadline-ms", type=float, default=5.0, help="of `weaker`")
+    parser.add_argument("--quota", type=float, default=0.5, help="cores' worth of time of the weaker machine")
+    parser.add_argument("--machine", help="a short name of this machine, part of the result's file name")
+    given = parser.parse_args()
+    if given.what == "tables":
+        latency_tables.main()
+        return
+    if given.what != "matrix" and not given.artifacts:
+        parser.error("name artifacts with --artifacts")
+    if given.what == "matrix" and not (given.student and given.teacher):
+        parser.error("name --student and --teacher")
+    facts, repeats = full_facts(), given.repeats or (10 if given.what == "noise" else 3)
+    rows = {"overhead": lambda: overhead(given.artifacts, given.threads[0], given.samples, repeats),
+            "noise": lambda: noise(given.artifacts[0], repeats, given.seconds or 5.0, given.threads[0]),
+            "parity": lambda: latency_parity.parity(given.artifacts, given.threads[0], given.seconds or 5.0, given.rounds, repeats),
+            "matrix": lambda: latency_matrix.matrix(given.student, given.teacher, given.work, given.threads, given.seconds or 4.0,
+                                                    given.rounds),
+            "weaker": lambda: latency_matrix.weaker(given.artifacts, given.deadline_ms, given.quota, given.seconds or 4.0)}[given.what]()
+    suffix = f"-{given.machine}" if given.machine else ""
+    path = RESULTS / f"latency-{given.what}{suffix}.json"
+    if path.is_file() and (other := same_machine(json.loads(path.read_text())["machine"], facts)):
+        sys.exit(f"{path.name} is of another machine ({'; '.join(other)}); give this one a name with --machine")
+    command = " ".join(part if "/" not in part else Path(part).name for part in sys.argv[1:])
+    store(path, {"format": 1, "command": f"python benchmarks/latency.py {command}", "date": time.strftime("%Y-%m-%d", time.gmtime()),
+                 "machine": facts, "code_sha256": code_hash(), "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
