@@ -157,7 +157,8 @@ def table(rows: list[dict[str, Any]]) -> str:
                      f"{row['relative']:.1e} | {row['mean_probability_change']:.4f} | {auroc} | "
                      f"{row['layers_in_float'] or ''} | {check(row)} |")
     good = [row for row in rows if not row["exit_code"]]
-    lines += ["", *(f"- {row['student']}, {row['target']}, {row['precision']}: {row['reason']}" for row in rows if row["exit_code"]),
+    lines += ["", *(f"- {row['student']}, {row['target']}, {row['precision']}: {row['reason'].split('; the nearest')[0]}" for row in rows
+                   if row["exit_code"]),
               f"- U-5: {sum(row['calibration_is_the_artifacts'] for row in good)} of {len(good)} files carry their manifest's calibration."]
     return "\n".join(lines)
 
