@@ -52,12 +52,17 @@ def matrix(student: Path, teacher: Path, work: Path, threads: list[int], seconds
 def exported(role: str, folder: Path, target: str, precision: str, work: Path, refused: dict[str, str]) -> Path | None:
     """An artifact of the matrix, made by rd-export unless it is there; None, with the reason kept, where rd-export refuses."""
     out = work / f"{role}-{target}-{precision}"
+    said = out.with_name(out.name + ".refused")
+    if said.is_file():
+        refused[out.name] = said.read_text()
+        return None
     if not (out / "manifest.json").is_file():
         done = subprocess.run([sys.executable, "-m", "export.cli", "--target", target, "--precision", precision, "--student-dir",
                                str(folder), "--out", str(out), "--keep-slower", "--keep-upcast", "--max-flips", "3%"],
                               capture_output=True, text=True)
         if done.returncode:
             refused[out.name] = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            said.write_text(refused[out.name])
             print(f"{out.name}: {refused[out.name]}", flush=True)
             return None
     return out
