@@ -20,6 +20,7 @@ QUIET = 0.06  # the most of the processors that others may use during a run
 LITTLE = 0.05  # how far throughput x mean latency may be from the requests in flight
 UNSTEADY = 0.10  # how far the medians of blocks may lie apart
 SLOWER = 1.10  # how much longer the same small work may take at the end of a run than at its beginning
+FELT = 1.05  # and how much longer the calls themselves, for it to matter
 WORTH = 1.2  # int8 has to be so much faster than the best float to be worth it
 MLPERF_S = 600  # MLPerf's shortest run
 
@@ -95,11 +96,10 @@ def verdict(row: Mapping[str, Any], cell: Cell) -> tuple[bool, list[str]]:
         wrong.append(f"the processor was throttled {row['throttled']} times")
     if abs(row["in_flight"] - 1) > LITTLE:
         wrong.append(f"throughput x mean latency is {row['in_flight']:.2f}, not 1: the samples do not fill the time they were taken in")
-    pulses = [block["pulse_ms"] for block in cell.blocks]
-    third = max(1, len(pulses) // 3)
-    drift = float(np.median(pulses[-third:]) / np.median(pulses[:third]))
-    if drift > SLOWER and len(pulses) > 1:
-        wrong.append(f"the machine itself was {drift:.2f} times slower at the end than at the beginning (throttling, or a neighbour)")
+    drift, own = (_drift(values) for values in ([block["pulse_ms"] for block in cell.blocks], row["block_p50_ms"]))
+    if drift > SLOWER and own > FELT:
+        wrong.append(f"the machine itself was {drift:.2f} times slower at the end than at the beginning, and these calls {own:.2f} times "
+                     "(throttling, or a neighbour)")
     if row["spread"] > UNSTEADY:
         weak.append(f"unsteady: medians of rounds lie {100 * row['spread']:.0f} % apart")
     if not cell.warm.get("steady", True):
@@ -107,6 +107,12 @@ def verdict(row: Mapping[str, Any], cell: Cell) -> tuple[bool, list[str]]:
     if row["rounds"] < 5:
         weak.append(f"{row['rounds']} rounds; comparisons need 5")
     return not wrong, [*wrong, *weak]
+
+
+def _drift(values: Sequence[float]) -> float:
+    """The last third of some values over the first."""
+    third = max(1, len(values) // 3)
+    return float(np.median(values[-third:]) / np.median(values[:third])) if len(values) > 1 else 1.0
 
 
 def score_of(artifact: Artifact) -> dict[str, Any] | None:
@@ -142,7 +148,7 @@ def int8_verdicts(rows: Sequence[Mapping[str, Any]], students: Mapping[str, str]
         if row["precision"] != "int8":
             continue
         floats = [one for one in single if one["precision"] != "int8" and one["target"] == row["target"]
-                  and one["threads"] == row["threads"] and students[one["artifact"]] == students[row["artifact"]]]
+                  and one["threads"] == row["threads"] and students.get(one["artifact"]) == students[row["artifact"]]]
         if floats:
             best = min(floats, key=lambda one: one["p50_ms"])
             factor = best["p50_ms"] / row["p50_ms"]

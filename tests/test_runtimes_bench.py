@@ -115,12 +115,14 @@ def test_artifacts_take_turns(exported: Exported, tmp_path: Path, monkeypatch: p
     assert asked == names_of(artifacts) * 3
 
 
-def blocks(count: int = 5, *, each: int = 1_000_000, gap: int = 0, others: float = 0.0, pulse: float = 0.0, throttled: int = 0) -> Cell:
+def blocks(count: int = 5, *, each: int = 1_000_000, gap: int = 0, others: float = 0.0, pulse: float = 0.0, felt: float = 0.0,
+           throttled: int = 0) -> Cell:
     """A cell of made-up blocks of 100 calls."""
     cell = Cell("a", "array", 1, 1, {"warmup_ns": [1] * 50, "steady": True})
     for turn in range(count):
-        elapsed = 100 * (each + gap)
-        cell.blocks.append({"samples_ns": [each] * 100, "elapsed_ns": elapsed, "pulse_ms": 1 + pulse * turn,
+        took = int(each * (1 + felt * turn))
+        elapsed = 100 * (took + gap)
+        cell.blocks.append({"samples_ns": [took] * 100, "elapsed_ns": elapsed, "pulse_ms": 1 + pulse * turn,
                             "used": {"capacity": 2.0, "busy": 0.5 + others * 2, "own": 0.5, "throttled": throttled}})
     return cell
 
@@ -132,7 +134,7 @@ OPENED = {"facts": {"threads": 1, "provider": "p", "runtime": "r", "version": "1
 @pytest.mark.parametrize(("cell", "valid", "word"), [
     (blocks(), True, ""), (blocks(others=0.05), True, ""), (blocks(others=0.07), False, "busy: others used 7 %"),
     (blocks(throttled=2), False, "throttled"), (blocks(gap=80_000), False, "throughput x mean latency"), (blocks(gap=30_000), True, ""),
-    (blocks(pulse=0.1), False, "slower at the end"), (blocks(count=4), True, "comparisons need 5"),
+    (blocks(pulse=0.1, felt=0.02), False, "slower at the end"), (blocks(pulse=0.1), True, ""), (blocks(felt=0.02), True, ""), (blocks(count=4), True, "comparisons need 5"),
 ])
 def test_the_gates_catch_what_they_are_for(exported: Exported, cell: Cell, valid: bool, word: str) -> None:
     row = row_of(cell, OPENED, read_artifact(exported(Case())), spin=None, pinned=False)
