@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from runtimes.artifact import Artifact, read_artifact
-from runtimes.bench_crew import WORKER, Crew
+from runtimes.bench_crew import WORKER, Crew, Member
 from runtimes.bench_rows import used_by_others
 
 RIVALS = str(Path(__file__).with_name("rivals.py"))
@@ -45,8 +45,10 @@ def one_repeat(artifact: Artifact, threads: int, seconds: float, rounds: int) ->
     places = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     tool = artifact.target == "openvino" and shutil.which("benchmark_app", path=places)
     with Crew() as crew:
-        members = {side: [crew.open(side, artifact, threads=threads, worker=worker) for _ in range(PROCESSES)]
-                   for side, worker in (("rd-bench", WORKER), ("bare loop", (RIVALS, "bare")))}
+        members: dict[str, list[Member]] = {"rd-bench": [], "bare loop": []}
+        for place in range(PROCESSES):  # in turn, too: memory given out early and late is not the same
+            for side, worker in (("rd-bench", WORKER), ("bare loop", (RIVALS, "bare")))[::-1 if place % 2 else 1]:
+                members[side].append(crew.open(side, artifact, threads=threads, worker=worker))
         for member in (one for side in members.values() for one in side):
             member.ask("warm", path="array", batch=1, least=50, seconds=1.0)
         for turn in range(rounds):

@@ -49,7 +49,7 @@ def _matrix(result: dict[str, Any]) -> list[str]:
     rows = result["rows"]["rows"]
     by = {(row["artifact"], row["threads"]): row for row in rows}
     lines = ["", f"**The matrix** on {_machine(result)}, single images, array to decision; {_busy(rows)}, so ratios are what "
-             f"counts. `{result['command']}`", "",
+             f"counts. Threads: those of the runtime. `{result['command']}`", "",
              "| what | threads | p50 ms | p90 | min | fastest over PyTorch eager's | share of the limit: p50, fastest call | MB | AUROC |",
              "|---|---|---|---|---|---|---|---|---|"]
     for row in rows:
@@ -66,7 +66,8 @@ def _matrix(result: dict[str, Any]) -> list[str]:
     lines += ["", f"Measured peaks of a matrix product: {peaks}.", ""]
     for count in sorted({row["threads"] for row in rows}):
         lines += [f"- {text}" for text in _speedups(by, count)]
-    lines += [f"- {name} is not there: {reason}" for name, reason in result["rows"]["not_exported"].items()]
+    lines += [f"- {name} is not there: {reason.partition('; allowed')[0].removeprefix('error: ')}."
+              for name, reason in result["rows"]["not_exported"].items()]
     return lines
 
 
@@ -75,14 +76,14 @@ def _speedups(by: dict[tuple[str, int], dict[str, Any]], threads: int) -> list[s
         one, other = by.get((slow, threads)), by.get((fast, threads))
         if not one or not other:
             return ""
-        return f"{one['p50_ms'] / other['p50_ms']:.2f} by p50, {one['min_ms'] / other['min_ms']:.2f} by the fastest call"
+        return f"{one['p50_ms'] / other['p50_ms']:.2f} times as fast by p50, {one['min_ms'] / other['min_ms']:.2f} by the fastest call"
 
     pairs = [("the student over the teacher in PyTorch eager", "teacher, torch eager", "student, torch eager"),
              ("the student over the teacher in ONNX Runtime fp32", "teacher-onnx-fp32", "student-onnx-fp32"),
              ("the student in ONNX Runtime fp32 over the teacher in PyTorch eager", "teacher, torch eager", "student-onnx-fp32"),
              *((f"int8 over fp32, {role} in {name}", f"{role}-{target}-fp32", f"{role}-{target}-int8")
                for role in ("student", "teacher") for target, name in (("onnx", "ONNX Runtime"), ("openvino", "OpenVINO")))]
-    return [f"{threads} thread(s), {what}: {text} times as fast." for what, slow, fast in pairs if (text := over(slow, fast))]
+    return [f"{threads} thread(s), {what}: {text}." for what, slow, fast in pairs if (text := over(slow, fast))]
 
 
 def _parity(result: dict[str, Any]) -> list[str]:

@@ -134,7 +134,8 @@ OPENED = {"facts": {"threads": 1, "provider": "p", "runtime": "r", "version": "1
 @pytest.mark.parametrize(("cell", "valid", "word"), [
     (blocks(), True, ""), (blocks(others=0.05), True, ""), (blocks(others=0.07), False, "busy: others used 7 %"),
     (blocks(throttled=2), False, "throttled"), (blocks(gap=80_000), False, "throughput x mean latency"), (blocks(gap=30_000), True, ""),
-    (blocks(pulse=0.1, felt=0.02), False, "slower at the end"), (blocks(pulse=0.1), True, ""), (blocks(felt=0.02), True, ""), (blocks(count=4), True, "comparisons need 5"),
+    (blocks(pulse=0.1, felt=0.02), False, "slower at the end"),
+    (blocks(pulse=0.1), True, ""), (blocks(felt=0.02), True, ""), (blocks(count=4), True, "comparisons need 5"),
 ])
 def test_the_gates_catch_what_they_are_for(exported: Exported, cell: Cell, valid: bool, word: str) -> None:
     row = row_of(cell, OPENED, read_artifact(exported(Case())), spin=None, pinned=False)
