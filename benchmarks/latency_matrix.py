@@ -110,11 +110,14 @@ def weak(quota: float) -> Iterator[str]:
     old = GROUP / "cpu" / "cpu.shares"
     group = (GROUP / "cpu" if old.exists() else GROUP) / f"rd-weaker-{os.getpid()}"
     try:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # a real-time process cannot enter such a group
         group.mkdir()
         if old.exists():
+            (group / "cpu.shares").write_text("262144")  # all of its quota, whoever else is at work
             (group / "cpu.cfs_period_us").write_text("100000")
             (group / "cpu.cfs_quota_us").write_text(str(round(quota * 100_000)))
         else:
+            (group / "cpu.weight").write_text("10000")
             (group / "cpu.max").write_text(f"{round(quota * 100_000)} 100000")
         (group / "cgroup.procs").write_text(str(os.getpid()))
     except OSError as error:
