@@ -30,7 +30,7 @@ import numpy as np
 from record import RESULTS, facts, keep_memory, ratio, spread, store
 
 BIN = Path(sys.executable).parent
-COMMANDS = ("rd-distill", "rd-adapt", "rd-export", "rd-verify")
+COMMANDS = ("rd-distill", "rd-adapt", "rd-export", "rd-verify", "rd-bench")
 TINY = ("--student", "mobilenetv3_small_050", "--size", "96", "--method", "vanilla", "--phantom-images", "64", "32", "32",
         "--epochs", "1", "--min-steps", "1", "--bootstrap", "20")
 

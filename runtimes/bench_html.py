@@ -111,7 +111,9 @@ def _distributions(rows: list[dict[str, Any]], raw: list[Any], names: list[str],
     if deadline and x.low < deadline < x.high:
         late = [(x.at(deadline), svg.TOP), (x.at(deadline), svg.HEIGHT - svg.BOTTOM)]
         last = [svg.line(late, "var(--bad)", dashes="3 3")]
-        last.append(svg.words(x.at(deadline) + 4, svg.HEIGHT - svg.BOTTOM - 6, f"deadline {deadline:g} ms", colour="var(--bad)"))
+        right = x.at(deadline) > 0.7 * svg.WIDTH  # the words stand where there is room for them
+        last.append(svg.words(x.at(deadline) + (-4 if right else 4), svg.HEIGHT - svg.BOTTOM - 6, f"deadline {deadline:g} ms",
+                              anchor="end" if right else "start", colour="var(--bad)"))
     for row, values in chosen:
         dashes = DASHES[ways.index((row["threads"], row["spin"] is not False)) % len(DASHES)]
         shares = np.linspace(0, 1, min(len(values), 240))
@@ -152,7 +154,8 @@ def _verdicts(report: Mapping[str, Any]) -> str:
              for one in report.get("int8", ())]
     lines += [f"<li>{escape(one['artifact'])}, {one['streams']} streams of {threads_text(one)}: {number(one['images_per_s'])} "
               f"images/s, {number(one['mean_ms'])} ms each on average.</li>" for one in report.get("streams", ())]
-    lines += [f"<li>{escape(name)}: {number(one['images_per_s'])} images/s at most, batch {one['batch']}.</li>"
+    lines += [f"<li>{escape(name)}: {number(one['images_per_s'])} images/s at most, batch {one['batch']}"
+              f"{', ' + str(one['streams']) + ' streams' if one['streams'] > 1 else ''}.</li>"
               for name, one in report.get("offline", {}).items() if len({row["batch"] for row in report["rows"]}) > 1]
     return f"<section><h2>Precision and throughput</h2><ul>{''.join(lines)}</ul></section>" if lines else ""
 
