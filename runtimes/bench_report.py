@@ -112,9 +112,10 @@ def machine_text(machine: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
     clock = f", {machine['clock_mhz']:.0f} MHz" if machine.get("clock_mhz") else ""
     gpu = "".join(f", {one.get('name')} (driver {one.get('driver')})" for one in machine.get("gpu") or ())
+    virtual = ", a virtual machine: what its neighbours outside take is not seen" if machine.get("virtual") else ""
     mode = f", power mode {machine['power_mode']}" if machine.get("power_mode") else ""
     return (f"{machine['cpu']}, {machine['cores_allowed']} of {machine['cores']} cores (set {machine['core_set']}){clock}, governor "
-            f"{machine['governor'] or 'not told'}{mode}{gpu}, {machine['memory_gib']} GiB; {', '.join(machine['flags']) or 'no special'} "
+            f"{machine['governor'] or 'not told'}{mode}{virtual}{gpu}, {machine['memory_gib']} GiB; {', '.join(machine['flags']) or 'no special'} "
             f"instructions; load {report['before']['load_average']} before, {report['after']['load_average']} after, "
             f"{report['after']['time']}. {libraries}.")
 
