@@ -115,8 +115,9 @@ def machine_text(machine: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     virtual = ", a virtual machine: what its neighbours outside take is not seen" if machine.get("virtual") else ""
     mode = f", power mode {machine['power_mode']}" if machine.get("power_mode") else ""
     return (f"{machine['cpu']}, {machine['cores_allowed']} of {machine['cores']} cores (set {machine['core_set']}){clock}, governor "
-            f"{machine['governor'] or 'not told'}{mode}{virtual}{gpu}, {machine['memory_gib']} GiB; {', '.join(machine['flags']) or 'no special'} "
-            f"instructions; load {report['before']['load_average']} before, {report['after']['load_average']} after, "
+            f"{machine['governor'] or 'not told'}{mode}{virtual}{gpu}, {machine['memory_gib']} GiB; "
+            f"{', '.join(machine['flags']) or 'no special'} instructions; "
+            f"load {report['before']['load_average']} before, {report['after']['load_average']} after, "
             f"{report['after']['time']}. {libraries}.")
 
 
