@@ -51,7 +51,8 @@ def full_facts() -> dict[str, Any]:
              "kernel": platform.release(), "virtual": "hypervisor" in flags, "governor": _text(CPUS / "cpu0/cpufreq/scaling_governor"),
              "clock_mhz": clock_mhz(), "clock_limit_mhz": _mhz(CPUS / "cpu0/cpufreq/scaling_max_freq"),
              "boost": _text(CPUS / "cpufreq/boost"), "cpu_quota": _quota(),
-             "nice": os.nice(0) if hasattr(os, "nice") else None, "jetson": _jetson(), "power_mode": _power_mode(),
+             "scheduler": _scheduler(), "nice": os.nice(0) if hasattr(os, "nice") else None, "jetson": _jetson(),
+             "power_mode": _power_mode(),
              "gpu": _gpus(), "libraries": {}}
     for name in LIBRARIES:
         with contextlib.suppress(PackageNotFoundError):
@@ -164,6 +165,12 @@ def _quota() -> float | None:
         if quota and period and int(quota) > 0:
             return int(quota) / int(period)
     return None
+
+
+def _scheduler() -> str | None:
+    """How Linux schedules this process: real-time priority makes a busy machine look quiet, so it has to be said."""
+    names = {getattr(os, f"SCHED_{name}", None): name.lower() for name in ("OTHER", "FIFO", "RR", "BATCH", "IDLE")}
+    return names.get(os.sched_getscheduler(0)) if hasattr(os, "sched_getscheduler") else None
 
 
 def _jetson() -> str | None:
