@@ -52,7 +52,7 @@ def test_an_encrypted_key_takes_its_password_from_the_environment(place: Callabl
     (b"hello", "not a PEM file"), (b"", "not a PEM file"), (bytes(1 << 17), "not a PEM file"), (PUBLIC, "holds a public key"),
     (EXCHANGE, "X25519 key, expected Ed25519"), (OPENSSH, "no private key can be read from its OPENSSH PRIVATE KEY"),
     (PLAIN[:60], "no private key can be read"), (b"-----BEGIN CERTIFICATE-----\n", "no private key can be read from its CERTIFICATE")],
-    ids=["text", "empty", "zeros", "public", "exchange", "openssh", "cut short", "certificate"])  # never of the keys, which are new each time
+    ids=["text", "empty", "zeros", "public", "exchange", "openssh", "cut short", "certificate"])  # never the keys: they are new each time
 def test_what_is_no_signing_key_is_told_before_any_work(place: Callable[[bytes], Path], tmp_path: Path, data: bytes, told: str) -> None:
     settings = ExportSettings(student_dir=tmp_path / "not even a student", out=tmp_path / "out", sign=place(data))
     with pytest.raises(UserError, match=told) as caught:
