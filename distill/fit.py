@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.batches import Batches
+from distill.layout import channels_last
 from distill.objective import Batch, Branches, Method, Weights, parts
 from distill.state import load_state, save_state
 from runtimes.errors import UserError
@@ -56,7 +57,7 @@ def fit(branches: Branches, batches: Batches, method: Method, weights: Weights, 
     steps = batches.steps_per_epoch(epochs, min_steps)
     total = steps * epochs
     branches.to(device)
-    branches.to(memory_format=torch.channels_last)
+    channels_last(branches)
     optimiser = torch.optim.AdamW(parameter_groups(branches, lr, weight_decay, phi_lr, phi_weight_decay), lr=lr, fused=True)
     average = torch.optim.swa_utils.AveragedModel(
         branches, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(ema), use_buffers=True) if ema else None

@@ -17,6 +17,7 @@ from distill.batches import Batches
 from distill.bridges import build_branches
 from distill.config import DistillSettings
 from distill.fit import fit
+from distill.layout import channels_last
 from distill.losses import prevalence_weights
 from distill.models import Model
 from distill.objective import PROBED, STAGED, Branches, Weights, parts
@@ -70,6 +71,7 @@ def task_gradients(settings: DistillSettings, images: ImageSet, spec: ImageSpec,
     labelled, labels = rows[images.labelled[rows]], torch.from_numpy(images.labels)
     batches = Batches(pixels, labels, labelled, labelled, spec, views, settings.seed, settings.batch, settings.labelled_batch)
     weights = Weights(focal_gamma=settings.focal_gamma)
+    channels_last(model)
     return torch.stack([parts("vanilla", Branches(model), batches(step), weights)["task"] for step in range(GRADIENT_BATCHES)]).mean()
 
 
