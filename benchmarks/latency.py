@@ -73,7 +73,8 @@ def raw_call(session: Any, image: Any) -> Any:
     """The runtime's own call on what the session would hand to it."""
     batch, runtime = as_batch(image, session.artifact), session.runtime
     if session.artifact.target == "openvino":
-        return lambda: runtime._request.infer({0: batch}, share_inputs=True)
+        runtime.run(batch)  # which binds it
+        return lambda: runtime._request.infer()
     return lambda: runtime._session.run(runtime._outputs, {runtime._inputs[0]: batch})
 
 

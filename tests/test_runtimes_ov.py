@@ -43,6 +43,19 @@ def test_an_ir_answers_as_the_onnx_of_the_same_student_does(exported: Exported) 
         found.run(images)
 
 
+def test_bound_memory_never_mixes_one_call_with_another(exported: Exported) -> None:
+    images = np.stack(random_images(Case(), 6))
+    session = open_session(exported(PLAIN), threads=1)
+    runs = [images[:1], images[1:2], images[2:5], images[5:6], images[::2], images[:1]]
+    logits = [session.run(batch).logits for batch in runs]
+    for batch, found in zip(runs, logits, strict=True):
+        assert np.array_equal(found, session.run(batch.copy()).logits), "an answer holds though the next calls reuse the memory"
+    with pytest.raises(UserError):
+        session.runtime.run(images[:1].astype(np.float32))
+    assert np.array_equal(session.run(images[:1]).logits, logits[0]), "a refused call leaves the session as it was"
+    session.close()
+
+
 @pytest.mark.parametrize("case", [PLAIN, Case(target="openvino", precision="fp16")], ids=str)
 def test_golden_vectors_replay_and_weights_lie_in_the_file_as_asked(exported: Exported, case: Case) -> None:
     folder = exported(case)
