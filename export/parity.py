@@ -18,7 +18,7 @@ from distill.checkpoint import Calibration
 from distill.models import Model
 from export.answers import Answers, Image, ask, device_image, graph_inputs
 from export.gate import Limits, judge_logits
-from runtimes.agreement import Agreement, compare
+from runtimes.agreement import compare
 from runtimes.artifact import Artifact
 from runtimes.scores import calibrated, decide
 from runtimes.session import Session
@@ -30,7 +30,8 @@ RESAMPLES = 500
 RULE = ("every logit within tolerance x max(1, |logit|) of PyTorch at every batch size, every probability within tolerance of its "
         "own logits, and no decision flipped but where PyTorch itself stands within 2 x tolerance of the border")
 LOWER_RULE = ("flips, drop of AUROC and mean change of probabilities within their limits at every batch size, every probability within "
-              "its own logits' calibration, and in fp16 and bf16 every logit within tolerance x max(1, |logit|) of PyTorch")
+              "its own logits' calibration, and every logit within tolerance x max(1, |logit|) of PyTorch in fp16, within tolerance x "
+              "max(1, the largest |logit| of these images) in bf16")
 TAIL = {"fp32": 1e-4, "fp16": 1e-3, "int8": 1e-3, "bf16": 2e-2}  # softmax and temperature beside the logits: bf16 may compute them too
 
 
@@ -56,13 +57,16 @@ def parity(model: Model, session: Session, artifact: Artifact, images: Sequence[
     theirs = decide(expected, task, own.thresholds)  # a refitted temperature moves the artifact's thresholds, not its decisions
     flips = max(int((decide(one, task, artifact.thresholds) != theirs).reshape(count, -1).any(axis=1).sum())
                 for _, one in answers.found.values())
-    close = artifact.precision == "int8" or all(one.difference <= artifact.tolerance for one in results)
+    furthest = max(float(np.abs(one.astype(np.float64) - logits).max()) for one, _ in answers.found.values())
+    # Eight bits of mantissa err by the size of what is summed up, not by how near to 0 one image's logit comes out.
+    relative = furthest / max(1.0, float(np.abs(logits).max())) if artifact.precision == "bf16" else max(one.difference for one in results)
+    close = artifact.precision == "int8" or relative <= artifact.tolerance
     passed = (close and all(one.passed for one in verdicts)) if limits else all(one.within(artifact.tolerance) for one in results)
     change = _auroc_change(known, found, expected, artifact, groups if groups is None else groups[answers.rows])
     return {
         "format": 1, "target": artifact.target, "precision": artifact.precision, "images": count,
         "flips": flips, "flip_bound": flip_bound(flips, count),
-        "max_logit_difference": _finite(max(float(np.abs(one.astype(np.float64) - logits).max()) for one, _ in answers.found.values())),
+        "max_logit_difference": _finite(furthest),
         "max_probability_difference": _finite(max(one.probability_difference for one in results)),
         "auroc_difference": change.get("value"), "auroc_difference_low": change.get("low"), "auroc_difference_high": change.get("high"),
         "passed": bool(passed and tail <= TAIL[artifact.precision]),
@@ -74,7 +78,7 @@ def parity(model: Model, session: Session, artifact: Artifact, images: Sequence[
         "rule": LOWER_RULE if limits else RULE,
         "changed_decisions": max((one.changed for one in verdicts), default=flips),
         "decisions": max((one.decisions for one in verdicts), default=count),
-        "reasons": sorted({reason for one in verdicts for reason in one.reasons}) + _apart(results, tail, close, artifact),
+        "reasons": sorted({reason for one in verdicts for reason in one.reasons}) + _apart(relative, tail, close, artifact),
         "mean_probability_change": _finite(float(np.abs(found.astype(np.float64) - expected).mean())),
         "batches": sorted(answers.found), "confidence": CONFIDENCE,
         "refused_images": len(answers.refused), "images_resized_to_graph": answers.stand_ins,
@@ -82,11 +86,12 @@ def parity(model: Model, session: Session, artifact: Artifact, images: Sequence[
     }
 
 
-def _apart(results: Sequence[Agreement], tail: float, close: bool, artifact: Artifact) -> list[str]:
+def _apart(relative: float, tail: float, close: bool, artifact: Artifact) -> list[str]:
     """What speaks against an artifact beside its decisions, in words."""
     said = []
     if not close:
-        said.append(f"logits differ by {max(one.difference for one in results):.1e} x max(1, |logit|), allowed {artifact.tolerance:.0e}")
+        whose = "the largest |logit|" if artifact.precision == "bf16" else "max(1, |logit|)"
+        said.append(f"logits differ by {relative:.1e} x {whose}, allowed {artifact.tolerance:.0e}")
     if not tail <= TAIL[artifact.precision]:
         said.append(f"probabilities are {tail:.1e} off the calibration of their own logits, allowed {TAIL[artifact.precision]:.0e}")
     return said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tracemalloc
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from scipy.stats import binomtest
 
 from benchmarks.faults import FAULTS, replace_tensors
 from export.answers import graph_inputs, reference_logits
+from export.gate import Limits
 from export.parity import flip_bound, parity
 from runtimes.artifact import Artifact, read_artifact
 from runtimes.errors import UserError
@@ -96,6 +98,29 @@ def test_a_batch_that_is_answered_in_another_order_fails(exported: Exported) -> 
                    max_batch=8, precision_share=SHARE)
     assert found["passed"] is False
     assert found["flips"] > 0
+
+
+@pytest.mark.parametrize(("precision", "off", "passed"), [("bf16", 0.04, True), ("bf16", 0.06, False), ("fp16", 0.04, False)])
+def test_bf16_is_held_to_the_largest_logit_and_fp16_to_each_one(exported: Exported, precision: str, off: float, passed: bool) -> None:
+    model, images = tiny_model(COLOUR), image_set(COLOUR)
+    with torch.no_grad():
+        for tensor in model.head.parameters():
+            tensor.mul_(50)
+    artifact = replace(read_artifact(exported(COLOUR)), precision=precision, tolerance=5e-2 if precision == "bf16" else 3e-2)
+    honest = open_session(exported(COLOUR), threads=1).runtime  # type: ignore[attr-defined]
+    sizes = np.abs(reference_logits(model, [graph_inputs(one, artifact) for one in images.images]))  # type: ignore[arg-type]
+
+    class Off:
+        def run(self, batch: np.ndarray):
+            logits = honest.run(batch)[0] * np.float32(50)
+            logits[np.abs(logits) <= sizes.min() * 1.01] += np.float32(off * sizes.max())
+            return logits, calibrated(logits, "multiclass", artifact.temperatures), None
+
+    found = parity(model, CheckedSession(artifact, Off()), artifact, images.images, images.labels, max_batch=8,  # type: ignore[arg-type]
+                   precision_share=SHARE, limits=Limits(max_flips=1.0, max_auc_drop=1.0))
+    assert found["passed"] is passed, found["reasons"]
+    assert sizes.max() > 2, "else the two rules would be one"
+    assert found["max_logit_difference"] == pytest.approx(off * sizes.max(), rel=1e-3)
 
 
 def test_scores_that_are_not_finite_fail(exported: Exported, tmp_path: Path) -> None:
