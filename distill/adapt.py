@@ -21,7 +21,6 @@ from distill.adaptable import adaptable
 from distill.adapters import adapters_of, routers_of
 from distill.batches import Batches
 from distill.fit import fit
-from distill.flags import record
 from distill.folding import Folded, batched, fold_teacher
 from distill.heads import head_of, load_heads, save_heads
 from distill.insert import POOLED, added_parameters, choose_layers, remove_unused
@@ -39,6 +38,7 @@ from distill.spectral import start_from_svd
 from distill.teaching import Taught, consult_teacher
 from distill.views import ViewSpec
 from runtimes.errors import USAGE, UserError
+from runtimes.flags import record
 from runtimes.folder import check_out, read_json, write_json
 from runtimes.images import ImageSet, ImageSpec
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 
 from distill.adapt_config import AdaptSettings
-from distill.flags import command_line, parse
 from runtimes.errors import finish
+from runtimes.flags import command_line, parse
 
 
 def main() -> None:

@@ -20,7 +20,6 @@ from distill.candidates import spec_of
 from distill.checkpoint import load_checkpoint
 from distill.choosing import choose_method, choose_student
 from distill.config import DistillSettings
-from distill.flags import record
 from distill.intake import choose_device, describe, read_images
 from distill.models import Model, ModelSpec, count_macs, count_parameters
 from distill.objective import STAGED
@@ -36,6 +35,7 @@ from distill.teaching import consult_teacher
 from distill.training import run_on, task_gradients, train, train_a_little
 from distill.views import ViewSpec
 from runtimes.errors import USAGE, UserError
+from runtimes.flags import record
 from runtimes.folder import MANIFEST, check_out, read_json, write_json
 from runtimes.images import ImageSet, ImageSpec
 

@@ -9,8 +9,8 @@ import shutil
 from pathlib import Path
 from typing import Any, Protocol
 
-from distill.flags import record
 from runtimes.errors import USAGE, UserError
+from runtimes.flags import record
 from runtimes.folder import MANIFEST, read_json
 
 NOTE = "settings.json"  # in the run's folder: what it was started with

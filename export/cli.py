@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sys
 
-from distill.flags import command_line, parse
 from export.config import ExportSettings
 from runtimes.errors import finish
+from runtimes.flags import command_line, parse
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """The settings of rd-export: one frozen dataclass that is command line, Python call and record.
 
-Owns: ExportSettings, which only refuses. Does not own: reading flags and YAML (distill/flags.py), the work (commands.py).
+Owns: ExportSettings, which only refuses. Does not own: reading flags and YAML (runtimes/flags.py), the work (commands.py).
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from distill.checkpoint import Checkpoint
-from distill.flags import record
 from distill.models import count_parameters
 from export.config import ExportSettings
+from runtimes.flags import record
 from runtimes.folder import MANIFEST, changed_files, read_json, sha256_file
 
 MODEL = "model.onnx"

@@ -5,18 +5,17 @@ Owns: main. Does not own: the settings (bench_config.py), measuring (bench.py), 
 
 from __future__ import annotations
 
-import shlex
 import sys
-
-import tyro
 
 from runtimes.bench_config import BenchSettings
 from runtimes.errors import finish
+from runtimes.flags import command_line, parse
 
 
 def main() -> None:
     """Entry point of rd-bench: exit code 0 measured, 1 cannot be, 2 usage, 4 slower with --gate, 5 no runtime."""
-    sys.exit(finish(lambda: run(tyro.cli(BenchSettings, prog="rd-bench", args=sys.argv[1:]), shlex.join(["rd-bench", *sys.argv[1:]]))))
+    told = str(BenchSettings.__doc__)
+    sys.exit(finish(lambda: run(parse(BenchSettings, sys.argv[1:], "rd-bench", told), command_line("rd-bench"))))
 
 
 def run(settings: BenchSettings, command: str) -> int:

@@ -20,6 +20,8 @@ class BenchSettings:
 
     artifacts: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """Folders written by rd-export."""
+    config: Path | None = None
+    """YAML file of settings; flags win."""
     out: Path = Path("bench")
     """Folder of the report."""
     overwrite: bool = False

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import tyro
 
 from runtimes.errors import DONE, finish
+from runtimes.flags import parse
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class VerifySettings:
 
     artifact: Annotated[Path, tyro.conf.Positional] = Path("artifact-onnx-fp32")
     """Folder written by rd-export."""
+    config: Path | None = None
+    """YAML file of settings; flags win."""
     device: str = "cpu"
     """cpu or cuda."""
     threads: int | None = None
@@ -34,7 +37,7 @@ class VerifySettings:
 
 def verify_main() -> None:
     """Entry point of rd-verify: exit code 0 good, 1 changed or broken, 3 other scores than the golden ones, 5 no runtime."""
-    sys.exit(finish(lambda: _verify(tyro.cli(VerifySettings, prog="rd-verify", args=sys.argv[1:]))))
+    sys.exit(finish(lambda: _verify(parse(VerifySettings, sys.argv[1:], "rd-verify", str(VerifySettings.__doc__)))))
 
 
 def _verify(settings: VerifySettings) -> int:

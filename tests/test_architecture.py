@@ -16,12 +16,12 @@ FLOORS = ("runtimes", "distill", "export")
 BELOW = {"runtimes": {"runtimes"}, "distill": {"runtimes", "distill"}, "export": {"runtimes", "distill", "export"},
          "benchmarks": {"runtimes", "distill", "export", "benchmarks"}}
 GROUND = {"numpy", "PIL"}  # what every file of the ground floor may import beside the standard library
-GROUND_BY_FILE = {"runtimes/cli.py": {"tyro", "rich"}, "runtimes/bench_cli.py": {"tyro", "rich"}, "runtimes/bench_config.py": {"tyro"},
+GROUND_BY_FILE = {"runtimes/cli.py": {"tyro", "rich"}, "runtimes/bench_config.py": {"tyro"}, "runtimes/flags.py": {"tyro", "yaml"},
                   "runtimes/ort.py": {"onnxruntime"}, "runtimes/ov.py": {"openvino"}, "runtimes/volumes.py": {"nibabel"},
                   "runtimes/cuda.py": {"cuda"}, "runtimes/signature.py": {"cryptography"},
                   "runtimes/trt_library.py": {"tensorrt", "tensorrt_rtx"}}
-# What the door takes from the workshop: a finished student, the images it was made from, and how settings are read and told.
-THROUGH_THE_DOOR = {"calibrate", "checkpoint", "deployed", "evaluate", "flags", "intake", "models", "progress"}
+# What the door takes from the workshop: a finished student, the images it was made from, and how lines are told.
+THROUGH_THE_DOOR = {"calibrate", "checkpoint", "deployed", "evaluate", "intake", "models", "progress"}
 FROM_INTAKE = {"images_for"}
 BASES = {"nn.Module", "torch.nn.Module", "Module", "Dataset", "Exception", "UserError", "Protocol",
          "library.ILogger"}  # TensorRT takes a logger only as a subclass of its own

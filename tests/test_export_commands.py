@@ -18,10 +18,10 @@ import pytest
 from conftest import Case, image_set, random_images, write_student
 from PIL import Image
 
-from distill.flags import parse
 from export.commands import export, parity_rows
 from export.config import ExportSettings
 from runtimes.errors import MISSING, PARITY, USAGE, UserError
+from runtimes.flags import parse
 from runtimes.folder import changed_files, read_json, read_manifest, sha256_file
 from runtimes.session import open_session
 

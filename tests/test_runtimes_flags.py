@@ -15,9 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.config import DistillSettings
-from distill.flags import config_path, parse, record, yaml_flags
 from export.config import ExportSettings
-from runtimes.errors import USAGE, UserError
+from runtimes.bench_config import BenchSettings
+from runtimes.cli import VerifySettings
+from runtimes.errors import MISSING, USAGE, UserError
+from runtimes.flags import config_path, parse, record, yaml_flags
 
 
 def read(*arguments: str, kind: Any = DistillSettings) -> Any:
@@ -51,6 +53,22 @@ def test_a_file_wins_over_defaults_and_a_flag_over_the_file(tmp_path: Path) -> N
     assert found == DistillSettings(config=path, epochs=9, lr=0.01, flip=False, student="resnet18", phantom_images=(20, 6, 7))
     assert read("--epochs", "9", f"--config={path}").epochs == 9  # wherever --config stands
     assert read("--flip", "--config", str(path)).flip is True
+
+
+def test_artifacts_stand_in_the_file_or_first_on_the_command_line(tmp_path: Path) -> None:
+    path = yaml_file(tmp_path, {"artifacts": ["a", "b"], "batch": [1, 8], "deadline_ms": 5, "roofline": False})
+    found = read("--config", str(path), "--seconds", "2", kind=BenchSettings)
+    assert found == BenchSettings((Path("a"), Path("b")), config=path, batch=(1, 8), deadline_ms=5.0, roofline=False, seconds=2.0)
+    assert read("c", "--config", str(path), "--batch", "4", kind=BenchSettings).artifacts == (Path("c"),)
+    one = yaml_file(tmp_path, {"artifact": "a", "threads": 2})
+    assert read("--config", str(one), kind=VerifySettings) == VerifySettings(Path("a"), config=one, threads=2)
+
+
+def test_a_device_without_yaml_is_told_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(UserError, match="PyYAML") as caught:
+        yaml_flags(BenchSettings, tmp_path / "run.yaml")
+    assert caught.value.exit_code == MISSING
 
 
 def test_numbers_as_yaml_and_people_write_them(tmp_path: Path) -> None:

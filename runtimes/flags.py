@@ -1,6 +1,6 @@
 """How every command reads its settings: defaults, then --config, then flags; and how they are kept in a record.
 
-Owns: `parse`, YAML files as flags, `record`. Does not own: any setting. Importing this file loads neither torch nor timm.
+Owns: `parse`, YAML files as flags, `record`. Does not own: any setting. tyro and yaml are imported by those who call.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from runtimes.errors import USAGE, UserError
+from runtimes.errors import MISSING, USAGE, UserError
 
 Settings = TypeVar("Settings")
 
@@ -22,7 +22,8 @@ def parse(kind: type[Settings], arguments: Sequence[str], prog: str, description
     import tyro
 
     path = config_path(arguments)
-    given = [*yaml_flags(kind, path), *arguments] if path else list(arguments)
+    named = not arguments[0].startswith("-") if arguments else False
+    given = [*yaml_flags(kind, path, positionals=not named), *arguments] if path else list(arguments)
     return tyro.cli(kind, prog=prog, description=description, args=given, config=(tyro.conf.AvoidSubcommands,))
 
 
@@ -36,10 +37,16 @@ def config_path(arguments: Sequence[str]) -> Path | None:
     return None
 
 
-def yaml_flags(kind: type[Any], path: Path) -> list[str]:
-    """A YAML file's settings as flags, so that they are checked exactly as typed ones; unknown keys name the nearest."""
-    import yaml
+def yaml_flags(kind: type[Any], path: Path, positionals: bool = True) -> list[str]:
+    """A YAML file's settings as flags, so that they are checked exactly as typed ones; unknown keys name the nearest.
 
+    positionals: False where the command line begins with its own, which win.
+    """
+    try:
+        import yaml
+    except ImportError:
+        raise UserError("--config needs PyYAML, which a device's base install does not bring; pip install pyyaml, or give flags",
+                        MISSING) from None
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -49,7 +56,9 @@ def yaml_flags(kind: type[Any], path: Path) -> list[str]:
     if not isinstance(content, dict):
         raise UserError(f"--config {path} holds {type(content).__name__}, expected `key: value` lines", USAGE)
     names = [one.name for one in dataclasses.fields(kind) if one.name != "config"]
+    positional = {one.name for one in dataclasses.fields(kind) if "Positional" in str(one.type)}
     flags: list[str] = []
+    first: list[str] = []
     for key, value in content.items():
         name = str(key).replace("-", "_")
         if name not in names:
@@ -58,13 +67,15 @@ def yaml_flags(kind: type[Any], path: Path) -> list[str]:
         flag = f"--{name.replace('_', '-')}"
         if isinstance(value, dict):
             raise UserError(f"--config {path}: {key} holds a mapping, expected one value or a list", USAGE)
-        if isinstance(value, bool):
+        if name in positional:
+            first += [] if not positionals else [str(one) for one in (value if isinstance(value, list) else [value])]
+        elif isinstance(value, bool):
             flags.append(flag if value else f"--no-{name.replace('_', '-')}")
         elif isinstance(value, list):
             flags += [flag, *map(str, value)]
         elif value is not None:
             flags += [flag, str(value)]
-    return flags
+    return [*first, *flags]
 
 
 def record(settings: Any) -> dict[str, Any]:
