@@ -26,7 +26,8 @@ from export.config import ExportSettings
 from export.pace import pace
 from runtimes.artifact import Artifact, read_artifact
 from runtimes.errors import UserError
-from runtimes.session import open_runtime
+from runtimes.ort import OrtSession
+from runtimes.session import Runtime, open_runtime
 
 STUDENTS: dict[str, tuple[str, ...]] = {
     "mobilenetv3-large": ("mobilenetv3",), "mobilenetv3-small": ("mobilenetv3-small",), "mobilenetv4-small": ("mobilenetv4-small",),
@@ -69,7 +70,7 @@ def one(name: str, student: Path, target: Any, precision: Any) -> dict[str, Any]
     manifest = json.loads((out / "manifest.json").read_text())
     artifact = read_artifact(out)
     row |= {"built": True, "export_seconds": round(seconds, 1), "bytes": artifact.model_path.stat().st_size + weights_bytes(artifact),
-            "over_fp32_ort": over_fp32_ort(artifact, student), **{key: proof[key] for key in KEPT}}
+            **times(artifact, student), **{key: proof[key] for key in KEPT}}
     lowering = manifest.get("lowering", {})
     row |= {"quantised_by": lowering.get("quantised_by"), "layers_in_float": len(lowering.get("layers_in_float") or ())}
     return row | (engines(out) if target == "trt" else {})
@@ -90,12 +91,18 @@ def weights_bytes(artifact: Artifact) -> int:
     return beside.stat().st_size if beside.is_file() else 0
 
 
-def over_fp32_ort(artifact: Artifact, student: Path) -> float | None:
-    """Median time of a call over that of the student's fp32 graph in ONNX Runtime, turn by turn; None for an engine without its GPU."""
+def times(artifact: Artifact, student: Path) -> dict[str, float | None]:
+    """An artifact's time; for an engine, without its GPU, that of the ONNX beside it, which ONNX Runtime runs as well."""
     if artifact.target == "trt":
-        return None
-    plain = student.parent / f"{student.name}-onnx-fp32"
-    runtime, whole = open_runtime(artifact, threads=1), open_runtime(read_artifact(plain), threads=1)
+        return {"over_fp32_ort": None, "its_onnx_over_fp32_ort": over_fp32_ort(artifact, student)}
+    return {"over_fp32_ort": over_fp32_ort(artifact, student)}
+
+
+def over_fp32_ort(artifact: Artifact, student: Path) -> float:
+    """Median time of a call over that of the student's fp32 graph in ONNX Runtime, turn by turn."""
+    beside = artifact.model_path.with_name("model.onnx")
+    runtime: Runtime = OrtSession(beside, threads=1) if artifact.target == "trt" else open_runtime(artifact, threads=1)
+    whole = open_runtime(read_artifact(student.parent / f"{student.name}-onnx-fp32"), threads=1)
     spec = artifact.image_spec
     batch = (np.random.default_rng(0).integers(0, 256, (1, *artifact.graph_size, spec.channels), dtype=np.uint8),)
     try:
@@ -111,9 +118,20 @@ def timed_again(path: Path, work: Path) -> None:
     for row in rows:
         student = folder_of(row["student"], work)
         out = work / f"{student.name}-{row['target']}-{row['precision']}"
-        if row["built"] and row["target"] != "trt" and (out / "manifest.json").is_file():
-            row["over_fp32_ort"] = over_fp32_ort(read_artifact(out), student)
+        if row["built"] and (out / "manifest.json").is_file():
+            row |= times(read_artifact(out), student)
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def eight_bits(found: dict[tuple[str, str, str], dict[str, Any]]) -> list[str]:
+    """What int8 for processors (7-bit weights, unsigned activations) is worth beside the pairs that TensorRT needs, in ONNX Runtime."""
+    pairs = [(found.get((name, "trt", "int8"), {}).get("its_onnx_over_fp32_ort"),
+              found.get((name, "onnx", "int8"), {}).get("over_fp32_ort")) for name in STUDENTS]
+    ratios = [theirs / ours for theirs, ours in pairs if theirs and ours]
+    if not ratios:
+        return []
+    return [f"- int8 as TensorRT takes it (8 bits, symmetric) needs {np.median(ratios):.2f} times as long in ONNX Runtime here as int8 for "
+            f"processors (median of {len(ratios)} students, {min(ratios):.2f} to {max(ratios):.2f})."]
 
 
 def cell(row: dict[str, Any] | None) -> str:
@@ -139,9 +157,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     refused = [f"- {row['student']}, {row['target']}, {row['precision']}: exit {row['exit_code']}: {row['reason']}"
                for row in rows if not row["built"]]
     built = [row[key] for row in rows if row.get("engine_seconds") for key in ("engine_seconds", "static_engine_seconds")]
-    said = [f"P-10: {len(built)} engines built without a GPU, for batches 1 to 8 and for 1 alone, the slowest in "
+    said = [f"- P-10: {len(built)} engines built without a GPU, for batches 1 to 8 and for 1 alone, the slowest in "
             f"{max(built, default=0):.1f} s."]
-    return "\n".join([*lines, "", *(refused or ["No artifact was refused."]), *(said if built else [])])
+    return "\n".join([*lines, "", *(refused or ["- No artifact was refused."]), *(said if built else []), *eight_bits(found)])
 
 
 def main() -> None:
