@@ -75,6 +75,17 @@ def external_data(folder: Path) -> None:
     agreed(folder, "model.onnx", data)
 
 
+def keys(folder: Path, finished: Path) -> None:
+    """Both halves of a key, and one of another kind."""
+    from cryptography.hazmat.primitives import serialization as form
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+    for name, key in (("private", ed25519.Ed25519PrivateKey.generate()), ("other", ec.generate_private_key(ec.SECP256R1()))):
+        (folder / f"{name}.pem").write_bytes(key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption()))
+        if name == "private":
+            (folder / "public.pem").write_bytes(key.public_key().public_bytes(form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo))
+
+
 def interrupted(folder: Path, finished: Path) -> None:
     """A run of other settings that was interrupted."""
     held = json.loads((finished / "student" / "manifest.json").read_text())["settings"]

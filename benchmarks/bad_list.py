@@ -1,14 +1,14 @@
-"""All wrong inputs, hand-written: images, tables, archives, volumes, names, weights, banks, adapters, settings, students, artifacts.
+"""All wrong inputs, hand-written: images, tables, archives, volumes, names, weights, banks, adapters, settings.
 
-Owns: CASES. Does not own: making the files (bad_cases.py), running and judging (bad_inputs.py).
+Owns: CASES. Does not own: those of finished folders (bad_artifacts.py), making the files (bad_cases.py), judging (bad_inputs.py).
 """
 
 from __future__ import annotations
 
 import pickle
-import shutil
 
 import numpy as np
+from bad_artifacts import ARTIFACT_CASES
 from bad_cases import (
     TAUGHT,
     TINY,
@@ -33,12 +33,11 @@ from bad_cases import (
     without_labels,
     words,
 )
-from bad_folders import Evil, bad_weights, copied, external_data, flip_byte, interrupted, no_model, other_scores
+from bad_folders import Evil, bad_weights, copied, flip_byte, interrupted
 
 CSV = VANILLA.replace("--data data", "--data data/labels.csv")
 NPZ = VANILLA.replace("--data data", "--data data.npz")
 PLAIN = TINY + " --method vanilla"
-EXPORT = "rd-export --student-dir student"
 ADAPT = "rd-adapt" + TAUGHT.removeprefix("rd-distill --student mobilenetv3_small_050 --size 64")
 HEAD = "conv_head"
 
@@ -189,30 +188,5 @@ CASES: tuple[Case, ...] = (
     Case("unknown device", TINY + " --device tpu", 2, "tpu"),
     Case("--views tied without a bank", PLAIN + " --views tied", 2, "tied"),
     Case("grid through ONNX Runtime", TAUGHT.replace("torch", "onnx") + " --bank-grid 2", 2, "--bank-grid"),
-    # students and artifacts
-    Case("export of no folder", "rd-export --student-dir nowhere", 1, "nowhere"),
-    Case("export of a folder that is no student", EXPORT, 1, "manifest", text("student/a.txt", "x")),
-    Case("export of an artifact", "rd-export --student-dir artifact --out other", 1, "kind", copied("artifact")),
-    Case("export of a tampered student", EXPORT, 1, "other bytes", copied("student", flip_byte("model.safetensors"))),
-    Case("--input-size that is no size", EXPORT + " --input-size big", 2, "input-size", copied("student")),
-    Case("--input-size of 2 pixels", EXPORT + " --input-size 2x2", 2, "input-size", copied("student")),
-    Case("unknown target", EXPORT + " --target tflite", 2, "target", copied("student")),
-    Case("precision that is not there yet", EXPORT + " --precision int4", 2, "precision", copied("student")),
-    Case("export with data of other classes", EXPORT + " --data data", 1, "classes",
-         both(lambda folder, _: good(folder), copied("student"))),
-    Case("export when the images are gone", EXPORT + " --data nowhere", 1, "--data", copied("student")),
-    Case("export into a folder in use", EXPORT + " --out artifact", 2, "not empty", both(copied("student"), copied("artifact"))),
-    Case("verify: tampered model", "rd-verify artifact", 1, "model.onnx", copied("artifact", flip_byte("model.onnx"))),
-    Case("verify: file missing", "rd-verify artifact", 1, "missing", copied("artifact", lambda folder: (folder / "parity.json").unlink())),
-    Case("verify: file added", "rd-verify artifact", 1, "not named", copied("artifact", lambda folder: (folder / "extra.txt").touch())),
-    Case("verify: golden vectors gone", "rd-verify artifact", 1, "test_data_set_0",
-         copied("artifact", lambda folder: shutil.rmtree(folder / "test_data_set_0"))),
-    Case("verify: a model that is no ONNX, manifest agrees", "rd-verify artifact", 1, "model.onnx", copied("artifact", no_model)),
-    Case("verify: a model with external data, manifest agrees", "rd-verify artifact", 1, "external data",
-         copied("artifact", external_data)),
-    Case("verify: other scores than golden", "rd-verify artifact", 3, "golden", copied("artifact", other_scores)),
-    Case("verify: a folder that is no artifact", "rd-verify student", 1, "kind", copied("student")),
-    Case("verify: no folder", "rd-verify nowhere", 1, "nowhere"),
-    Case("verify: device that is not there", "rd-verify artifact --device cuda", 5, "CUDA", copied("artifact")),
-    Case("verify: zero threads", "rd-verify artifact --threads 0", 2, "threads", copied("artifact")),
+    *ARTIFACT_CASES,
 )

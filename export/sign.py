@@ -36,7 +36,7 @@ def load_signing_key(path: Path) -> Any:
         reason = f"{PASSWORD} does not open it, or it is damaged" if encrypted else f"no private key can be read from its {label or 'PEM'}"
         raise UserError(f"--sign {path}: {reason}; expected an Ed25519 key, made with: {MAKE}", USAGE) from None
     if not isinstance(key, library.hazmat.primitives.asymmetric.ed25519.Ed25519PrivateKey):
-        raise UserError(f"--sign {path} is a {kind_of(key)}, expected Ed25519, made with: {MAKE}", USAGE)
+        raise UserError(f"--sign {path} is of kind {kind_of(key)}, expected Ed25519, made with: {MAKE}", USAGE)
     return key
 
 

@@ -21,7 +21,7 @@ from runtimes.bench_crew import Crew, Member, input_files
 from runtimes.bench_html import as_html
 from runtimes.bench_report import FORMAT, line_of, write_report
 from runtimes.bench_rows import Cell, int8_verdicts, offline, row_of, used_by_others
-from runtimes.device_table import save_table
+from runtimes.device_table import check_table, save_table
 from runtimes.errors import DONE, USAGE, UserError
 from runtimes.figures import percentiles_ms
 from runtimes.folder import check_out, new_folder
@@ -43,6 +43,8 @@ def bench(settings: BenchSettings, command: str = "rd-bench", tell: Callable[[st
     check_alike(artifacts, mixed=settings.mixed)
     threads = thread_counts(settings.threads, settings.cores)
     check_out(settings.out, overwrite=settings.overwrite)
+    if settings.save_table is not None:
+        check_table(settings.save_table, batches=settings.batch, paths=settings.paths, samples=settings.samples)
     before = state()
     tell(f"machine   {before['facts']['cpu']}, {len(core_set())} of {before['facts']['cores']} cores, load {before['load_average']}")
     with tempfile.TemporaryDirectory(prefix="rd-bench-") as scratch, Crew() as crew:

@@ -22,6 +22,15 @@ FEWEST = 3  # networks behind a line through them
 MARGIN = 1.1  # a run measured again later differs by some percent
 
 
+def check_table(path: Path, *, batches: Sequence[int], paths: Sequence[str], samples: int) -> None:
+    """UserError where a table could not be written at the end, before anything is measured."""
+    if not path.parent.is_dir() or path.is_dir():
+        raise UserError(f"--save-table {path}: expected a file in a folder that is there", USAGE)
+    if 1 not in batches or "array" not in paths or samples < 64:
+        raise UserError("--save-table takes single images from memory: --batch 1, --paths array and --samples 64 or more must be among "
+                        "what is measured", USAGE)
+
+
 def save_table(path: Path, report: Mapping[str, Any], artifacts: Mapping[str, Artifact]) -> int:
     """Write the single images of a report, array to decision, as a device's table; returns how many rows it has."""
     rows = []
@@ -34,8 +43,7 @@ def save_table(path: Path, report: Mapping[str, Any], artifacts: Mapping[str, Ar
                          "precision": row["precision"], "threads": row["threads"], "p50_ms": row["p50_ms"], "p90_ms": row["p90_ms"],
                          "valid": row["valid"]})
     if not rows:
-        raise UserError("nothing for the table: it takes single images (--batch 1, --paths array) with at least 64 samples and their MACs "
-                        "(without --no-roofline)", USAGE)
+        raise UserError("nothing for the table: no row of single images from memory has both its p90 and its multiply-adds")
     write_json(path, {"kind": KIND, "format": FORMAT, "machine": report["machine"], "rows": rows})
     return len(rows)
 

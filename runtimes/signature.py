@@ -59,7 +59,7 @@ def load_public_key(path: Path | str) -> Any:
         raise UserError(f"--public-key {path}: no public key can be read from its {label or 'PEM'}; write one with: {PUBLIC}",
                         USAGE) from None
     if not isinstance(key, library.hazmat.primitives.asymmetric.ed25519.Ed25519PublicKey):
-        raise UserError(f"--public-key {path} is a {kind_of(key)}, expected Ed25519; artifacts are signed with no other kind", USAGE)
+        raise UserError(f"--public-key {path} is of kind {kind_of(key)}, expected Ed25519; artifacts are signed with no other kind", USAGE)
     return key
 
 

@@ -223,6 +223,8 @@ def test_wrong_input_ends_in_words(exported: Exported, tmp_path: Path) -> None:
         ({"artifacts": (good,), "images": tmp_path / "empty"}, "holds no file"),
         ({"artifacts": (good,), "out": tmp_path / "full"}, "not empty"), ({"artifacts": (good,), "device": "tpu"}, "device 'tpu'"),
         ({"artifacts": (tensor,), "paths": ("file",)}, "golden inputs"),
+        ({"artifacts": (good,), "save_table": tmp_path / "no" / "board.json"}, "in a folder that is there"),
+        ({"artifacts": (good,), "save_table": tmp_path / "board.json", "batch": (8,)}, "--batch 1"),
     ]
     for given, word in cases:
         with pytest.raises(UserError, match=word):
