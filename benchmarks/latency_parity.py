@@ -15,17 +15,18 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from runtimes.artifact import Artifact, read_artifact
-from runtimes.bench_crew import WORKER, Crew, Member
+from runtimes.bench_crew import WORKER, Crew
 from runtimes.bench_rows import used_by_others
 
 RIVALS = str(Path(__file__).with_name("rivals.py"))
 NEAR = 0.05
-PROCESSES = 6  # of each side in a repeat: where its weights come to lie makes one process faster than another
 
 
 def parity(artifacts: list[Path], threads: int, seconds: float, rounds: int, repeats: int) -> list[dict[str, Any]]:
-    """Fresh processes for every repeat; within it the sides take turns, a short block each."""
+    """Sides take turns, each turn in a fresh process, as benchmark_app has: by where weights come to lie one is faster than another."""
     found = []
     for folder in artifacts:
         artifact = read_artifact(folder)
@@ -40,30 +41,33 @@ def parity(artifacts: list[Path], threads: int, seconds: float, rounds: int, rep
 
 def one_repeat(artifact: Artifact, threads: int, seconds: float, rounds: int) -> dict[str, Any]:
     """p50 of each side, and rd-bench's over the others'."""
-    samples: dict[str, list[float]] = {"rd-bench": [], "bare loop": []}
+    turns: dict[str, list[float]] = {"rd-bench": [], "bare loop": []}  # the median of each turn, in milliseconds
     blocks = []
     places = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     tool = artifact.target == "openvino" and shutil.which("benchmark_app", path=places)
-    with Crew() as crew:
-        members: dict[str, list[Member]] = {"rd-bench": [], "bare loop": []}
-        for place in range(PROCESSES):  # in turn, too: memory given out early and late is not the same
-            for side, worker in (("rd-bench", WORKER), ("bare loop", (RIVALS, "bare")))[::-1 if place % 2 else 1]:
-                members[side].append(crew.open(side, artifact, threads=threads, worker=worker))
-        for member in (one for side in members.values() for one in side):
-            member.ask("warm", path="array", batch=1, least=50, seconds=1.0)
-        for turn in range(rounds):
-            for side in sorted(members, reverse=bool(turn % 2)):
-                block = members[side][turn % PROCESSES].ask("block", path="array", batch=1, least=1, seconds=seconds / rounds)
-                samples[side] += block["samples_ns"]
-                blocks.append(block)
-            if tool:
-                samples.setdefault("benchmark_app", []).append(benchmark_app(str(tool), artifact, threads, seconds / rounds) * 1e6)
-    middles = {side: statistics.median(values) / 1e6 for side, values in samples.items()}
+    for turn in range(rounds):
+        for side, worker in (("rd-bench", WORKER), ("bare loop", (RIVALS, "bare")))[::-1 if turn % 2 else 1]:
+            with Crew() as crew:
+                member = crew.open(side, artifact, threads=threads, worker=worker)
+                member.ask("warm", path="array", batch=1, least=50, seconds=0.5)
+                block = member.ask("block", path="array", batch=1, least=1, seconds=seconds / rounds)
+            turns[side].append(statistics.median(block["samples_ns"]) / 1e6)
+            blocks.append(block)
+        if tool:
+            turns.setdefault("benchmark_app", []).append(benchmark_app(str(tool), artifact, threads, seconds / rounds))
+    middles = {side: statistics.median(values) for side, values in turns.items()}
     ratio = {side: middles["rd-bench"] / value for side, value in middles.items() if side != "rd-bench"}
-    return {"p50_ms": middles, "min_ms": {side: min(values) / 1e6 for side, values in samples.items()}, "ratio": ratio,
+    return {"p50_ms": middles, "turns_ms": turns, "ratio": ratio,
+            "interval": {side: interval(turns["rd-bench"], turns[side]) for side in ratio},
             "extra_us": {side: (middles["rd-bench"] - value) * 1e3 for side, value in middles.items() if side != "rd-bench"},
-            "within_5_percent": all(abs(one - 1) <= NEAR for one in ratio.values()),
-            "calls": {side: len(values) for side, values in samples.items()}, **used_by_others(blocks, threads)}
+            "within_5_percent": all(abs(one - 1) <= NEAR for one in ratio.values()), **used_by_others(blocks, threads)}
+
+
+def interval(ours: list[float], theirs: list[float]) -> tuple[float, float]:
+    """95 % of the ratio of medians, turns drawn again: a turn is a process, and processes of the same file differ by up to 10 %."""
+    drawn = np.random.default_rng(0).integers(0, len(ours), (2000, len(ours)))
+    ratios = np.median(np.asarray(ours)[drawn], axis=1) / np.median(np.asarray(theirs)[drawn], axis=1)
+    return float(np.quantile(ratios, 0.025)), float(np.quantile(ratios, 0.975))
 
 
 def benchmark_app(tool: str, artifact: Artifact, threads: int, seconds: float) -> float:

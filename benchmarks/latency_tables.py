@@ -45,6 +45,10 @@ def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
+def _ratio(row: dict[str, Any], side: str) -> str:
+    return "{:.3f} ({:.2f} to {:.2f})".format(row["ratio"][side], *row["interval"][side]) if side in row["ratio"] else "-"
+
+
 def _matrix(result: dict[str, Any]) -> list[str]:
     rows = result["rows"]["rows"]
     by = {(row["artifact"], row["threads"]): row for row in rows}
@@ -56,7 +60,8 @@ def _matrix(result: dict[str, Any]) -> list[str]:
         eager = by.get((f"{row['artifact'].split('-')[0].split(',')[0]}, torch eager", row["threads"]))
         line, score = row.get("roofline"), (row.get("score") or {}).get("auroc") or {}
         share = [f"{100 * line['bound_ms'] / row[key]:.0f}" for key in ("p50_ms", "min_ms")] if line else []
-        lines.append(_line([row["artifact"], row["threads"], *(_ms(row.get(key)) for key in ("p50_ms", "p90_ms", "min_ms")),
+        name = row["artifact"] + ("" if row["valid"] else " (not valid)")
+        lines.append(_line([name, row["threads"], *(_ms(row.get(key)) for key in ("p50_ms", "p90_ms", "min_ms")),
                             f"{eager['min_ms'] / row['min_ms']:.1f} x" if eager else "-",
                             f"{', '.join(share)} % ({line['precision']})" if line else "-", f"{row['model_bytes'] / 1e6:.1f}",
                             f"{score['value']:.3f}" if score else "-"]))
@@ -89,12 +94,12 @@ def _speedups(by: dict[tuple[str, int], dict[str, Any]], threads: int) -> list[s
 def _parity(result: dict[str, Any]) -> list[str]:
     lines = ["", f"**rd-bench beside other ways to time the same file** on {_machine(result)}, in turns, p50; {_busy(result['rows'])}. "
              f"`{result['command']}`", "",
-             "| artifact | threads | repeat | rd-bench ms | bare loop ms | ratio | benchmark_app ms | ratio | within 5 % |",
+             "| artifact | threads | repeat | rd-bench ms | bare loop ms | ratio (95 %) | benchmark_app ms | ratio (95 %) | within 5 % |",
              "|---|---|---|---|---|---|---|---|---|"]
     for row in result["rows"]:
         tool = row["p50_ms"].get("benchmark_app")
         lines.append(_line([row["artifact"], row["threads"], row["repeat"], _ms(row["p50_ms"]["rd-bench"]), _ms(row["p50_ms"]["bare loop"]),
-                            _ms(row["ratio"]["bare loop"]), _ms(tool), _ms(row["ratio"].get("benchmark_app")),
+                            _ratio(row, "bare loop"), _ms(tool), _ratio(row, "benchmark_app"),
                             "yes" if row["within_5_percent"] else "NO"]))
     return lines
 
