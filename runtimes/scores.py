@@ -21,7 +21,8 @@ def decide(probabilities: NDArray[Any], task: Task, thresholds: Sequence[float] 
     if task == "multilabel":
         limits = np.asarray(thresholds if len(thresholds) else [0.5] * probabilities.shape[1], dtype=np.float64)
         return np.asarray(probabilities >= limits)
-    return np.asarray(probabilities.argmax(axis=1))
+    best: NDArray[Any] = probabilities.argmax(axis=1)
+    return best
 
 
 def calibrated(logits: NDArray[Any], task: Task, temperatures: Sequence[float]) -> NDArray[np.float32]:

@@ -190,6 +190,7 @@ def test_a_missing_device_is_an_error_that_names_what_there_is(exported: Exporte
 def test_a_provider_that_falls_back_silently_is_refused(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
 
+    model = exported(Case()) / "model.onnx"  # which itself wants a session that has not fallen
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
 
     class Fallen:
@@ -200,8 +201,24 @@ def test_a_provider_that_falls_back_silently_is_refused(exported: Exported, monk
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Fallen)
     with pytest.raises(UserError, match="onnxruntime uses CPU") as caught:
-        OrtSession(exported(Case()) / "model.onnx", device="cuda")
+        OrtSession(model, device="cuda")
     assert caught.value.exit_code == MISSING
+
+
+def test_an_array_of_any_layout_and_length_is_checked_the_same_way(exported: Exported) -> None:
+    session = open_session(exported(Case()), threads=1)
+    batch = np.stack(random_images(Case(), 3))
+    expected = session.run(batch).logits
+    for same in (np.asfortranarray(batch), batch[:, ::-1][:, ::-1], batch.view(type("Own", (np.ndarray,), {})), list(batch)):
+        assert np.array_equal(session.run(same).logits, expected)
+    with pytest.raises(UserError, match="at least one"):
+        session.run(batch[:0])
+    flat = batch.copy()
+    flat[1] = 7
+    with pytest.raises(UserError, match="single value 7"):
+        session.run(flat)
+    flat[1, 0, 1] = 8  # one pixel that differs is an image
+    session.run(flat)
 
 
 def test_a_target_of_another_version_is_refused(exported: Exported, tmp_path: Path) -> None:
