@@ -80,12 +80,12 @@ class OrtSession:
         """Run a batch as the graph takes it; logits and probabilities, (N, C) each, and attention (N, S) of volumes."""
         if self._session is None:
             raise UserError("the session is closed; open it again")
-        feeds = batch if isinstance(batch, tuple) else (batch,)
+        feeds = dict(zip(self._inputs, batch, strict=True)) if isinstance(batch, tuple) else {self._inputs[0]: batch}
         try:
-            outputs = [*self._session.run(self._outputs, dict(zip(self._inputs, feeds, strict=True))), None, None]
+            logits, probabilities, attention, *_ = (*self._session.run(self._outputs, feeds), None, None)
         except Exception as error:  # a graph that opens may still be one that cannot run
             raise UserError(f"onnxruntime {self.version} cannot run this graph: {_first_line(error)}; export the artifact again") from None
-        return outputs[0], outputs[1], outputs[2]
+        return logits, probabilities, attention
 
     def facts(self) -> dict[str, Any]:
         """What really runs: library, version, provider, threads."""

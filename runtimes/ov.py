@@ -92,23 +92,26 @@ class OpenVinoSession:
         if self._request is None:
             raise UserError("the session is closed; open it again")
         try:
-            for index, feed in enumerate(batch if isinstance(batch, tuple) else (batch,)):
-                self._feed(index, feed)
+            if isinstance(batch, tuple):
+                for index, feed in enumerate(batch):
+                    self._feed(index, feed)
+            else:
+                self._feed(0, batch)
             found = self._request.infer()
         except RuntimeError as error:  # a graph that compiles may still be one that cannot run
             raise UserError(f"OpenVINO {self.version} cannot run this graph: {_reason(error)}; export the artifact again") from None
-        outputs = [*found.values(), None, None]
-        return outputs[0], outputs[1], outputs[2]
+        logits, probabilities, attention, *_ = (*found.values(), None, None)
+        return logits, probabilities, attention
 
     def _feed(self, index: int, feed: NDArray[Any]) -> None:
         """Copy into memory that stays bound while shape and dtype do: handing over arrays by the call costs more, 3 to 8 % of it."""
         memory = self._bound.get(index)
-        if memory is None or memory.shape != feed.shape or memory.dtype != feed.dtype:
-            tensor = self._tensor(np.ascontiguousarray(feed))
-            self._request.set_input_tensor(index, tensor)
-            self._bound[index] = tensor.data
-        else:
+        if memory is not None and memory.shape == feed.shape and memory.dtype is feed.dtype:
             memory[...] = feed
+            return
+        tensor = self._tensor(np.ascontiguousarray(feed))
+        self._request.set_input_tensor(index, tensor)
+        self._bound[index] = tensor.data
 
     def facts(self) -> dict[str, Any]:
         """What really runs: library, version, device, threads, the precision of its layers that multiply."""
