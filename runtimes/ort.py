@@ -82,10 +82,10 @@ class OrtSession:
             raise UserError("the session is closed; open it again")
         feeds = dict(zip(self._inputs, batch, strict=True)) if isinstance(batch, tuple) else {self._inputs[0]: batch}
         try:
-            logits, probabilities, attention, *_ = (*self._session.run(self._outputs, feeds), None, None)
+            outputs = [*self._session.run(self._outputs, feeds), None, None]
         except Exception as error:  # a graph that opens may still be one that cannot run
             raise UserError(f"onnxruntime {self.version} cannot run this graph: {_first_line(error)}; export the artifact again") from None
-        return logits, probabilities, attention
+        return outputs[0], outputs[1], outputs[2]
 
     def facts(self) -> dict[str, Any]:
         """What really runs: library, version, provider, threads."""

@@ -100,8 +100,8 @@ class OpenVinoSession:
             found = self._request.infer()
         except RuntimeError as error:  # a graph that compiles may still be one that cannot run
             raise UserError(f"OpenVINO {self.version} cannot run this graph: {_reason(error)}; export the artifact again") from None
-        logits, probabilities, attention, *_ = (*found.values(), None, None)
-        return logits, probabilities, attention
+        outputs = [*found.values(), None, None]
+        return outputs[0], outputs[1], outputs[2]
 
     def _feed(self, index: int, feed: NDArray[Any]) -> None:
         """Copy into memory that stays bound while shape and dtype do: handing over arrays by the call costs more, 3 to 8 % of it."""
