@@ -91,7 +91,7 @@ class CheckedSession:
     def _refuse_answer(self, wanted: tuple[int, int], *answers: NDArray[Any] | None) -> None:
         for answer in answers:
             if answer is not None and (answer.shape != wanted or answer.dtype != FLOAT):
-                raise UserError(f"{self.artifact.model} answered {answer.dtype} {answer.shape}, not float32 {wanted}; export it again")
+                raise UserError(f"{self.artifact.model} answered {answer.dtype} {answer.shape}, expected float32 {wanted}; export it again")
 
     def facts(self) -> dict[str, Any]:
         """What really runs: model, runtime, version, provider, precision, threads."""
