@@ -44,12 +44,12 @@ def _header(title: str, report: Mapping[str, Any], names: list[str]) -> str:
 
 
 def _warnings(report: Mapping[str, Any]) -> str:
-    told = notices_of(report["rows"])
-    if not told:
-        return ""
-    bad = sum(not row["valid"] for row in report["rows"])
-    head = f"{bad} of {len(report['rows'])} rows are not fit to be quoted" if bad else "To know before quoting a figure"
-    return f'<section class="warnings"><h2>{head}</h2><ul>' + "".join(f"<li>{escape(line)}</li>" for line in told) + "</ul></section>"
+    rows = report["rows"]
+    bad, good = ([row for row in rows if row["valid"] is valid] for valid in (False, True))
+    parts = [(f"{len(bad)} of {len(rows)} rows are not fit to be quoted", notices_of(bad)),
+             ("To know before quoting the others" if bad else "To know before quoting a figure", notices_of(good))]
+    told = "".join(f"<h2>{head}</h2><ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" for head, lines in parts if lines)
+    return f'<section class="warnings">{told}</section>' if told else ""
 
 
 def _colour(names: list[str], name: str) -> str:
@@ -71,11 +71,8 @@ def _front(rows: list[dict[str, Any]], names: list[str]) -> str:
     low, high = min(bounds), max(bounds)
     room = max(0.01, (high - low) * 0.12)
     x, y = svg.horizontal([row["p50_ms"] for row in scored]), svg.vertical(low - room, min(high + room, 1.002))
-    body = []
-    if not measured:
-        for one in sorted(told):
-            body.append(svg.line([(svg.LEFT, y.at(one)), (svg.WIDTH - svg.RIGHT, y.at(one))], "var(--muted)", dashes="6 4"))
-            body.append(svg.words(svg.WIDTH - svg.RIGHT - 4, y.at(one) - 5, f"teacher {one:.3f}, not measured here", anchor="end"))
+    body = [svg.line([(svg.LEFT, y.at(one)), (svg.WIDTH - svg.RIGHT, y.at(one))], "var(--muted)", dashes="6 4")
+            for one in sorted(told) if not measured]
     front = sorted(scored, key=lambda row: (row["p50_ms"], -value[id(row)]))
     best = [row for place, row in enumerate(front) if all(value[id(row)] > value[id(one)] for one in front[:place])]
     body.append(svg.line([(x.at(row["p50_ms"]), y.at(value[id(row)])) for row in best], "var(--muted)", width=1.2, told="the best of each"))
@@ -91,9 +88,10 @@ def _front(rows: list[dict[str, Any]], names: list[str]) -> str:
     keys = "".join(f"<span>{svg.sample('teacher' if teacher else precision, _colour(names, name))}{escape(name)}"
                    f"{' (teacher)' if teacher else ''}</span>" for name, precision, teacher in dict.fromkeys(
                        (row["artifact"], row["precision"], bool(row.get("teacher"))) for row in scored))
+    line = f" Dashed: the teacher {', '.join(f'{one:.3f}' for one in sorted(told))}, not measured here." if told and not measured else ""
     hollow = f" Hollow: more than {threads_text({'threads': threads[0]})}." if len(threads) > 1 else ""
     return (f'{head}<p class="note">AUROC of the student on its {escape(scored[0]["score"]["split"])} split with its 95 % interval; array '
-            f'to decision, batch {scored[0]["batch"]}.{hollow}</p>{picture}<div class="legend">{keys}</div></section>')
+            f'to decision, batch {scored[0]["batch"]}.{hollow}{line}</p>{picture}<div class="legend">{keys}</div></section>')
 
 
 def _distributions(rows: list[dict[str, Any]], raw: list[Any], names: list[str], path: str, report: Mapping[str, Any]) -> str:

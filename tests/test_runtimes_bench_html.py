@@ -95,7 +95,7 @@ def test_without_an_auroc_the_page_says_why_there_is_no_picture() -> None:
 
 
 def test_a_teacher_that_was_not_measured_is_a_line() -> None:
-    assert "teacher 0.950, not measured here" in page([row("a", 1.0, 0.9)])
+    assert "Dashed: the teacher 0.950, not measured here" in page([row("a", 1.0, 0.9)])
 
 
 @pytest.mark.parametrize("scale", [horizontal([0.5, 0.52]), horizontal([0.5, 300.0]), vertical(0, 1), vertical(0.912, 0.931),
