@@ -31,9 +31,10 @@ import latency_matrix
 import latency_parity
 import latency_tables
 from record import RESULTS, code_hash, store
+from rivals import raw_call
 
 from runtimes.machine import Watch, full_facts, same_machine
-from runtimes.session import as_batch, open_session
+from runtimes.session import open_session
 from runtimes.verify import read_golden
 
 
@@ -67,15 +68,6 @@ def overhead(artifacts: list[Path], threads: int, samples: int, repeats: int) ->
         session.close()
         rows[folder.name] = found
     return rows
-
-
-def raw_call(session: Any, image: Any) -> Any:
-    """The runtime's own call on what the session would hand to it."""
-    batch, runtime = as_batch(image, session.artifact), session.runtime
-    if session.artifact.target == "openvino":
-        runtime.run(batch)  # which binds it
-        return lambda: runtime._request.infer()
-    return lambda: runtime._session.run(runtime._outputs, {runtime._inputs[0]: batch})
 
 
 def noise(artifact: Path, repeats: int, seconds: float, threads: int) -> dict[str, Any]:

@@ -15,8 +15,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from runtimes.artifact import Artifact, read_artifact
 from runtimes.bench_crew import WORKER, Crew
 from runtimes.bench_rows import used_by_others
@@ -58,16 +56,8 @@ def one_repeat(artifact: Artifact, threads: int, seconds: float, rounds: int) ->
     middles = {side: statistics.median(values) for side, values in turns.items()}
     ratio = {side: middles["rd-bench"] / value for side, value in middles.items() if side != "rd-bench"}
     return {"p50_ms": middles, "turns_ms": turns, "ratio": ratio,
-            "interval": {side: interval(turns["rd-bench"], turns[side]) for side in ratio},
             "extra_us": {side: (middles["rd-bench"] - value) * 1e3 for side, value in middles.items() if side != "rd-bench"},
             "within_5_percent": all(abs(one - 1) <= NEAR for one in ratio.values()), **used_by_others(blocks, threads)}
-
-
-def interval(ours: list[float], theirs: list[float]) -> tuple[float, float]:
-    """95 % of the ratio of medians, turns drawn again: a turn is a process, and processes of the same file differ by up to 10 %."""
-    drawn = np.random.default_rng(0).integers(0, len(ours), (2000, len(ours)))
-    ratios = np.median(np.asarray(ours)[drawn], axis=1) / np.median(np.asarray(theirs)[drawn], axis=1)
-    return float(np.quantile(ratios, 0.025)), float(np.quantile(ratios, 0.975))
 
 
 def benchmark_app(tool: str, artifact: Artifact, threads: int, seconds: float) -> float:

@@ -12,6 +12,8 @@ from typing import Any
 
 from record import RESULTS
 
+from runtimes.figures import ratio_interval
+
 README = Path(__file__).resolve().parent.parent / "README.md"
 
 
@@ -46,7 +48,11 @@ def _ms(value: float | None) -> str:
 
 
 def _ratio(row: dict[str, Any], side: str) -> str:
-    return "{:.3f} ({:.2f} to {:.2f})".format(row["ratio"][side], *row["interval"][side]) if side in row["ratio"] else "-"
+    """rd-bench's p50 over a side's; what is drawn again for the interval are turns, since each was a process of its own."""
+    if side not in row["turns_ms"]:
+        return "-"
+    theirs, ours = ([[turn] for turn in row["turns_ms"][name]] for name in (side, "rd-bench"))
+    return "{:.3f} ({:.2f} to {:.2f})".format(*ratio_interval(theirs, ours))
 
 
 def _matrix(result: dict[str, Any]) -> list[str]:

@@ -1,6 +1,7 @@
 """What a user would otherwise run, as processes that rd-bench's crew can ask: PyTorch eager and compiled, a bare loop over a raw runtime.
 
-Owns: TorchSession, the bare loops. Does not own: turns and figures (runtimes/bench.py), the network as it is deployed (export/graph.py).
+Owns: TorchSession, the raw call of a runtime and its loop. Does not own: turns and figures (runtimes/bench.py), the network as it is
+deployed (export/graph.py).
 Run by the studies of latency.py as `python rivals.py eager|compile STUDENT` or `python rivals.py bare`.
 """
 
@@ -50,20 +51,21 @@ class TorchSession:
         """Nothing to free."""
 
 
+def raw_call(session: Any, image: Any) -> Any:
+    """The runtime's own call on what the session would hand to it."""
+    batch, runtime = as_batch(image, session.artifact), session.runtime
+    if session.artifact.target == "openvino":
+        runtime.run(batch)  # which binds it
+        return lambda: runtime._request.infer()
+    return lambda: runtime._session.run(runtime._outputs, {runtime._inputs[0]: batch})
+
+
 class BareLoop:
     """The raw call of a runtime in a loop of its own: no check, no decision, none of rd-bench's timing."""
 
     def __init__(self, **request: Any) -> None:
         self.bench = Bench(**request)
-        session: Any = self.bench.session
-        runtime = session.runtime
-        self.image = self.bench.batches(1)[0]
-        if self.bench.artifact.target == "openvino":
-            runtime.run(self.image)  # which binds it
-            self.call = lambda: runtime._request.infer()
-        else:
-            named = {runtime._inputs[0]: self.image}
-            self.call = lambda: runtime._session.run(None, named)
+        self.call = raw_call(self.bench.session, self.bench.batches(1)[0])
         self.opened, self.settle, self.memory = self.bench.opened, self.bench.settle, self.bench.memory
 
     def warm(self, path: str, batch: int, least: int, seconds: float) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def bench(settings: BenchSettings, command: str = "rd-bench", tell: Callable[[st
     threads = thread_counts(settings.threads, settings.cores)
     check_out(settings.out, overwrite=settings.overwrite)
     if settings.save_table is not None:
-        check_table(settings.save_table, batches=settings.batch, paths=settings.paths, samples=settings.samples)
+        check_table(settings.save_table, batches=settings.batch, paths=settings.paths)
     before = state()
     tell(f"machine   {before['facts']['cpu']}, {len(core_set())} of {before['facts']['cores']} cores, load {before['load_average']}")
     with tempfile.TemporaryDirectory(prefix="rd-bench-") as scratch, Crew() as crew:

@@ -14,8 +14,7 @@ from runtimes.flags import command_line, parse
 
 def main() -> None:
     """Entry point of rd-bench: exit code 0 measured, 1 cannot be, 2 usage, 4 slower with --gate, 5 no runtime."""
-    told = str(BenchSettings.__doc__)
-    sys.exit(finish(lambda: run(parse(BenchSettings, sys.argv[1:], "rd-bench", told), command_line("rd-bench"))))
+    sys.exit(finish(lambda: run(parse(BenchSettings, sys.argv[1:], "rd-bench"), command_line("rd-bench"))))
 
 
 def run(settings: BenchSettings, command: str) -> int:

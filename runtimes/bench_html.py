@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from runtimes import svg
-from runtimes.bench_report import auroc_text, machine_text, notices_of, number, threads_text
+from runtimes.bench_report import auroc_text, machine_text, number, threads_text, warnings_of
 
 COLOURS = 8
 DASHES = ("", "7 4", "2 3", "10 3 2 3")
@@ -44,11 +44,8 @@ def _header(title: str, report: Mapping[str, Any], names: list[str]) -> str:
 
 
 def _warnings(report: Mapping[str, Any]) -> str:
-    rows = report["rows"]
-    bad, good = ([row for row in rows if row["valid"] is valid] for valid in (False, True))
-    parts = [(f"{len(bad)} of {len(rows)} rows are not fit to be quoted", notices_of(bad)),
-             ("To know before quoting the others" if bad else "To know before quoting a figure", notices_of(good))]
-    told = "".join(f"<h2>{head}</h2><ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" for head, lines in parts if lines)
+    told = "".join(f"<h2>{title}</h2><ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
+                   for title, lines in warnings_of(report["rows"]))
     return f'<section class="warnings">{told}</section>' if told else ""
 
 

@@ -75,8 +75,8 @@ def as_markdown(report: Mapping[str, Any]) -> str:
              number(row["first_ms"]), number(row["load_ms"]), number(row.get("peak_rss_mib")), number(row["model_bytes"] / 1e6),
              auroc_text(row), "yes" if row["valid"] else "NO"] for row in rows]
     parts = [f"# Latency on {machine['cpu']}", "", machine_text(machine, report), "", table(head, body), ""]
-    notices = notices_of(rows)
-    parts += ["What to know before quoting a figure:", "", *(f"- {line}" for line in notices), ""] if notices else []
+    for title, lines in warnings_of(rows):
+        parts += [f"{title}:", "", *(f"- {line}" for line in lines), ""]
     parts += [f"- {one['artifact']}: int8 {'is worth it' if one['keep'] else 'is NOT worth it'} here: {one['reason']}."
               for one in report.get("int8", ())]
     parts += streams_text(report)
@@ -91,6 +91,14 @@ def threads_text(row: Mapping[str, Any]) -> str:
     """Thread count in words, and how threads wait where that was chosen."""
     spin = "" if row.get("spin") is None else ", spinning" if row["spin"] else ", not spinning"
     return f"{row['threads']} thread{'' if row['threads'] == 1 else 's'}{spin}"
+
+
+def warnings_of(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """What to know before quoting, under a title each: of rows that are not valid, and of the others."""
+    bad, good = ([row for row in rows if row["valid"] is valid] for valid in (False, True))
+    told = [(f"{len(bad)} of {len(rows)} rows are not fit to be quoted", notices_of(bad)),
+            (f"To know before quoting {'the others' if bad else 'a figure'}", notices_of(good))]
+    return [(title, lines) for title, lines in told if lines]
 
 
 def notices_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -22,13 +22,12 @@ FEWEST = 3  # networks behind a line through them
 MARGIN = 1.1  # a run measured again later differs by some percent
 
 
-def check_table(path: Path, *, batches: Sequence[int], paths: Sequence[str], samples: int) -> None:
+def check_table(path: Path, *, batches: Sequence[int], paths: Sequence[str]) -> None:
     """UserError where a table could not be written at the end, before anything is measured."""
     if not path.parent.is_dir() or path.is_dir():
         raise UserError(f"--save-table {path}: expected a file in a folder that is there", USAGE)
-    if 1 not in batches or "array" not in paths or samples < 64:
-        raise UserError("--save-table takes single images from memory: --batch 1, --paths array and --samples 64 or more must be among "
-                        "what is measured", USAGE)
+    if 1 not in batches or "array" not in paths:
+        raise UserError("--save-table takes single images from memory: --batch 1 and --paths array must be among what is measured", USAGE)
 
 
 def save_table(path: Path, report: Mapping[str, Any], artifacts: Mapping[str, Artifact]) -> int:

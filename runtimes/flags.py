@@ -17,13 +17,16 @@ from runtimes.errors import MISSING, USAGE, UserError
 Settings = TypeVar("Settings")
 
 
-def parse(kind: type[Settings], arguments: Sequence[str], prog: str, description: str) -> Settings:
-    """Read settings from defaults, then the YAML file of --config, then flags; a wrong key or value is exit code 2."""
+def parse(kind: type[Settings], arguments: Sequence[str], prog: str, description: str | None = None) -> Settings:
+    """Read settings from defaults, then the YAML file of --config, then flags; a wrong key or value is exit code 2.
+
+    description: above the flags in --help; the docstring of the settings when not given.
+    """
     import tyro
 
     path = config_path(arguments)
-    named = not arguments[0].startswith("-") if arguments else False
-    given = [*yaml_flags(kind, path, positionals=not named), *arguments] if path else list(arguments)
+    begins_with_its_own = bool(arguments) and not arguments[0].startswith("-")
+    given = [*yaml_flags(kind, path, positionals=not begins_with_its_own), *arguments] if path else list(arguments)
     return tyro.cli(kind, prog=prog, description=description, args=given, config=(tyro.conf.AvoidSubcommands,))
 
 
@@ -68,7 +71,8 @@ def yaml_flags(kind: type[Any], path: Path, positionals: bool = True) -> list[st
         if isinstance(value, dict):
             raise UserError(f"--config {path}: {key} holds a mapping, expected one value or a list", USAGE)
         if name in positional:
-            first += [] if not positionals else [str(one) for one in (value if isinstance(value, list) else [value])]
+            if positionals:
+                first += map(str, value if isinstance(value, list) else [value])
         elif isinstance(value, bool):
             flags.append(flag if value else f"--no-{name.replace('_', '-')}")
         elif isinstance(value, list):

@@ -104,7 +104,7 @@ class OpenVinoSession:
         return outputs[0], outputs[1], outputs[2]
 
     def _feed(self, index: int, feed: NDArray[Any]) -> None:
-        """Copy into memory that stays bound while shape and dtype do: handing over arrays by the call costs more, 3 to 8 % of it."""
+        """Copy into memory that stays bound while shape and dtype do: handing over another array at every call takes longer."""
         memory = self._bound.get(index)
         if memory is not None and memory.shape == feed.shape and memory.dtype is feed.dtype:
             memory[...] = feed

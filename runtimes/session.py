@@ -22,7 +22,7 @@ from runtimes.stacks import as_stacks
 
 Images = str | Path | NDArray[Any] | Sequence[str | Path | NDArray[Any]]
 Feeds = NDArray[Any] | tuple[NDArray[Any], NDArray[Any]]  # what a graph takes: one array, or slices and mask
-FLOAT = np.dtype(np.float32)
+FLOAT = np.dtype(np.float32)  # made once: compared with the bare type, numpy makes it anew at every call
 MIN_SIDE = 8  # pixels; below that there is nothing to see, and a resize would invent it
 
 
@@ -77,9 +77,9 @@ class CheckedSession:
             batch = as_batch(images, artifact)
         logits, probabilities, attention = self.runtime.run(batch)
         wanted = (len(batch[0]) if isinstance(batch, tuple) else len(batch), self._classes)
-        if logits.shape != wanted or logits.dtype is not FLOAT or (
-                probabilities is not None and (probabilities.shape != wanted or probabilities.dtype is not FLOAT)):
-            self._refuse_answer(wanted, logits, probabilities)
+        for answer in (logits, probabilities):
+            if answer is not None and (answer.shape != wanted or answer.dtype != FLOAT):
+                raise UserError(f"{artifact.model} answered {answer.dtype} {answer.shape}, expected float32 {wanted}; export it again")
         # An overflow in fp16, say: no answer is better than a confident one. numpy's way to ask takes a tenth of a small model's time.
         if not all(map(isfinite, logits.ravel().tolist())):
             raise UserError(f"{artifact.model} answered NaN or Inf for a valid image; do not use it on this runtime")
@@ -87,11 +87,6 @@ class CheckedSession:
             probabilities = calibrated(logits, artifact.task, artifact.temperatures)
         decisions = decide(probabilities, artifact.task, artifact.thresholds)
         return Scores(logits, probabilities, decisions, artifact.classes, artifact.task, attention)
-
-    def _refuse_answer(self, wanted: tuple[int, int], *answers: NDArray[Any] | None) -> None:
-        for answer in answers:
-            if answer is not None and (answer.shape != wanted or answer.dtype != FLOAT):
-                raise UserError(f"{self.artifact.model} answered {answer.dtype} {answer.shape}, expected float32 {wanted}; export it again")
 
     def facts(self) -> dict[str, Any]:
         """What really runs: model, runtime, version, provider, precision, threads."""
