@@ -19,7 +19,8 @@ README = Path(__file__).resolve().parent.parent / "README.md"
 
 def main() -> None:
     """Write the tables of every result there is into README.md, a machine each its own."""
-    parts = [part for name in ("matrix", "parity", "overhead", "noise", "weaker") for path in sorted(RESULTS.glob(f"latency-{name}*.json"))
+    names = ("matrix", "kinds", "parity", "overhead", "noise", "weaker")
+    parts = [part for name in names for path in sorted(RESULTS.glob(f"latency-{name}*.json"))
              for part in globals()[f"_{name}"](json.loads(path.read_text(encoding="utf-8")))]
     text = README.read_text(encoding="utf-8")
     table = "\n".join(parts)
@@ -118,6 +119,16 @@ def _overhead(result: dict[str, Any]) -> list[str]:
             ("raw_p50_ms", "{:.3f}"), ("session_p50_ms", "{:.3f}"), ("ratio", "{:.3f}"), ("extra_us", "{:.0f}"))]
         lines.append(f"| {name} | {' | '.join(cells)} | {'yes' if all(one['met'] for one in repeats) else 'NO'} |")
     return lines
+
+
+def shares(kinds: list[dict[str, Any]]) -> str:
+    """Every kind of operator with 2 % of the time or more."""
+    return ", ".join(f"{one['kind']} {100 * one['share']:.0f} %" for one in kinds if one["share"] >= 0.02)
+
+
+def _kinds(result: dict[str, Any]) -> list[str]:
+    return ["", f"**Where the time goes**, by kind of operator, batch 1, by the runtimes' own profilers on {_machine(result)}. "
+            f"`{result['command']}`", "", *(f"- {name}: {shares(kinds)}." for name, kinds in result["rows"].items())]
 
 
 def _noise(result: dict[str, Any]) -> list[str]:

@@ -146,7 +146,8 @@ def look_inside(crew: Crew, members: list[Member], rows: list[dict[str, Any]], s
             row["notices"] += [notice] if line and (notice := set_up_notice(row["student"], line)) else []
     first = min(member.threads for member in single)
     return {"peaks": list(limits.values()), "profiles": [
-        {"artifact": member.name, "threads": member.threads, **{key: found[id(member)].get(key) for key in ("operators", "reason")}}
+        {"artifact": member.name, "threads": member.threads,
+         **{key: found[id(member)].get(key) for key in ("operators", "kinds", "reason")}}
         for member in single if member.threads == first] if settings.profile else []}
 
 

@@ -177,8 +177,10 @@ def _operators(report: Mapping[str, Any]) -> str:
         if one.get("operators"):
             lines = [f"<tr><th>{escape(operator['name'])}</th><td>{escape(operator['kind'])}</td><td>{number(operator['us'])}</td>"
                      f"<td>{100 * operator['share']:.1f} %</td></tr>" for operator in one["operators"]]
-            parts.append(f"<h3>{escape(one['artifact'])}, {threads_text(one)}</h3>"
-                         + _scrolled(("operator", "kind", "microseconds", "share"), lines))
+            kinds = ", ".join(f"{kind['kind']} {100 * kind['share']:.0f} %" for kind in one.get("kinds") or () if kind["share"] >= 0.01)
+            parts += [f"<h3>{escape(one['artifact'])}, {threads_text(one)}</h3>",
+                      f'<p class="note">All operators by kind: {escape(kinds)}.</p>' if kinds else "",
+                      _scrolled(("operator", "kind", "microseconds", "share"), lines)]
         else:
             parts.append(f'<p class="note">{escape(one["artifact"])}: {escape(one.get("reason", "no profile"))}</p>')
     return (f'<section><h2>Slowest operators</h2><p class="note">By the runtime\'s own profiler, which slows it down; batch 1.</p>'

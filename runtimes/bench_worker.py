@@ -120,7 +120,7 @@ class Bench:
         return {"samples_ns": [one for each in times for one in each], "elapsed_ns": elapsed, "used": used}
 
     def inside(self, threads: int, device: str, operators: bool) -> dict[str, Any]:
-        """Multiply-adds, precision of the layers, slowest operators."""
+        """Multiply-adds, precision of the layers, where the time goes."""
         return inside(self.artifact, self.golden, threads=threads, device=device, operators=operators)
 
     def memory(self) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from runtimes.artifact import Artifact
 from runtimes.errors import UserError
@@ -23,10 +23,11 @@ FLOATING = frozenset(["Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm",
 KINDS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "double": "fp64"}
 RUNS = 20  # profiled calls behind a mean
 SLOWEST = 10
+What = TypeVar("What", bound=Hashable)
 
 
 def inside(artifact: Artifact, batch: Sequence[Any], *, threads: int, device: str = "cpu", operators: bool = True) -> dict[str, Any]:
-    """Of one image: `macs`, `io_bytes`, `layers` by precision, and the ten slowest `operators`; a `reason` for what is not known."""
+    """Of one image: `macs`, `io_bytes`, `layers` by precision, the ten slowest `operators`, the time of all by `kinds`; or a `reason`."""
     one = tuple(part[:1].copy() for part in batch)
     io_bytes = sum(part.nbytes for part in one) + 8 * len(artifact.classes)
     if artifact.target == "openvino":
@@ -38,8 +39,8 @@ def inside(artifact: Artifact, batch: Sequence[Any], *, threads: int, device: st
     if artifact.target != "onnx" or device != "cpu":
         return {"io_bytes": io_bytes, "macs": macs, "reason": f"no profile of {artifact.target} on {device}; use the vendor's own tools"}
     events = ort_events(graph, one, threads=threads, optimise=True, runs=RUNS)
-    return {"io_bytes": io_bytes, "macs": macs, "layers": layers_of(events), **({"operators": slowest(
-        [(str(event["name"]).removesuffix("_kernel_time"), event["args"]["op_name"], float(event["dur"])) for event in events], RUNS)}
+    return {"io_bytes": io_bytes, "macs": macs, "layers": layers_of(events), **(spent_by([
+        (str(event["name"]).removesuffix("_kernel_time"), event["args"]["op_name"], float(event["dur"])) for event in events], RUNS)
         if operators else {})}
 
 
@@ -85,14 +86,28 @@ def layers_of(events: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-def slowest(times: Sequence[tuple[str, str, float]], runs: int) -> list[dict[str, Any]]:
-    """The ten operators that took longest: (name, kind, microseconds) of every call -> mean and share of all."""
-    spent: dict[tuple[str, str], float] = {}
-    for name, kind, micros in times:
-        spent[(name, kind)] = spent.get((name, kind), 0.0) + micros
-    total = sum(spent.values()) or 1.0
-    ranked = sorted(spent.items(), key=lambda one: -one[1])[:SLOWEST]
-    return [{"name": name, "kind": kind, "us": micros / runs, "share": micros / total} for (name, kind), micros in ranked]
+def spent_by(times: Iterable[tuple[str, str, float]], runs: int) -> dict[str, list[dict[str, Any]]]:
+    """Where the time went, longest first, from (name, kind, microseconds) of every call: the ten slowest `operators`, and all `kinds`.
+
+    A kind is what stands before the bracket: OpenVINO's names its kernel there, "Convolution (jit_avx512)".
+    """
+    calls = list(times)
+    total = sum(micros for _, _, micros in calls) or 1.0
+
+    def told(micros: float) -> dict[str, float]:
+        return {"us": micros / runs, "share": micros / total}
+
+    operators = _summed(((name, kind), micros) for name, kind, micros in calls)
+    kinds = _summed((kind.partition(" (")[0], micros) for _, kind, micros in calls)
+    return {"operators": [{"name": name, "kind": kind, **told(micros)} for (name, kind), micros in operators[:SLOWEST]],
+            "kinds": [{"kind": kind, **told(micros)} for kind, micros in kinds]}
+
+
+def _summed(times: Iterable[tuple[What, float]]) -> list[tuple[What, float]]:
+    spent: dict[What, float] = {}
+    for what, micros in times:
+        spent[what] = spent.get(what, 0.0) + micros
+    return sorted(spent.items(), key=lambda one: -one[1])
 
 
 def _shapes(told: Sequence[Mapping[str, Any]]) -> list[list[int]]:
@@ -104,4 +119,4 @@ def _openvino(artifact: Artifact, one: tuple[Any, ...], threads: int, device: st
 
     macs = counted_macs(artifact.model_path, [part.shape for part in one])
     layers, times = profiled(artifact.model_path, one, precision=artifact.precision, threads=threads, device=device, runs=RUNS)
-    return {"macs": macs, "layers": layers, **({"operators": slowest(times, RUNS)} if operators else {})}
+    return {"macs": macs, "layers": layers, **(spent_by(times, RUNS) if operators else {})}

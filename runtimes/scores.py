@@ -34,7 +34,7 @@ def calibrated(logits: NDArray[Any], task: Task, temperatures: Sequence[float]) 
     return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen: that costs six calls at every image, and the arrays could be written to all the same
 class Scores:
     """The answer for N images: logits (N, C), probabilities (N, C) and decisions, (N,) or for multi-label (N, C).
 

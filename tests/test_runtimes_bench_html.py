@@ -36,7 +36,8 @@ def page(rows: list[dict[str, Any]], **more: Any) -> str:
     state = {"load_average": [0.1, 0.1, 0.1], "temperatures": {}, "time": "2026-01-01T00:00:00Z"}
     report = {"format": 1, "command": "rd-bench a b", "settings": {"deadline_ms": 2.0}, "machine": full_facts(), "before": state,
               "after": state, "rows": rows, "streams": [], "offline": {}, "int8": [], "profiles": [
-                  {"artifact": "a", "threads": 1, "operators": [{"name": "conv", "kind": "Conv", "us": 3.0, "share": 0.5}]}], **more}
+                  {"artifact": "a", "threads": 1, "operators": [{"name": "conv", "kind": "Conv", "us": 3.0, "share": 0.5}],
+                   "kinds": [{"kind": "Conv", "us": 3.0, "share": 0.7}, {"kind": "A<d", "us": 0.4, "share": 0.3}]}], **more}
     return as_html(report, samples)
 
 
@@ -48,7 +49,7 @@ def test_the_same_report_gives_the_same_page_with_every_part() -> None:
     text = page(ROWS)
     assert text == page(ROWS)
     for word in ("Latency against AUROC", "Array to decision", "File on disk to decision", "Slowest operators", "How to repeat it",
-                 "rd-bench a b", "the machine was busy", "deadline 2 ms", "(teacher)"):
+                 "rd-bench a b", "the machine was busy", "deadline 2 ms", "(teacher)", "by kind: Conv 70 %, A&lt;d 30 %"):
         assert word in text
     assert text.count("<svg viewBox") == 3
 

@@ -15,7 +15,7 @@ from runtimes import gemm
 from runtimes.artifact import read_artifact
 from runtimes.errors import UserError
 from runtimes.ort import OrtSession
-from runtimes.profile import inside, macs_of, slowest
+from runtimes.profile import inside, macs_of, spent_by
 from runtimes.roofline import bound, set_up_notice
 from runtimes.verify import read_golden
 
@@ -45,17 +45,22 @@ def test_layers_run_in_the_precision_that_was_asked_for(exported: Exported) -> N
 
 @pytest.mark.parametrize("target", ["onnx", "openvino"])
 def test_the_slowest_operators_come_first_and_are_shares_of_all(exported: Exported, target: str) -> None:
-    operators = looked(exported(Case(target=target)))["operators"]
+    found = looked(exported(Case(target=target)))
+    operators = found["operators"]
     times = [one["us"] for one in operators]
     assert times == sorted(times, reverse=True)
     assert 3 <= len(operators) <= 10
     assert 0.5 < sum(one["share"] for one in operators) <= 1 + 1e-9
     assert any("Conv" in one["kind"] for one in operators)
+    assert sum(one["share"] for one in found["kinds"]) == pytest.approx(1)
+    assert "(" not in "".join(one["kind"] for one in found["kinds"])
 
 
-def test_an_operator_that_is_called_often_is_summed() -> None:
-    found = slowest([("a", "Conv", 5.0), ("b", "Add", 4.0), ("b", "Add", 4.0)], runs=2)
-    assert [(one["name"], one["us"]) for one in found] == [("b", 4.0), ("a", 2.5)]
+def test_an_operator_that_is_called_often_is_summed_and_so_is_its_kind() -> None:
+    found = spent_by([("a", "Conv", 5.0), ("b", "Add (jit)", 4.0), ("b", "Add (jit)", 4.0), ("c", "Conv", 7.0)], runs=2)
+    assert [(one["name"], one["us"]) for one in found["operators"]] == [("b", 4.0), ("c", 3.5), ("a", 2.5)]
+    assert [(one["kind"], one["us"], one["share"]) for one in found["kinds"]] == [("Conv", 6.0, 0.6), ("Add", 4.0, 0.4)]
+    assert spent_by([], runs=2) == {"operators": [], "kinds": []}
 
 
 def test_shapes_that_cannot_be_counted_are_no_silent_zero() -> None:
