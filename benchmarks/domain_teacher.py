@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from paired import paired, told
 from pneumonia import few_labels, pneumonia_arrays, pneumonia_teacher, student_rows
 from record import RESULTS
 from study import Run, carry_out, distilled, points, read_rows, study_parser
@@ -23,6 +24,7 @@ STRICT = (1, 10)  # where the self-supervised teacher teaches too
 METHODS: dict[str, tuple[str, ...]] = {"kd": ("--method", "kd"), "fitnet": ("--method", "fitnet"), "rd": ("--method", "rd"),
                                        "drd": ("--method", "drd"),
                                        "rd without CKA": ("--method", "rd", "--cka-weight", "0")}
+COLOURS = {"kd": "tab:gray", "fitnet": "tab:olive", "rd": "tab:blue", "drd": "tab:green", "rd without CKA": "tab:cyan"}
 STUDENT = ("--student", "mobilenetv3_small_050", "--size", "64", "--min-steps", "600", "--epochs", "10", "--bootstrap", "20",
            "--audit", "0.002")
 SELF_STEPS, SELF_BATCH, SELF_SIDE = 1500, 64, 64
@@ -95,41 +97,62 @@ def simsiam(images: np.ndarray[Any, Any]) -> dict[str, Any]:
     return {name: value.detach().clone().contiguous() for name, value in model.net.state_dict().items()}
 
 
-def curves(rows: list[dict[str, Any]], split: str) -> dict[str, dict[float, list[float]]]:
-    """AUROC by line of the picture (method, with or without unlabelled images) and share of labels, a figure a seed."""
-    found: dict[str, dict[float, list[float]]] = {}
+Lines = dict[str, dict[float, dict[int, float]]]  # method (with or without unlabelled images) -> share of labels -> seed -> AUROC in points
+
+
+def lines_of(rows: list[dict[str, Any]], split: str) -> Lines:
+    """The rows by line of the picture, in the order of the tables: the supervised teacher and labels alone come first."""
+    found: Lines = {}
     for row in sorted(rows, key=lambda row: int(row["seed"])):
         share, _, more = row["setting"].partition(" %")
         line = found.setdefault(f"{row['method']}{more}", {})
-        line.setdefault(float(share), []).append(row["splits"][split]["student"]["auroc"])
-    return found
+        line.setdefault(float(share), {})[int(row["seed"])] = 100 * row["splits"][split]["student"]["auroc"]
+    return dict(sorted(found.items(), key=lambda pair: ("self" in pair[0], "unlabelled" in pair[0], pair[0])))
 
 
-def table(rows: list[dict[str, Any]], split: str) -> str:
+def table(lines: Lines) -> str:
     """Markdown: a line a method, a column a share of labels; mean (sd over seeds) in points."""
     heads = ("method", *(f"{share:g} % ({round(4708 * share / 100)})" for share in SHARES))
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    for name, line in sorted(curves(rows, split).items(), key=lambda pair: ("self" in pair[0], "unlabelled" in pair[0], pair[0])):
-        lines.append(f"| {name} | {' | '.join(points(line.get(share, [])) for share in SHARES)} |")
-    return "\n".join(lines)
+    made = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for name, line in lines.items():
+        made.append(f"| {name} | {' | '.join(points([one / 100 for one in line.get(share, {}).values()]) for share in SHARES)} |")
+    return "\n".join(made)
 
 
-def picture(rows: list[dict[str, Any]], split: str, path: Path) -> None:
-    """Draw mean AUROC against labels with its spread, the supervised teacher's methods alone."""
+def gains(lines: Lines) -> str:
+    """Markdown: each line minus vanilla on the same labels and seed, and minus KD with the same images; 95 % interval (t)."""
+    made = [f"| minus | method | {' | '.join(f'{share:g} %' for share in SHARES)} |", f"|{'---|' * (len(SHARES) + 2)}"]
+    for base in ("vanilla", "kd + unlabelled"):
+        for name, line in lines.items():
+            if name != base and (base == "vanilla" or ("unlabelled" in name and "self" not in name)):
+                cells = [told(paired(line[share], lines[base][share])) if share in line and share in lines[base] else "-"
+                         for share in SHARES]
+                made.append(f"| {base} | {name} | {' | '.join(cells)} |")
+    return "\n".join(made)
+
+
+def picture(lines: Lines, split: str, path: Path) -> None:
+    """Draw mean AUROC against labels with its spread: the supervised teacher's methods, with unlabelled images and without."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    for name, line in curves(rows, split).items():
-        if "self" in name:
-            continue
-        x = sorted(line)
-        values = [np.asarray(line[share]) * 100 for share in x]
-        axes.errorbar([4708 * share / 100 for share in x], [one.mean() for one in values], [one.std(ddof=len(one) > 1) for one in values],
-                      label=name, marker="o", markersize=3, capsize=2, linestyle="-" if "unlabelled" in name else "--")
-    axes.set(xscale="log", xlabel="labelled images", ylabel=f"AUROC on {split}, mean and sd over seeds")
-    axes.legend(fontsize=7, ncols=2)
-    figure.savefig(path, dpi=150)
+    figure = Figure(figsize=(8.6, 4.2), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    vanilla = lines["vanilla"]
+    for axes, title in zip(panels, ("labels alone", "and all other images unlabelled"), strict=True):
+        for place, (name, line) in enumerate([("vanilla", vanilla), *((name, line) for name, line in lines.items() if name != "vanilla"
+                                                                       and "self" not in name and ("un" in name) == ("un" in title))]):
+            shares = sorted(line)
+            values = [np.asarray(list(line[share].values())) for share in shares]
+            axes.errorbar([4708 * share / 100 * 1.03 ** place for share in shares],  # beside one another, or the bars hide each other
+                          [one.mean() for one in values], [one.std(ddof=len(one) > 1) for one in values],
+                          label=name.removesuffix(" + unlabelled"), marker="o", markersize=3, capsize=2,
+                          **({"color": "black", "linestyle": "--"} if name == "vanilla" else {"color": COLOURS[name.split(" +")[0]]}))
+        axes.set(xscale="log", xlabel="labelled images", title=title)
+        axes.set_xticks([4708 * share / 100 for share in SHARES], [str(round(4708 * share / 100)) for share in SHARES])
+        axes.minorticks_off()
+        axes.legend(fontsize=7, loc="lower right")
+    panels[0].set_ylabel(f"AUROC on {split}, points: mean, sd over seeds")
+    figure.savefig(path, dpi=130)
 
 
 def main() -> None:
@@ -142,9 +165,10 @@ def main() -> None:
         work = given.work.resolve()
         work.mkdir(parents=True, exist_ok=True)
         carry_out(runs(given.seeds, work), rows, given.workers, lambda run: distilled(run, work))
-    print(table(read_rows(rows), given.split))
+    lines = lines_of(read_rows(rows), given.split)
+    print(f"{table(lines)}\n\n{gains(lines)}")
     if given.picture:
-        picture(read_rows(rows), given.split, given.picture)
+        picture(lines, given.split, given.picture)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from runtimes.bench_rows import used_by_others
 
 RIVALS = str(Path(__file__).with_name("rivals.py"))
 NEAR = 0.05
+STEADY = 0.10  # of the bare loop's own turns: above it the machine, or where a process came to lie, moves more than what is asked for
 
 
 def parity(artifacts: list[Path], threads: int, seconds: float, rounds: int, repeats: int) -> list[dict[str, Any]]:
@@ -33,7 +34,8 @@ def parity(artifacts: list[Path], threads: int, seconds: float, rounds: int, rep
                    **one_repeat(artifact, threads, seconds, rounds)}
             found.append(row)
             sides = ", ".join(f"{side} {row['p50_ms'][side]:.4f} ms (x {row['ratio'].get(side, 1):.3f})" for side in row["p50_ms"])
-            print(f"{folder.name}, repeat {repeat + 1}: {sides}; others {100 * row['others_share']:.0f} %", flush=True)
+            print(f"{folder.name}, repeat {repeat + 1}: {sides}; others {100 * row['others_share']:.0f} %, "
+                  f"the bare loop's turns spread over {100 * row['bare_spread']:.0f} %", flush=True)
     return found
 
 
@@ -55,7 +57,9 @@ def one_repeat(artifact: Artifact, threads: int, seconds: float, rounds: int) ->
             turns.setdefault("benchmark_app", []).append(benchmark_app(str(tool), artifact, threads, seconds / rounds))
     middles = {side: statistics.median(values) for side, values in turns.items()}
     ratio = {side: middles["rd-bench"] / value for side, value in middles.items() if side != "rd-bench"}
-    return {"p50_ms": middles, "turns_ms": turns, "ratio": ratio,
+    low, _, high = statistics.quantiles(turns["bare loop"], n=4)
+    own_spread = (high - low) / middles["bare loop"]
+    return {"p50_ms": middles, "turns_ms": turns, "ratio": ratio, "bare_spread": own_spread, "steady": own_spread <= STEADY,
             "extra_us": {side: (middles["rd-bench"] - value) * 1e3 for side, value in middles.items() if side != "rd-bench"},
             "within_5_percent": all(abs(one - 1) <= NEAR for one in ratio.values()), **used_by_others(blocks, threads)}
 
