@@ -35,6 +35,7 @@ MORE: dict[str, list[str]] = {
     "at": ["--method", "at", "--views", "tied"],
 }
 ALL = CORE | MORE
+RAW = ("--method", "rd", "--cka-against", "teacher")
 PLAIN = {name: ALL[name] for name in (*CORE, "rd without CKA")}
 # The pretrained student at a tenth of the learning rate, as is usual for it.
 STUDENTS = {"resnet18": ("--student", "resnet18"), "shufflenetv2": ("--student", "shufflenetv2"),
@@ -93,6 +94,7 @@ def teachers(seeds: int, work: Path) -> Iterator[Run]:
     kinds = {"Lite2": (), "Lite2 + Lite0": ("--second-teacher", "efficientnet-lite0"), "Lite2, spectral": ("--adapt", "spectral")}
     for seed in range(seeds):
         yield Run("BUSI, no teacher", "vanilla", seed, (*small, *CORE["vanilla"]))
+        yield Run("BUSI, Lite2", "rd, CKA against the teacher's own features", seed, (*small, *RAW))
         for kind, teacher in kinds.items():
             for method in ("kd", "fitnet", "rd"):
                 yield Run(f"BUSI, {kind}", method, seed, (*small, *teacher, *CORE[method]))

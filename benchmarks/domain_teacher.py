@@ -24,7 +24,7 @@ STRICT = (1, 10)  # where the self-supervised teacher teaches too
 METHODS: dict[str, tuple[str, ...]] = {"kd": ("--method", "kd"), "fitnet": ("--method", "fitnet"), "rd": ("--method", "rd"),
                                        "drd": ("--method", "drd"),
                                        "rd without CKA": ("--method", "rd", "--cka-weight", "0")}
-COLOURS = {"kd": "tab:gray", "fitnet": "tab:olive", "rd": "tab:blue", "drd": "tab:green", "rd without CKA": "tab:cyan"}
+COLOURS = {"kd": "tab:gray", "fitnet": "tab:olive", "rd": "tab:blue", "drd": "tab:green", "rd without CKA": "tab:purple"}
 STUDENT = ("--student", "mobilenetv3_small_050", "--size", "64", "--min-steps", "600", "--epochs", "10", "--bootstrap", "20",
            "--audit", "0.002")
 SELF_STEPS, SELF_BATCH, SELF_SIDE = 1500, 64, 64

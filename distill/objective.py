@@ -75,6 +75,7 @@ class Weights:
     debiased: bool = True
     focal_gamma: float = 2.0
     balance: float = 1e-3
+    raw: bool = False  # CKA with the teacher's own features, not the reprogrammed ones
 
 
 def parts(method: Method, branches: Branches, batch: Batch, weights: Weights,
@@ -112,7 +113,7 @@ def parts(method: Method, branches: Branches, batch: Batch, weights: Weights,
         losses["kd"] = weights.kd * taught
     elif method in ("fitnet", "rkd", "crd"):
         assert batch.clean is not None
-        whole = batch.clean if batch.mask is None else mean_of_slices(batch.clean, batch.mask)
+        whole = _pooled(batch.clean, batch.mask)
         if method == "rkd":
             regression = relational_loss(features, whole)
         elif method == "crd":
@@ -138,7 +139,8 @@ def parts(method: Method, branches: Branches, batch: Batch, weights: Weights,
         if student.spec.slices:
             target = target.detach()  # of the pooling's own share in it
         losses["kd"] = weights.kd * distillation_loss(logits, branches.taught_logits(target), task, weights.temperature)
-        losses["cka"] = weights.cka * cka_loss(target, features, debiased=weights.debiased)
+        likened = _pooled(batch.clean, batch.mask) if weights.raw else target
+        losses["cka"] = weights.cka * cka_loss(likened, features, debiased=weights.debiased)
         if branches.deep is not None and branches.stages is not None:
             def distance(taught: Tensor) -> Tensor:
                 return distillation_loss(logits, taught, task, weights.temperature)
@@ -146,3 +148,8 @@ def parts(method: Method, branches: Branches, batch: Batch, weights: Weights,
             hybrid = branches.deep.losses(student, branches.stages, batch.maps, own, on_labels, distance, debiased=weights.debiased)
             losses |= {"stage_task": weights.teacher * hybrid[0], "stage_kd": weights.kd * hybrid[1], "stage_cka": weights.cka * hybrid[2]}
     return losses
+
+
+def _pooled(clean: Tensor, mask: Tensor | None) -> Tensor:
+    """The teacher's features (B, F) of images, or of volumes the mean of their slices."""
+    return clean if mask is None else mean_of_slices(clean, mask)

@@ -45,7 +45,7 @@ def train(settings: DistillSettings, images: ImageSet, spec: ImageSpec, views: V
                       images.hashes, settings.bank_seed, taught.probe if taught and settings.method in PROBED else None,
                       stages=tuple(taught.bank.deepest(settings.stages - 1)) if taught and settings.method in STAGED else ())
     weights = Weights(settings.teacher_weight, settings.kd_weight, settings.cka_weight, settings.hint_weight, settings.temperature,
-                      settings.cka == "debiased", settings.focal_gamma)
+                      settings.cka == "debiased", settings.focal_gamma, raw=settings.cka_against == "teacher")
     class_weights = prevalence_weights(labels[labelled]).to(device) if images.task == "multilabel" else None
     watched = np.sort(np.random.default_rng(0).permutation(images.rows("val"))[:WATCHED_IMAGES])
 

@@ -397,6 +397,12 @@ def test_a_teacher_branch_with_its_own_classifier_is_judged_by_it() -> None:
         settings(classifier="own", method="kd")
 
 
+def test_cka_against_the_teachers_own_features_trains_and_is_refused_where_there_is_no_cka() -> None:
+    assert run(cka_against="teacher", epochs=1, out=Path("raw")) == 0
+    with pytest.raises(UserError, match="--cka-against teacher is about the CKA of rd and drd"):
+        settings(cka_against="teacher", method="fitnet")
+
+
 def test_a_student_is_cut_to_its_budget_trained_and_resumed_to_the_same_weights(
         monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     cut: dict[str, Any] = {"student": "mobilenetv3_small_050", "max_params": "0.3M", "importance": "taylor", "prune_rounds": 2,

@@ -59,6 +59,18 @@ def test_rd_is_the_sum_of_its_formulas() -> None:
         torch.testing.assert_close(found[name], value, msg=name)
 
 
+@pytest.mark.parametrize("method", ["rd", "drd"])
+def test_cka_is_taken_against_the_teachers_own_features_when_asked_and_nothing_else_changes(method: str) -> None:
+    branches, given = tiny_branches("rd", dropout=0.0).eval(), batch()
+    assert given.clean is not None
+    usual, raw = (parts(method, branches, given, Weights(cka=2.0, raw=raw)) for raw in (False, True))  # type: ignore[arg-type]
+    torch.testing.assert_close(raw.pop("cka"), 2.0 * cka_loss(given.clean, branches.student.features(given.pixels)))
+    usual.pop("cka")
+    assert all(torch.equal(raw[name], value) for name, value in usual.items())
+    assert not any(name.startswith("phi") for name in gradients(branches, parts("rd", branches, given, Weights(
+        teacher=0, kd=0, raw=True))["cka"]))
+
+
 def test_kd_and_fitnet_are_their_formulas() -> None:
     given = batch()
     assert given.probe_logits is not None
