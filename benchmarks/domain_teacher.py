@@ -87,7 +87,8 @@ def simsiam(images: np.ndarray[Any, Any]) -> dict[str, Any]:
         rows = generator.choice(len(images), SELF_BATCH, replace=False)
         both = [torch.stack([view(pixels[row]) for row in rows]).sub(0.5).div(0.5) for _ in range(2)]
         keys = [project(model.features(one.contiguous(memory_format=torch.channels_last))) for one in both]
-        loss = -sum(torch.cosine_similarity(predict(keys[here]), keys[1 - here].detach()).mean() for here in range(2)) / 2
+        near = [torch.cosine_similarity(predict(keys[here]), keys[1 - here].detach()).mean() for here in range(2)]
+        loss = -(near[0] + near[1]) / 2
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -14,7 +14,7 @@ import importlib
 import statistics
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class Clock:
     """Seconds inside calls by name, the outermost of nested ones alone."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self._inside = False
 
     def around(self, name: str, call: Any) -> Any:
@@ -114,13 +114,13 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     student = trained(given.student, work)
     clock, stages = Clock(), Clock()
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="rd-export-time-") as folder:
         for target, precision in CELLS:
             one(student, target, precision, Path(folder) / "first")
             if not rows:
                 absent = watch(clock, stages)
-            found = []
+            found: list[dict[str, Any]] = []
             for _ in range(given.repeats):
                 clock.seconds.clear()
                 stages.seconds.clear()

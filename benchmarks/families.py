@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def one(name: str, size: int) -> dict[str, Any]:
         said, replayed = (Shipped(model).eval()(levels).numpy() for model in (half, again))
     calls = [open_call(model) for model in (whole, half)]
     difference = float(np.abs(calls[1]()[0] - said).max())
-    times = interleave({name: lambda call=call: timed(call) for name, call in zip(("whole", "half"), calls, strict=True)}, CALLS)
+    times = interleave({name: partial(timed, call) for name, call in zip(("whole", "half"), calls, strict=True)}, CALLS)
     return {"family": arch, "params": cost.params, "macs": cost.macs, "params_share": after.params / cost.params,
             "macs_share": after.macs / cost.macs, "replayed_bit_equal": bool((said == replayed).all()), "ort_difference": difference,
             "faster": ratio(times["whole"], times["half"])["median"], "seconds": round(time.monotonic() - start, 1)}

@@ -73,8 +73,8 @@ def weaker(artifacts: list[Path], deadline_ms: float, quota: float, seconds: flo
     whole = measured(artifacts, deadline_ms, seconds, len(os.sched_getaffinity(0)))
     with weak(quota) as how:
         small = measured(artifacts, deadline_ms, seconds, 1, cores=[sorted(os.sched_getaffinity(0))[0]])
-    found = {"deadline_ms": deadline_ms, "quota": quota, "how": how, "whole": whole, "weaker": small,
-             "choice": {name: chosen(rows, deadline_ms) for name, rows in (("whole", whole), ("weaker", small))}}
+    found: dict[str, Any] = {"deadline_ms": deadline_ms, "quota": quota, "how": how, "whole": whole, "weaker": small,
+                             "choice": {name: chosen(rows, deadline_ms) for name, rows in (("whole", whole), ("weaker", small))}}
     for name in ("whole", "weaker"):
         for row in found[name]:
             print(f"{name:<7} {row['artifact']}: p50 {row['p50_ms']:.3f}, p90 {row['p90_ms']:.3f} ms, AUROC {row['auroc']}", flush=True)

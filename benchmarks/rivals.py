@@ -78,7 +78,8 @@ class BareLoop:
 
     def block(self, path: str, batch: int, least: int, seconds: float) -> dict[str, Any]:
         """One block of timed calls."""
-        speed, samples = pulse(), []
+        speed = pulse()
+        samples: list[int] = []
         for _ in range(REWARM):
             self.call()
         watch, start = Watch(), time.perf_counter_ns()

@@ -25,7 +25,7 @@ from faults import FAULTS, Edit, edited, noisy_weights
 from record import RESULTS, facts, store
 from study import HERE
 
-import export.commands as commands
+from export import commands, lowering
 from export.config import ExportSettings
 from export.pace import pace as in_turn
 from runtimes.errors import DONE, PARITY, finish
@@ -41,17 +41,17 @@ PAIRS, CALLS = 15, 300  # where a session's memory comes to lie is worth a few p
 @contextlib.contextmanager
 def spoilt(edit: Edit | None) -> Iterator[None]:
     """Within the block every graph that rd-export has made is edited before it is written, proven and timed."""
-    honest = commands.lowered
+    honest = lowering.lowered
 
     def lowered(*arguments: Any) -> Any:
         made = honest(*arguments)
         return made if edit is None else replace(made, data=edited(made.data, edit))
 
-    commands.lowered = lowered
+    commands.lowered = lowered  # type: ignore[attr-defined, assignment]  # the name that rd-export calls
     try:
         yield
     finally:
-        commands.lowered = honest
+        commands.lowered = honest  # type: ignore[attr-defined]
 
 
 def one(name: str, edit: Edit | None, student: Path, out: Path, target: Any, precision: Any) -> dict[str, Any]:

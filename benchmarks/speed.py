@@ -37,12 +37,14 @@ TINY = ("--student", "mobilenetv3_small_050", "--size", "96", "--method", "vanil
 
 def session(artifact: Path | None, samples: int, threads: int) -> dict[str, Any]:
     """`Session.run` against the raw call of ONNX Runtime on the same array, call by call in turn, batches 1 and 8."""
+    from runtimes.ort import OrtSession
     from runtimes.session import CheckedSession, open_session
 
     with tempfile.TemporaryDirectory() as name:
         folder = artifact or make_artifact(Path(name))
         opened = open_session(folder, threads=threads)
         assert isinstance(opened, CheckedSession)
+        assert isinstance(opened.runtime, OrtSession)
         raw, outputs = opened.runtime._session, opened.runtime._outputs
         height, width = opened.artifact.graph_size
         rows: dict[str, Any] = {}

@@ -85,12 +85,20 @@ def resealed(name: str, key: str, value: object) -> Change:
 
 def added(name: str) -> Change:
     """Add an empty file."""
-    return lambda folder: ((folder / name).touch(), name)[1]
+    def change(folder: Path) -> str:
+        (folder / name).touch()
+        return name
+
+    return change
 
 
 def removed(name: str) -> Change:
     """Remove a file."""
-    return lambda folder: ((folder / name).unlink(), name)[1]
+    def change(folder: Path) -> str:
+        (folder / name).unlink()
+        return name
+
+    return change
 
 
 def renamed(name: str) -> Change:
