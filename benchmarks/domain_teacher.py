@@ -111,9 +111,14 @@ def lines_of(rows: list[dict[str, Any]], split: str) -> Lines:
     return dict(sorted(found.items(), key=lambda pair: ("self" in pair[0], "unlabelled" in pair[0], pair[0])))
 
 
+def labels_of(share: float) -> int:
+    """How many of the student's 470 images carry a label at so many per cent of the whole set."""
+    return round(47 * share)
+
+
 def table(lines: Lines) -> str:
     """Markdown: a line a method, a column a share of labels; mean (sd over seeds) in points."""
-    heads = ("method", *(f"{share:g} % ({round(4708 * share / 100)})" for share in SHARES))
+    heads = ("method", *(f"{share:g} % ({labels_of(share)})" for share in SHARES))
     made = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for name, line in lines.items():
         made.append(f"| {name} | {' | '.join(points([one / 100 for one in line.get(share, {}).values()]) for share in SHARES)} |")
@@ -144,12 +149,12 @@ def picture(lines: Lines, split: str, path: Path) -> None:
                                                                        and "self" not in name and ("un" in name) == ("un" in title))]):
             shares = sorted(line)
             values = [np.asarray(list(line[share].values())) for share in shares]
-            axes.errorbar([4708 * share / 100 * 1.03 ** place for share in shares],  # beside one another, or the bars hide each other
+            axes.errorbar([labels_of(share) * 1.03 ** place for share in shares],  # beside one another, or the bars hide each other
                           [one.mean() for one in values], [one.std(ddof=len(one) > 1) for one in values],
                           label=name.removesuffix(" + unlabelled"), marker="o", markersize=3, capsize=2,
                           **({"color": "black", "linestyle": "--"} if name == "vanilla" else {"color": COLOURS[name.split(" +")[0]]}))
         axes.set(xscale="log", xlabel="labelled images", title=title)
-        axes.set_xticks([4708 * share / 100 for share in SHARES], [str(round(4708 * share / 100)) for share in SHARES])
+        axes.set_xticks([labels_of(share) for share in SHARES], [str(labels_of(share)) for share in SHARES])
         axes.minorticks_off()
         axes.legend(fontsize=7, loc="lower right")
     panels[0].set_ylabel(f"AUROC on {split}, points: mean, sd over seeds")
