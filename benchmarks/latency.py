@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="of each cell or side")
     parser.add_argument("--samples", type=int, default=1000, help="calls of `overhead`")
     parser.add_argument("--repeats", type=int, help="3; 10 of `noise`")
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=10, help="at least, of `parity`: it goes on until it can tell")
     parser.add_argument("--deadline-ms", type=float, default=5.0, help="of `weaker`")
     parser.add_argument("--quota", type=float, default=0.5, help="cores' worth of time of the weaker machine")
     parser.add_argument("--machine", help="a short name of this machine, part of the result's file name")

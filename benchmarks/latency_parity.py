@@ -12,8 +12,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from scipy.stats import bootstrap
 
 from runtimes.artifact import Artifact, read_artifact
 from runtimes.bench_crew import WORKER, Crew
@@ -21,7 +25,9 @@ from runtimes.bench_rows import used_by_others
 
 RIVALS = str(Path(__file__).with_name("rivals.py"))
 NEAR = 0.05
-STEADY = 0.10  # of the bare loop's own turns: above it the machine, or where a process came to lie, moves more than what is asked for
+SETTLED = 0.025  # half of the interval: above it nothing can be said of five per cent
+LEAST_SECONDS = 1.0  # of a turn: benchmark_app knows no less, and a process of two tenths of a second has hardly begun
+MOST = 8  # times as many rounds as asked for, before it is left unsettled
 
 
 def parity(artifacts: list[Path], threads: int, seconds: float, rounds: int, repeats: int) -> list[dict[str, Any]]:
@@ -31,37 +37,54 @@ def parity(artifacts: list[Path], threads: int, seconds: float, rounds: int, rep
         artifact = read_artifact(folder)
         for repeat in range(repeats):
             row = {"artifact": folder.name, "runtime": artifact.target, "threads": threads, "repeat": repeat + 1,
-                   **one_repeat(artifact, threads, seconds, rounds)}
+                   **one_repeat(artifact, threads, max(LEAST_SECONDS, seconds / rounds), rounds)}
             found.append(row)
-            sides = ", ".join(f"{side} {row['p50_ms'][side]:.4f} ms (x {row['ratio'].get(side, 1):.3f})" for side in row["p50_ms"])
-            print(f"{folder.name}, repeat {repeat + 1}: {sides}; others {100 * row['others_share']:.0f} %, "
-                  f"the bare loop's turns spread over {100 * row['bare_spread']:.0f} %", flush=True)
+            sides = ", ".join(f"{side} x {one['ratio']:.3f} ({one['low']:.3f} to {one['high']:.3f})" for side, one in row["over"].items())
+            print(f"{folder.name}, repeat {repeat + 1}: {row['p50_ms']['rd-bench']:.4f} ms, over {sides}, {row['rounds']} rounds; "
+                  f"others {100 * row['others_share']:.0f} %", flush=True)
     return found
 
 
 def one_repeat(artifact: Artifact, threads: int, seconds: float, rounds: int) -> dict[str, Any]:
-    """p50 of each side, and rd-bench's over the others'."""
-    turns: dict[str, list[float]] = {"rd-bench": [], "bare loop": []}  # the median of each turn, in milliseconds
+    """p50 of each side, and rd-bench's over the others' of the same round; rounds go on until every interval is narrow enough to tell."""
+    turns: dict[str, list[float]] = {}  # the median of each turn, in milliseconds
     blocks = []
     places = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     tool = artifact.target == "openvino" and shutil.which("benchmark_app", path=places)
-    for turn in range(rounds):
-        for side, worker in (("rd-bench", WORKER), ("bare loop", (RIVALS, "bare")))[::-1 if turn % 2 else 1]:
-            with Crew() as crew:
-                member = crew.open(side, artifact, threads=threads, worker=worker)
-                member.ask("warm", path="array", batch=1, least=50, seconds=0.5)
-                block = member.ask("block", path="array", batch=1, least=1, seconds=seconds / rounds)
-            turns[side].append(statistics.median(block["samples_ns"]) / 1e6)
-            blocks.append(block)
-        if tool:
-            turns.setdefault("benchmark_app", []).append(benchmark_app(str(tool), artifact, threads, seconds / rounds))
-    middles = {side: statistics.median(values) for side, values in turns.items()}
-    ratio = {side: middles["rd-bench"] / value for side, value in middles.items() if side != "rd-bench"}
-    low, _, high = statistics.quantiles(turns["bare loop"], n=4)
-    own_spread = (high - low) / middles["bare loop"]
-    return {"p50_ms": middles, "turns_ms": turns, "ratio": ratio, "bare_spread": own_spread, "steady": own_spread <= STEADY,
-            "extra_us": {side: (middles["rd-bench"] - value) * 1e3 for side, value in middles.items() if side != "rd-bench"},
-            "within_5_percent": all(abs(one - 1) <= NEAR for one in ratio.values()), **used_by_others(blocks, threads)}
+
+    def bench(side: str) -> float:
+        if side == "benchmark_app":
+            return benchmark_app(str(tool), artifact, threads, seconds)
+        with Crew() as crew:
+            member = crew.open(side, artifact, threads=threads, worker=WORKER if side == "rd-bench" else (RIVALS, "bare"))
+            member.ask("warm", path="array", batch=1, least=50, seconds=0.5)
+            blocks.append(member.ask("block", path="array", batch=1, least=1, seconds=seconds))
+        return statistics.median(blocks[-1]["samples_ns"]) / 1e6
+
+    sides = ["rd-bench", "bare loop", *(["benchmark_app"] if tool else [])]
+    over: dict[str, dict[str, float]] = {}
+    for turn in range(MOST * rounds):
+        for side in sides[::-1 if turn % 2 else 1]:
+            turns.setdefault(side, []).append(bench(side))
+        if turn + 1 >= rounds:
+            over = {side: paired(turns["rd-bench"], turns[side]) for side in sides[1:]}
+            if settled(over.values()):
+                break
+    return {"p50_ms": {side: statistics.median(values) for side, values in turns.items()}, "turns_ms": turns, "over": over,
+            "rounds": len(turns["rd-bench"]), "settled": settled(over.values()),
+            "within_5_percent": all(abs(one["ratio"] - 1) <= NEAR for one in over.values()), **used_by_others(blocks, threads)}
+
+
+def settled(over: Iterable[dict[str, float]]) -> bool:
+    """Whether every interval is narrow enough."""
+    return all(one["high"] - one["low"] <= 2 * SETTLED for one in over)
+
+
+def paired(ours: list[float], theirs: list[float]) -> dict[str, float]:
+    """The median ratio within a round and its 95 % interval: a machine that changes its pace moves two medians apart, and no round."""
+    ratios = np.asarray(ours) / np.asarray(theirs)
+    found = bootstrap((ratios,), np.median, method="percentile", n_resamples=2000, rng=0).confidence_interval
+    return {"ratio": float(np.median(ratios)), "low": float(found.low), "high": float(found.high)}
 
 
 def benchmark_app(tool: str, artifact: Artifact, threads: int, seconds: float) -> float:

@@ -10,9 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from latency_parity import NEAR, paired, settled
 from record import RESULTS
-
-from runtimes.figures import ratio_interval
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 
@@ -46,14 +45,6 @@ def _line(cells: list[Any]) -> str:
 
 def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def _ratio(row: dict[str, Any], side: str) -> str:
-    """rd-bench's p50 over a side's; what is drawn again for the interval are turns, since each was a process of its own."""
-    if side not in row["turns_ms"]:
-        return "-"
-    theirs, ours = ([[turn] for turn in row["turns_ms"][name]] for name in (side, "rd-bench"))
-    return "{:.3f} ({:.2f} to {:.2f})".format(*ratio_interval(theirs, ours))
 
 
 def _matrix(result: dict[str, Any]) -> list[str]:
@@ -99,17 +90,18 @@ def _speedups(by: dict[tuple[str, int], dict[str, Any]], threads: int) -> list[s
 
 
 def _parity(result: dict[str, Any]) -> list[str]:
-    lines = ["", f"**rd-bench beside other ways to time the same file** on {_machine(result)}, in turns, p50; {_busy(result['rows'])}. "
-             f"Spread: the middle half of the bare loop's own turns, each a process of its own. `{result['command']}`", "",
-             "| artifact | threads | repeat | rd-bench ms | bare loop ms, spread | ratio (95 %) | benchmark_app ms | ratio (95 %) "
-             "| within 5 % |",
-             "|---|---|---|---|---|---|---|---|---|"]
+    lines = ["", f"**rd-bench beside other ways to time the same file** on {_machine(result)}, p50 of turns that are a fresh process each; "
+             f"rd-bench over the other within a round, the median with a 95 % interval; {_busy(result['rows'])}. `{result['command']}`", "",
+             "| artifact | threads | repeat | rounds | rd-bench ms | over the bare loop | over benchmark_app | within 5 % |",
+             "|---|---|---|---|---|---|---|---|"]
     for row in result["rows"]:
-        tool = row["p50_ms"].get("benchmark_app")
-        lines.append(_line([row["artifact"], row["threads"], row["repeat"], _ms(row["p50_ms"]["rd-bench"]),
-                            f"{_ms(row['p50_ms']['bare loop'])}, {100 * row['bare_spread']:.0f} %",
-                            _ratio(row, "bare loop"), _ms(tool), _ratio(row, "benchmark_app"),
-                            ("yes" if row["within_5_percent"] else "NO") + ("" if row["steady"] else " (not steady)")]))
+        turns = row["turns_ms"]
+        over = {side: paired(turns["rd-bench"], turns[side]) for side in turns if side != "rd-bench"}
+        cells = ["{ratio:.3f} ({low:.2f} to {high:.2f})".format(**over[side]) if side in over else "-"
+                 for side in ("bare loop", "benchmark_app")]
+        near, told = (all(abs(one["ratio"] - 1) <= NEAR for one in over.values()), settled(over.values()))
+        lines.append(_line([row["artifact"], row["threads"], row["repeat"], len(turns["rd-bench"]), _ms(row["p50_ms"]["rd-bench"]), *cells,
+                            ("yes" if near else "NO") + ("" if told else " (not settled)")]))
     return lines
 
 
