@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from paired import paired, told
-from pneumonia import few_labels, pneumonia_arrays, pneumonia_teacher, student_rows
+from paired import paired, scores, told
+from pneumonia import few_labels, labels_of, pneumonia_arrays, pneumonia_teacher, student_rows
 from record import RESULTS
 from study import Run, carry_out, distilled, points, read_rows, study_parser
 
@@ -24,7 +24,8 @@ STRICT = (1, 10)  # where the self-supervised teacher teaches too
 METHODS: dict[str, tuple[str, ...]] = {"kd": ("--method", "kd"), "fitnet": ("--method", "fitnet"), "rd": ("--method", "rd"),
                                        "drd": ("--method", "drd"),
                                        "rd without CKA": ("--method", "rd", "--cka-weight", "0")}
-COLOURS = {"kd": "tab:gray", "fitnet": "tab:olive", "rd": "tab:blue", "drd": "tab:green", "rd without CKA": "tab:purple"}
+COLOURS = {"vanilla": "black", "drd": "tab:green", "fitnet": "tab:olive", "kd": "tab:gray", "rd": "tab:blue",
+           "rd without CKA": "tab:purple"}
 STUDENT = ("--student", "mobilenetv3_small_050", "--size", "64", "--min-steps", "600", "--epochs", "10", "--bootstrap", "20",
            "--audit", "0.002")
 SELF_STEPS, SELF_BATCH, SELF_SIDE = 1500, 64, 64
@@ -104,16 +105,11 @@ Lines = dict[str, dict[float, dict[int, float]]]  # method (with or without unla
 def lines_of(rows: list[dict[str, Any]], split: str) -> Lines:
     """The rows by line of the picture, in the order of the tables: the supervised teacher and labels alone come first."""
     found: Lines = {}
-    for row in sorted(rows, key=lambda row: int(row["seed"])):
-        share, _, more = row["setting"].partition(" %")
-        line = found.setdefault(f"{row['method']}{more}", {})
-        line.setdefault(float(share), {})[int(row["seed"])] = 100 * row["splits"][split]["student"]["auroc"]
+    for setting in dict.fromkeys(row["setting"] for row in rows):
+        share, _, more = setting.partition(" %")
+        for method, seeds in scores(rows, setting, split).items():
+            found.setdefault(method + more, {})[float(share)] = seeds
     return dict(sorted(found.items(), key=lambda pair: ("self" in pair[0], "unlabelled" in pair[0], pair[0])))
-
-
-def labels_of(share: float) -> int:
-    """How many of the student's 470 images carry a label at so many per cent of the whole set."""
-    return round(47 * share)
 
 
 def table(lines: Lines) -> str:
@@ -143,16 +139,14 @@ def picture(lines: Lines, split: str, path: Path) -> None:
 
     figure = Figure(figsize=(8.6, 4.2), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    vanilla = lines["vanilla"]
-    for axes, title in zip(panels, ("labels alone", "and all other images unlabelled"), strict=True):
-        for place, (name, line) in enumerate([("vanilla", vanilla), *((name, line) for name, line in lines.items() if name != "vanilla"
-                                                                       and "self" not in name and ("un" in name) == ("un" in title))]):
+    for axes, title, more in zip(panels, ("labels alone", "and all other images unlabelled"), ("", " + unlabelled"), strict=True):
+        for place, (name, colour) in enumerate(COLOURS.items()):
+            line = lines.get(name if name == "vanilla" else name + more, {})
             shares = sorted(line)
             values = [np.asarray(list(line[share].values())) for share in shares]
             axes.errorbar([labels_of(share) * 1.03 ** place for share in shares],  # beside one another, or the bars hide each other
-                          [one.mean() for one in values], [one.std(ddof=len(one) > 1) for one in values],
-                          label=name.removesuffix(" + unlabelled"), marker="o", markersize=3, capsize=2,
-                          **({"color": "black", "linestyle": "--"} if name == "vanilla" else {"color": COLOURS[name.split(" +")[0]]}))
+                          [one.mean() for one in values], [one.std(ddof=len(one) > 1) for one in values], label=name, color=colour,
+                          linestyle="--" if name == "vanilla" else "-", marker="o", markersize=3, capsize=2)
         axes.set(xscale="log", xlabel="labelled images", title=title)
         axes.set_xticks([labels_of(share) for share in SHARES], [str(labels_of(share)) for share in SHARES])
         axes.minorticks_off()

@@ -35,8 +35,8 @@ from record import RESULTS, code_hash, store
 from rivals import raw_call
 
 from runtimes.artifact import read_artifact
+from runtimes.bench_crew import Crew
 from runtimes.machine import Watch, full_facts, same_machine
-from runtimes.profile import inside
 from runtimes.session import open_session
 from runtimes.verify import read_golden
 
@@ -79,9 +79,9 @@ def kinds(artifacts: list[Path], threads: int) -> dict[str, Any]:
     """The share of every kind of operator in an artifact's time, by the runtime's own profiler."""
     rows = {}
     for folder in artifacts:
-        artifact = read_artifact(folder)
-        golden = read_golden(artifact)[0]
-        rows[folder.name] = inside(artifact, golden if isinstance(golden, tuple) else (golden,), threads=threads)["kinds"]
+        with Crew() as crew:
+            member = crew.open(folder.name, read_artifact(folder), threads=threads)
+            rows[folder.name] = member.ask("inside", threads=threads, device="cpu", operators=True)["kinds"]
         print(f"{folder.name}: {latency_tables.shares(rows[folder.name])}", flush=True)
     return rows
 

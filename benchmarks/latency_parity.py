@@ -12,7 +12,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +38,10 @@ def parity(artifacts: list[Path], threads: int, seconds: float, rounds: int, rep
             row = {"artifact": folder.name, "runtime": artifact.target, "threads": threads, "repeat": repeat + 1,
                    **one_repeat(artifact, threads, max(LEAST_SECONDS, seconds / rounds), rounds)}
             found.append(row)
-            sides = ", ".join(f"{side} x {one['ratio']:.3f} ({one['low']:.3f} to {one['high']:.3f})" for side, one in row["over"].items())
-            print(f"{folder.name}, repeat {repeat + 1}: {row['p50_ms']['rd-bench']:.4f} ms, over {sides}, {row['rounds']} rounds; "
+            turns = row["turns_ms"]
+            sides = ", ".join(f"{side} x {one['ratio']:.3f} ({one['low']:.3f} to {one['high']:.3f})"
+                              for side, one in verdict(turns)["over"].items())
+            print(f"{folder.name}, repeat {repeat + 1}: {row['p50_ms']['rd-bench']:.4f} ms, over {sides}, {len(turns['rd-bench'])} rounds; "
                   f"others {100 * row['others_share']:.0f} %", flush=True)
     return found
 
@@ -62,29 +63,31 @@ def one_repeat(artifact: Artifact, threads: int, seconds: float, rounds: int) ->
         return statistics.median(blocks[-1]["samples_ns"]) / 1e6
 
     sides = ["rd-bench", "bare loop", *(["benchmark_app"] if tool else [])]
-    over: dict[str, dict[str, float]] = {}
     for turn in range(MOST * rounds):
         for side in sides[::-1 if turn % 2 else 1]:
             turns.setdefault(side, []).append(bench(side))
-        if turn + 1 >= rounds:
-            over = {side: paired(turns["rd-bench"], turns[side]) for side in sides[1:]}
-            if settled(over.values()):
-                break
-    return {"p50_ms": {side: statistics.median(values) for side, values in turns.items()}, "turns_ms": turns, "over": over,
-            "rounds": len(turns["rd-bench"]), "settled": settled(over.values()),
-            "within_5_percent": all(abs(one["ratio"] - 1) <= NEAR for one in over.values()), **used_by_others(blocks, threads)}
+        if turn + 1 >= rounds and verdict(turns)["settled"]:
+            break
+    return {"p50_ms": {side: statistics.median(values) for side, values in turns.items()}, "turns_ms": turns,
+            **used_by_others(blocks, threads)}
 
 
-def settled(over: Iterable[dict[str, float]]) -> bool:
-    """Whether every interval is narrow enough."""
-    return all(one["high"] - one["low"] <= 2 * SETTLED for one in over)
+def verdict(turns: dict[str, list[float]]) -> dict[str, Any]:
+    """rd-bench `over` each other side of the same turns, whether all are `near` it, and whether every interval is narrow enough to tell."""
+    over = {side: within_rounds(turns["rd-bench"], turns[side]) for side in turns if side != "rd-bench"}
+    return {"over": over, "near": all(abs(one["ratio"] - 1) <= NEAR for one in over.values()),
+            "settled": all(one["high"] - one["low"] <= 2 * SETTLED for one in over.values())}
 
 
-def paired(ours: list[float], theirs: list[float]) -> dict[str, float]:
-    """The median ratio within a round and its 95 % interval: a machine that changes its pace moves two medians apart, and no round."""
+def within_rounds(ours: list[float], theirs: list[float]) -> dict[str, float]:
+    """The median ratio within a round and its 95 % interval, and the ratio of medians over all rounds.
+
+    A machine that changes its pace moves two medians apart, and no round.
+    """
     ratios = np.asarray(ours) / np.asarray(theirs)
     found = bootstrap((ratios,), np.median, method="percentile", n_resamples=2000, rng=0).confidence_interval
-    return {"ratio": float(np.median(ratios)), "low": float(found.low), "high": float(found.high)}
+    return {"ratio": float(np.median(ratios)), "low": float(found.low), "high": float(found.high),
+            "of_medians": statistics.median(ours) / statistics.median(theirs)}
 
 
 def benchmark_app(tool: str, artifact: Artifact, threads: int, seconds: float) -> float:

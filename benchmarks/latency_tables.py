@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from latency_parity import NEAR, paired, settled
+from latency_parity import verdict
 from record import RESULTS
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -91,17 +91,17 @@ def _speedups(by: dict[tuple[str, int], dict[str, Any]], threads: int) -> list[s
 
 def _parity(result: dict[str, Any]) -> list[str]:
     lines = ["", f"**rd-bench beside other ways to time the same file** on {_machine(result)}, p50 of turns that are a fresh process each; "
-             f"rd-bench over the other within a round, the median with a 95 % interval; {_busy(result['rows'])}. `{result['command']}`", "",
+             f"rd-bench over the other within a round, the median with a 95 % interval; behind it the ratio of medians over all rounds; "
+             f"{_busy(result['rows'])}. `{result['command']}`", "",
              "| artifact | threads | repeat | rounds | rd-bench ms | over the bare loop | over benchmark_app | within 5 % |",
              "|---|---|---|---|---|---|---|---|"]
     for row in result["rows"]:
         turns = row["turns_ms"]
-        over = {side: paired(turns["rd-bench"], turns[side]) for side in turns if side != "rd-bench"}
-        cells = ["{ratio:.3f} ({low:.2f} to {high:.2f})".format(**over[side]) if side in over else "-"
+        said = verdict(turns)
+        cells = ["{ratio:.3f} ({low:.2f} to {high:.2f}); {of_medians:.3f}".format(**said["over"][side]) if side in said["over"] else "-"
                  for side in ("bare loop", "benchmark_app")]
-        near, told = (all(abs(one["ratio"] - 1) <= NEAR for one in over.values()), settled(over.values()))
         lines.append(_line([row["artifact"], row["threads"], row["repeat"], len(turns["rd-bench"]), _ms(row["p50_ms"]["rd-bench"]), *cells,
-                            ("yes" if near else "NO") + ("" if told else " (not settled)")]))
+                            ("yes" if said["near"] else "NO") + ("" if said["settled"] else " (not settled)")]))
     return lines
 
 

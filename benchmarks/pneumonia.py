@@ -51,6 +51,11 @@ def pneumonia_teacher(work: Path) -> Path:
     return folder
 
 
+def labels_of(share: float) -> int:
+    """How many of the student's 470 images carry a label at so many per cent of the whole set's 4,708."""
+    return min(470, round(4708 * share / 100))
+
+
 def few_labels(work: Path, share: float, seed: int) -> tuple[Path, Path | None]:
     """A set with so many per cent of the labels, drawn by seed from the student's 470, and a folder of the others (None at 10 %)."""
     from PIL import Image
@@ -60,7 +65,7 @@ def few_labels(work: Path, share: float, seed: int) -> tuple[Path, Path | None]:
         return ten, None
     with np.load(ten) as file:
         arrays = dict(file)
-    images, labels, count = arrays["train_images"], arrays["train_labels"].reshape(-1), round(4708 * share / 100)
+    images, labels, count = arrays["train_images"], arrays["train_labels"].reshape(-1), labels_of(share)
     generator = np.random.default_rng([2024, seed])
     healthy = max(1, round(count * float((labels == 0).mean())))
     shown = np.sort(np.concatenate([generator.permutation(np.flatnonzero(labels == value))[:number]
