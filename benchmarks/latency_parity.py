@@ -73,9 +73,10 @@ def one_repeat(artifact: Artifact, threads: int, seconds: float, rounds: int) ->
 
 
 def verdict(turns: dict[str, list[float]]) -> dict[str, Any]:
-    """rd-bench `over` each other side of the same turns, whether all are `near` it, and whether every interval is narrow enough to tell."""
+    """rd-bench `over` each other side of the same turns; whether all are `near` it, with their `whole` interval, narrow enough to tell."""
     over = {side: within_rounds(turns["rd-bench"], turns[side]) for side in turns if side != "rd-bench"}
     return {"over": over, "near": all(abs(one["ratio"] - 1) <= NEAR for one in over.values()),
+            "whole": all(one["low"] >= 1 - NEAR and one["high"] <= 1 + NEAR for one in over.values()),
             "settled": all(one["high"] - one["low"] <= 2 * SETTLED for one in over.values())}
 
 
