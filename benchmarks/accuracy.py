@@ -89,9 +89,9 @@ def pneumonia(seeds: int, work: Path) -> Iterator[Run]:
 
 
 def teachers(seeds: int, work: Path) -> Iterator[Run]:
-    """BUSI with a better teacher: Lite2 and Lite0 side by side in the bank, and Lite2 adapted first; vanilla beside them."""
+    """BUSI with a better teacher: Lite2 and Lite0 side by side in the bank; vanilla beside them. An adapted teacher: adapters.py."""
     small = (*BUSI, "--student", "mobilenetv3_small_050", *SHORT)
-    kinds = {"Lite2": (), "Lite2 + Lite0": ("--second-teacher", "efficientnet-lite0"), "Lite2, spectral": ("--adapt", "spectral")}
+    kinds = {"Lite2": (), "Lite2 + Lite0": ("--second-teacher", "efficientnet-lite0")}
     for seed in range(seeds):
         yield Run("BUSI, no teacher", "vanilla", seed, (*small, *CORE["vanilla"]))
         yield Run("BUSI, Lite2", "rd, CKA against the teacher's own features", seed, (*small, *RAW))

@@ -57,19 +57,20 @@ def fit_probe(features: Tensor, labels: Tensor, val_features: Tensor, val_labels
 def fit_linear(inputs: Tensor, labels: Tensor, task: Task, strength: float, weight: Tensor, bias: Tensor,
                steps: int = 200) -> tuple[Tensor, Tensor]:
     """Minimise the sum of losses + |W|^2 / (2 C) from a starting point, as scikit-learn's LogisticRegression does."""
-    weight, bias = weight.clone().requires_grad_(), bias.clone().requires_grad_()
+    # a row an output: both products of a step read it along its rows, several times faster than down three columns
+    weight, bias = weight.t().clone(memory_format=torch.contiguous_format).requires_grad_(), bias.clone().requires_grad_()
     count = len(inputs)
     solver = torch.optim.LBFGS([weight, bias], max_iter=steps, history_size=10, line_search_fn="strong_wolfe",
                                tolerance_grad=1e-6, tolerance_change=1e-9)
 
     def closure() -> Tensor:
         solver.zero_grad()
-        loss = _mean_loss(inputs @ weight + bias, labels, task) + weight.pow(2).sum() / (2 * strength * count)
+        loss = _mean_loss(F.linear(inputs, weight, bias), labels, task) + weight.pow(2).sum() / (2 * strength * count)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     solver.step(closure)  # type: ignore[arg-type]
-    return weight.detach(), bias.detach()
+    return weight.detach().t().contiguous(), bias.detach()
 
 
 def _mean_loss(scores: Tensor, labels: Tensor, task: Task) -> Tensor:
