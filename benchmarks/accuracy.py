@@ -46,7 +46,8 @@ PAIRS = {"repvit cut to 60 M MACs": ("--student", "repvit", "--max-macs", "60M")
 # Studies of larger students and larger sets take half the steps of the default, to fit a few hours of two cores; the same for every method.
 SHORT = ("--epochs", "20", "--min-steps", "600", "--bootstrap", "20")
 SMALL_PIXELS = ("--student", "mobilenetv3_small_050", "--size", "64", "--teacher", "efficientnet-lite2", "--teacher-size", "128")
-BUSI = ("--data", str(SHARED / "busi_256px"), "--size", "96", "--teacher", "efficientnet-lite2", "--skip-bad-images")
+BUSI_ANY = ("--data", str(SHARED / "busi_256px"), "--teacher", "efficientnet-lite2", "--skip-bad-images")
+BUSI = (*BUSI_ANY, "--size", "96")
 
 
 def methods(seeds: int, work: Path) -> Iterator[Run]:
@@ -65,11 +66,11 @@ def pairs(seeds: int, work: Path) -> Iterator[Run]:
 
 
 def students(seeds: int, work: Path) -> Iterator[Run]:
-    """The same data and teacher with further students."""
+    """The same data and teacher with further students, at 64 px, or a ResNet-18 would not fit the hours."""
     for seed in range(seeds):
         for name, student in STUDENTS.items():
             for method, own in CORE.items():
-                yield Run(f"BUSI, {name}", method, seed, (*BUSI, *student, *SHORT, *own))
+                yield Run(f"BUSI at 64 px, {name}", method, seed, (*BUSI_ANY, "--size", "64", *student, *SHORT, *own))
 
 
 def nih(seeds: int, work: Path) -> Iterator[Run]:
