@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from paired import scores, without_teacher
 from record import RESULTS
 from study import SHARED, Run, carry_out, distilled, points, read_rows, study_parser
 
@@ -113,14 +114,13 @@ def table(rows: list[dict[str, Any]], split: str = "test") -> str:
 
     for setting in settings:
         here = [row for row in rows if row["setting"] == setting]
-        base = {row["seed"]: row["splits"][split]["student"]["auroc"] for row in rows
-                if row["setting"].split(" +")[0] == setting.split(" +")[0] and row["method"] == "vanilla"}
+        found = scores(rows, setting, split)
+        base = without_teacher(rows, setting, split, found)
         for method in dict.fromkeys(row["method"] for row in here):
             own = sorted((row for row in here if row["method"] == method), key=lambda row: int(row["seed"]))
             pick = lambda branch, name, own=own: [row["splits"][split][branch][name] for row in own  # noqa: E731
                                                   if branch in row["splits"][split] and name in row["splits"][split][branch]]
-            found = {row["seed"]: row["splits"][split]["student"]["auroc"] for row in own}
-            gains = ", ".join(f"{(value - base[seed]) * 100:+.1f}" for seed, value in found.items() if seed in base)
+            gains = ", ".join(f"{value - base[seed]:+.1f}" for seed, value in sorted(found[method].items()) if seed in base)
             cells = [setting, method, str(len(own)),
                      *(points(pick("student", name)) for name in ("accuracy", "balanced_accuracy", "auroc")),
                      gains if method != "vanilla" else "", *(points(pick(*one)) for one in (("teacher", "auroc"), ("probe", "auroc"),

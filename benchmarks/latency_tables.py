@@ -106,7 +106,8 @@ def _parity(result: dict[str, Any]) -> list[str]:
                      for side in ("bare loop", "benchmark_app")]
             ours = turns["rd-bench"]
             lines.append(_line([artifact, own[0]["threads"], repeat, len(ours), _ms(statistics.median(ours)), *cells,
-                                ("yes" if said["near"] else "NO") + (", the whole interval" if said["whole"] else "")]))
+                                ("yes" if said["near"] else "NO") + (", the whole interval" if said["whole"] else "")
+                                + ("" if said["settled"] else " (not settled)")]))
     return lines
 
 

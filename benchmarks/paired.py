@@ -47,18 +47,17 @@ def table(rows: list[dict[str, Any]], split: str) -> str:
     lines = [f"| setting | method | seeds | AUROC on {split} | minus vanilla | minus the best other KD |", "|---|---|---|---|---|---|"]
     for setting in dict.fromkeys(row["setting"] for row in rows):
         found = scores(rows, setting, split)
-        rival, alone = best_rival(found), without_teacher(rows, setting, split)
+        rival, alone = best_rival(found), without_teacher(rows, setting, split, found)
         for name, values in sorted(found.items(), key=lambda pair: -float(np.mean(list(pair[1].values())))):
-            cells = [told(paired(values, base)) if base and base != values else "" for base in (alone, found.get(rival))]
+            cells = [told(paired(values, base)) if base and base is not values else "" for base in (alone, found.get(rival))]
             label = f"{name} (best other KD)" if name == rival else name
             mean = points([one / 100 for one in values.values()])
             lines.append(f"| {setting} | {label} | {len(values)} | {mean} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def without_teacher(rows: list[dict[str, Any]], setting: str, split: str) -> dict[int, float]:
-    """Vanilla's scores of a setting; where several teachers share one, those of the same data under "DATA, no teacher"."""
-    found = scores(rows, setting, split)
+def without_teacher(rows: list[dict[str, Any]], setting: str, split: str, found: dict[str, dict[int, float]]) -> dict[int, float]:
+    """Vanilla among the scores `found` of a setting; where several teachers share one, that of "DATA, no teacher"."""
     return found.get("vanilla") or scores(rows, f"{setting.split(',')[0]}, no teacher", split).get("vanilla", {})
 
 
@@ -76,7 +75,8 @@ def picture(rows: list[dict[str, Any]], split: str, path: Path) -> None:
     figure = Figure(figsize=(7.2, 0.6 + 0.32 * sum(len(scores(rows, one, split)) for one in settings)), layout="constrained")
     panels = np.atleast_1d(figure.subplots(len(settings), 1, sharex=True))
     for axes, setting in zip(panels, settings, strict=True):
-        found, base = scores(rows, setting, split), without_teacher(rows, setting, split)
+        found = scores(rows, setting, split)
+        base = without_teacher(rows, setting, split, found)
         found.pop("vanilla", None)
         names = sorted(found, key=lambda name: paired(found[name], base)[0])
         for place, name in enumerate(names):
