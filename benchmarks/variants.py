@@ -1,0 +1,91 @@
+"""RD's own settings on held-out training images: which to take is asked here, so that no test image is asked.
+
+Owns: the folds of BUSI's training images as a data set each, the variants, the table. Does not own: running them (study.py).
+
+    python benchmarks/variants.py --seeds 3 --workers 2
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accuracy import PAIRS, SHORT
+from paired import paired, scores, told
+from sklearn.model_selection import StratifiedGroupKFold
+from study import SHARED, Run, conduct, distilled, points, rd_distill
+
+FADING, RAW, BARE = ("--decay", "linear"), ("--cka-against", "teacher"), ("--cka-weight", "0")
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "vanilla": ("--method", "vanilla"),
+    "rd": ("--method", "rd"),
+    "rd, fading": ("--method", "rd", *FADING),
+    "rd, CKA against the teacher": ("--method", "rd", *RAW),
+    "rd, CKA against the teacher, fading": ("--method", "rd", *RAW, *FADING),
+    "rd without CKA": ("--method", "rd", *BARE),
+    "kd": ("--method", "kd"),
+    "kd, fading": ("--method", "kd", *FADING),
+}
+STUDENTS = {"repvit": PAIRS["repvit cut to 60 M MACs"], "mobilenetv3_small_050": ("--student", "mobilenetv3_small_050")}
+FOLDS = 3
+
+
+def runs(seeds: int, work: Path) -> Iterator[Run]:
+    """Every variant on every fold; a fold is a seed as well, so --seeds is the number of folds (3)."""
+    bank = whole_bank(work)
+    for fold in range(min(seeds, FOLDS)):
+        data = ("--data", str(fold_of(work, fold)), "--skip-bad-images", "--size", "96")
+        for student, flags in STUDENTS.items():
+            for variant, own in VARIANTS.items():
+                teacher = () if variant == "vanilla" else ("--teacher", "efficientnet-lite2", "--bank", str(bank))
+                yield Run(student, variant, fold, (*data, *flags, *SHORT, *teacher, *own, "--audit", "0.002"))
+
+
+def fold_of(work: Path, fold: int) -> Path:
+    """A CSV of BUSI in which a third of the training images, copies together, validates; the rest trains, test stays test."""
+    path = work / f"busi-fold-{fold}.csv"
+    with (SHARED / "busi_256px" / "labels.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    train = [row for row in rows if row["split"] == "train"]
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
+    labels, groups = [row["label"] for row in train], [row["dup_group"] for row in train]
+    held = set(np.array([row["image"] for row in train])[list(folds.split(labels, labels, groups))[fold][1]].tolist())
+    kept = [{"image": str(SHARED / "busi_256px" / row["image"]), "label": row["label"], "dup_group": row["dup_group"],
+             "split": "test" if row["split"] == "test" else "val" if row["image"] in held else "train"}
+            for row in rows if row["split"] != "val"]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(kept[0]))
+        writer.writeheader()
+        writer.writerows(kept)
+    return path
+
+
+def whole_bank(work: Path) -> Path:
+    """The bank of all of BUSI, which serves every fold."""
+    bank = work / "busi-bank"
+    if not bank.exists():
+        rd_distill(["--data", str(SHARED / "busi_256px"), "--skip-bad-images", "--teacher", "efficientnet-lite2", "--bank", str(bank),
+                    "--student", "mobilenetv3_small_050", "--size", "32", "--epochs", "1", "--min-steps", "1", "--audit", "0.002",
+                    "--out", str(work / "busi-bank-student"), "--overwrite"], work)
+    return bank
+
+
+def table(rows: list[dict[str, Any]], split: str) -> str:
+    """Markdown: mean (sd over folds) of AUROC in points on held-out training images, paired differences to vanilla and to RD."""
+    lines = ["| student | method | folds | AUROC | minus vanilla | by fold | minus rd |", "|---|---|---|---|---|---|---|"]
+    for setting in dict.fromkeys(row["setting"] for row in rows):
+        found = scores(rows, setting, "val")
+        for name, values in found.items():
+            base, ours = found.get("vanilla", {}), found.get("rd", {})
+            gains = ", ".join(f"{value - base[fold]:+.1f}" for fold, value in sorted(values.items()) if fold in base)
+            lines.append(f"| {setting} | {name} | {len(values)} | {points([one / 100 for one in values.values()])} "
+                         f"| {told(paired(values, base)) if name != 'vanilla' else ''} | {gains if name != 'vanilla' else ''} "
+                         f"| {told(paired(values, ours)) if name not in ('rd', 'vanilla') else ''} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    conduct(__doc__ or "", "variants", runs, distilled, table)
