@@ -16,16 +16,16 @@ import numpy as np
 from accuracy import PAIRS, SHORT
 from paired import paired, scores, told
 from sklearn.model_selection import StratifiedGroupKFold
-from study import SHARED, Run, conduct, distilled, points, rd_distill
+from study import OWN, REPROGRAMMED, SHARED, Run, conduct, distilled, points, rd_distill
 
-FADING, RAW, BARE = ("--decay", "linear"), ("--cka-against", "teacher"), ("--cka-weight", "0")
+FADING = ("--decay", "linear")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "vanilla": ("--method", "vanilla"),
-    "rd": ("--method", "rd"),
-    "rd, fading": ("--method", "rd", *FADING),
-    "rd, CKA against the teacher": ("--method", "rd", *RAW),
-    "rd, CKA against the teacher, fading": ("--method", "rd", *RAW, *FADING),
-    "rd without CKA": ("--method", "rd", *BARE),
+    "rd": REPROGRAMMED,
+    "rd, fading": (*REPROGRAMMED, *FADING),
+    "rd, CKA against the teacher": OWN,
+    "rd, CKA against the teacher, fading": (*OWN, *FADING),
+    "rd without CKA": ("--method", "rd", "--cka-weight", "0"),
     "kd": ("--method", "kd"),
     "kd, fading": ("--method", "kd", *FADING),
 }
