@@ -28,8 +28,6 @@ from record import RESULTS
 HERE = Path(__file__).resolve().parent
 # Freed memory is kept, not given back: without this a training step of a teacher spends up to a quarter of its time in page faults.
 MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_TOP_PAD_": str(64 << 20)}
-# RD's two forms of CKA: "rd" likens the student to reprogrammed features, "rd, CKA against the teacher", the default, to the teacher's own.
-REPROGRAMMED, OWN = ("--method", "rd", "--cka-against", "reprogrammed"), ("--method", "rd", "--cka-against", "teacher")
 SHARED = Path(os.environ.get("RD_SHARED", HERE.parent.parent / "shared")) / "data"
 
 

@@ -16,13 +16,13 @@ import numpy as np
 from accuracy import PAIRS, SHORT
 from paired import paired, scores, told
 from sklearn.model_selection import StratifiedGroupKFold
-from study import OWN, REPROGRAMMED, SHARED, Run, conduct, distilled, points, rd_distill
+from study import SHARED, Run, conduct, distilled, points, rd_distill
 
-FADING = ("--decay", "linear")
+FADING, OWN = ("--decay", "linear"), ("--method", "rd", "--cka-against", "teacher")
 VARIANTS: dict[str, tuple[str, ...]] = {
     "vanilla": ("--method", "vanilla"),
-    "rd": REPROGRAMMED,
-    "rd, fading": (*REPROGRAMMED, *FADING),
+    "rd": ("--method", "rd"),
+    "rd, fading": ("--method", "rd", *FADING),
     "rd, CKA against the teacher": OWN,
     "rd, CKA against the teacher, fading": (*OWN, *FADING),
     "rd without CKA": ("--method", "rd", "--cka-weight", "0"),

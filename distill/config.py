@@ -153,8 +153,8 @@ class DistillSettings:
     """Weight of the feature loss of fitnet, rkd, crd and at."""
     cka: Literal["debiased", "biased"] = "debiased"
     """Estimator of the CKA in the loss; the reported CKA is always debiased."""
-    cka_against: Literal["auto", "teacher", "reprogrammed"] = "auto"
-    """What CKA likens the student to: the teacher's own features or the reprogrammed ones; auto: its own for rd of images."""
+    cka_against: Literal["reprogrammed", "teacher"] = "reprogrammed"
+    """teacher: rd's CKA compares the student with the teacher's own features, to see what reprogramming them is worth."""
     temperature: float = 4.0
     """Temperature of the logit distillation."""
     decay: Literal["auto", "none", "linear"] = "auto"

@@ -46,7 +46,7 @@ def contradictions(settings: Any) -> list[tuple[bool, str]]:
          "--method at compares places in the image, which both must see alike: add --views tied"),
         (settings.classifier == "own" and method != "rd",
          f"--classifier own is about the teacher branch of rd; --method {method} has none"),
-        (settings.cka_against != "auto" and method not in ("rd", "drd"),
-         f"--cka-against {settings.cka_against} is about the CKA of rd and drd; --method {method} has none"),
+        (settings.cka_against == "teacher" and method not in ("rd", "drd"),
+         f"--cka-against teacher is about the CKA of rd and drd; --method {method} has none"),
         (settings.overwrite and settings.resume, "--overwrite and --resume contradict each other; give one"),
     ]

@@ -45,7 +45,7 @@ def train(settings: DistillSettings, images: ImageSet, spec: ImageSpec, views: V
                       images.hashes, settings.bank_seed, taught.probe if taught and settings.method in PROBED else None,
                       stages=tuple(taught.bank.deepest(settings.stages - 1)) if taught and settings.method in STAGED else ())
     weights = Weights(settings.teacher_weight, settings.kd_weight, settings.cka_weight, settings.hint_weight, settings.temperature,
-                      settings.cka == "debiased", settings.focal_gamma, raw=likens_to_teacher(settings, images.volume is not None))
+                      settings.cka == "debiased", settings.focal_gamma, raw=settings.cka_against == "teacher")
     class_weights = prevalence_weights(labels[labelled]).to(device) if images.task == "multilabel" else None
     watched = np.sort(np.random.default_rng(0).permutation(images.rows("val"))[:WATCHED_IMAGES])
 
@@ -62,11 +62,6 @@ def train(settings: DistillSettings, images: ImageSet, spec: ImageSpec, views: V
                    precision=settings.precision, device=device, class_weights=class_weights, seed=settings.seed, folder=run,
                    resume=settings.resume, evaluate=evaluate, select=settings.select, progress=update,
                    resumed=lambda epoch: say("resume", f"from epoch {epoch} of {settings.epochs}" if epoch else "from the start"))
-
-
-def likens_to_teacher(settings: DistillSettings, volumes: bool) -> bool:
-    """Whether CKA's other side is the teacher's own features; by default where benchmarks/variants.py found them better: rd of images."""
-    return settings.cka_against == "teacher" or (settings.cka_against == "auto" and settings.method == "rd" and not volumes)
 
 
 def task_gradients(settings: DistillSettings, images: ImageSet, spec: ImageSpec, views: ViewSpec, pixels: PixelStore,
