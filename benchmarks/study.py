@@ -52,7 +52,7 @@ class Run:
 
     def row(self, work: Path) -> dict[str, Any]:
         """The start of the row: what was run, without paths of this machine."""
-        flags = [flag.replace(str(SHARED), "$RD_SHARED/data").replace(str(work), "$WORK") for flag in self.flags]
+        flags = [flag.replace(str(SHARED), "$RD_SHARED/data").replace(str(work), "$WORK").replace(f"{HERE}/", "") for flag in self.flags]
         return {"run": self.name, "setting": self.setting, "method": self.method, "seed": self.seed, "flags": flags}
 
 

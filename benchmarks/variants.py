@@ -1,6 +1,7 @@
 """RD's own settings on held-out training images: which to take is asked here, so that no test image is asked.
 
-Owns: the folds of BUSI's training images as a data set each, the variants, the table. Does not own: running them (study.py).
+Owns: the folds of BUSI's training images as a data set each, the demo's phantom, the variants, the table. Does not own: running them
+(study.py).
 
     python benchmarks/variants.py --seeds 3 --workers 2
 """
@@ -16,7 +17,7 @@ import numpy as np
 from accuracy import PAIRS, SHORT
 from paired import paired, scores, told
 from sklearn.model_selection import StratifiedGroupKFold
-from study import SHARED, Run, conduct, distilled, points, rd_distill
+from study import HERE, SHARED, Run, conduct, distilled, points, rd_distill
 
 FADING, OWN = ("--decay", "linear"), ("--method", "rd", "--cka-against", "teacher")
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -31,6 +32,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 STUDENTS = {"repvit": PAIRS["repvit cut to 60 M MACs"], "mobilenetv3_small_050": ("--student", "mobilenetv3_small_050")}
 FOLDS = 3
+PHANTOM = ("vanilla", "kd", "rd", "rd, CKA against the teacher", "rd without CKA")  # on the demo's synthetic images, its validation split
 
 
 def runs(seeds: int, work: Path) -> Iterator[Run]:
@@ -42,6 +44,8 @@ def runs(seeds: int, work: Path) -> Iterator[Run]:
             for variant, own in VARIANTS.items():
                 teacher = () if variant == "vanilla" else ("--teacher", "efficientnet-lite2", "--bank", str(bank))
                 yield Run(student, variant, fold, (*data, *flags, *SHORT, *teacher, *own, "--audit", "0.002"))
+        for variant in PHANTOM:
+            yield Run("the demo's phantom", variant, fold, ("--config", str(HERE / "demo.yaml"), *VARIANTS[variant], "--audit", "0.002"))
 
 
 def fold_of(work: Path, fold: int) -> Path:
