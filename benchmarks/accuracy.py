@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from paired import scores, without_teacher
+from paired import by_seed, scores, without_teacher
 from record import RESULTS
 from study import SHARED, Run, carry_out, distilled, points, read_rows, study_parser
 
@@ -120,11 +120,10 @@ def table(rows: list[dict[str, Any]], split: str = "test") -> str:
             own = sorted((row for row in here if row["method"] == method), key=lambda row: int(row["seed"]))
             pick = lambda branch, name, own=own: [row["splits"][split][branch][name] for row in own  # noqa: E731
                                                   if branch in row["splits"][split] and name in row["splits"][split][branch]]
-            gains = ", ".join(f"{value - base[seed]:+.1f}" for seed, value in sorted(found[method].items()) if seed in base)
             cells = [setting, method, str(len(own)),
                      *(points(pick("student", name)) for name in ("accuracy", "balanced_accuracy", "auroc")),
-                     gains if method != "vanilla" else "", *(points(pick(*one)) for one in (("teacher", "auroc"), ("probe", "auroc"),
-                                                                                             ("student", "ece")))]
+                     by_seed(found[method], base) if method != "vanilla" else "",
+                     *(points(pick(*one)) for one in (("teacher", "auroc"), ("probe", "auroc"), ("student", "ece")))]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

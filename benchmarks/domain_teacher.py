@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accuracy import RAW
 from paired import paired, scores, told
 from pneumonia import few_labels, labels_of, pneumonia_arrays, pneumonia_teacher, student_rows
 from record import RESULTS
@@ -25,7 +26,7 @@ OWN = "rd, CKA against the teacher"  # seeds 3 and 4, other labels than those be
 METHODS: dict[str, tuple[str, ...]] = {"kd": ("--method", "kd"), "fitnet": ("--method", "fitnet"), "rd": ("--method", "rd"),
                                        "drd": ("--method", "drd"),
                                        "rd without CKA": ("--method", "rd", "--cka-weight", "0"),
-                                       OWN: ("--method", "rd", "--cka-against", "teacher")}
+                                       OWN: RAW}
 COLOURS = {"vanilla": "black", "drd": "tab:green", "fitnet": "tab:olive", "kd": "tab:gray", "rd": "tab:blue",
            "rd without CKA": "tab:purple"}
 STUDENT = ("--student", "mobilenetv3_small_050", "--size", "64", "--min-steps", "600", "--epochs", "10", "--bootstrap", "20",
@@ -118,8 +119,9 @@ def table(lines: Lines) -> str:
     """Markdown: a line a method, a column a share of labels; mean (sd over seeds) in points."""
     heads = ("method", *(f"{share:g} % ({labels_of(share)})" for share in SHARES))
     made = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    for name, line in ((name, line) for name, line in lines.items() if not name.startswith(OWN)):
-        made.append(f"| {name} | {' | '.join(points([one / 100 for one in line.get(share, {}).values()]) for share in SHARES)} |")
+    for name, line in lines.items():
+        if not name.startswith(OWN):
+            made.append(f"| {name} | {' | '.join(points([one / 100 for one in line.get(share, {}).values()]) for share in SHARES)} |")
     return "\n".join(made)
 
 

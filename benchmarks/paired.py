@@ -61,6 +61,11 @@ def without_teacher(rows: list[dict[str, Any]], setting: str, split: str, found:
     return found.get("vanilla") or scores(rows, f"{setting.split(',')[0]}, no teacher", split).get("vanilla", {})
 
 
+def by_seed(one: dict[int, float], other: dict[int, float]) -> str:
+    """The differences of the seeds both have, in points."""
+    return ", ".join(f"{value - other[seed]:+.1f}" for seed, value in sorted(one.items()) if seed in other)
+
+
 def told(difference: tuple[float, float, float]) -> str:
     """A difference with its interval, in points."""
     mean, low, high = difference
