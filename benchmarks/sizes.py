@@ -1,10 +1,10 @@
 """Size against accuracy: EfficientNet-Lite0 pruned to a share of its operations, distilled by RD or trained alone, on BUSI.
 
-Owns: which runs make the study, the table. Does not own: running them and keeping their rows (study.py), pruning, training. "scratch" is
-the same network cut to the same size without ImageNet weights: what pruning a pretrained network is worth.
+Owns: which runs make the study, the table, the picture. Does not own: running them and keeping their rows (study.py), pruning, training.
+"scratch" is the same network cut to the same size without ImageNet weights: what pruning a pretrained network is worth.
 
     python benchmarks/sizes.py --seeds 3 --workers 2
-    python benchmarks/sizes.py --table
+    python benchmarks/sizes.py --table --picture benchmarks/results/sizes.png
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from study import SHARED, Run, conduct, distilled, points
+import numpy as np
+from paired import paired, scores, told
+from record import RESULTS
+from study import SHARED, Run, carry_out, distilled, points, read_rows, study_parser
 
 SHARES = (100, 50, 25, 12, 6)
 WHOLE = 70.5  # M MACs of Lite0 at 96 px
@@ -35,20 +38,66 @@ def runs(seeds: int, work: Path) -> Iterator[Run]:
                 yield Run(f"{share} %", method, seed, (*DATA, *budget, *own))
 
 
+def curves(rows: list[dict[str, Any]], split: str) -> dict[str, dict[int, dict[int, float]]]:
+    """AUROC in points by method, share and seed."""
+    found: dict[str, dict[int, dict[int, float]]] = {method: {} for method in METHODS}
+    for share in SHARES:
+        for method, seeds in scores(rows, f"{share} %", split).items():
+            found[method][share] = seeds
+    return found
+
+
 def table(rows: list[dict[str, Any]], split: str) -> str:
-    """Markdown: a line a share, mean AUROC (sd over seeds) in points of each method, RD minus vanilla by seed."""
-    lines = [f"| MACs left | M parameters | {' | '.join(METHODS)} | rd minus vanilla, by seed |", f"|{'---|' * (len(METHODS) + 3)}"]
+    """Markdown: a line a share, mean AUROC (sd over seeds) in points of each method, RD minus the others with a 95 % interval (t)."""
+    others = [method for method in METHODS if method != "rd"]
+    heads = ("MACs left", "M MACs", "M parameters", *METHODS, *(f"rd minus {method}" for method in others))
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    found = curves(rows, split)
     for share in SHARES:
         here = [row for row in rows if row["setting"] == f"{share} %"]
-        found = {method: {row["seed"]: row["splits"][split]["student"]["auroc"] for row in here if row["method"] == method}
-                 for method in METHODS}
-        gains = ", ".join(f"{(value - found['vanilla'][seed]) * 100:+.1f}" for seed, value in sorted(found["rd"].items())
-                          if seed in found["vanilla"])
         if here:
-            lines.append(f"| {share} % | {here[0]['params'] / 1e6:.2f} "
-                         f"| {' | '.join(points(list(found[method].values())) for method in METHODS)} | {gains} |")
+            values = {method: found[method].get(share, {}) for method in METHODS}
+            cells = [f"{share} %", f"{here[0]['macs'] / 1e6:.1f}", f"{here[0]['params'] / 1e6:.2f}",
+                     *(points([one / 100 for one in values[method].values()]) for method in METHODS),
+                     *(told(paired(values["rd"], values[method])) for method in others)]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
+def picture(rows: list[dict[str, Any]], split: str, path: Path) -> None:
+    """Draw AUROC against operations: a dot a seed, a line through the means."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for (method, line), colour in zip(curves(rows, split).items(), ("tab:blue", "black", "tab:cyan"), strict=True):
+        shares = sorted(line)
+        at = [WHOLE * share / 100 for share in shares]
+        axes.plot(at, [np.mean(list(line[share].values())) for share in shares], color=colour, label=method)
+        for place, share in zip(at, shares, strict=True):
+            axes.plot([place] * len(line[share]), list(line[share].values()), ".", color=colour, alpha=0.5)
+    axes.set(xscale="log", xlabel="million multiply-adds of the pruned Lite0", ylabel=f"macro AUROC on {split}, points")
+    ticks = [WHOLE * share / 100 for share in SHARES]
+    axes.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
+    axes.minorticks_off()
+    axes.legend(fontsize=8, loc="lower right")
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    """Run what is missing, print the table, draw the picture."""
+    parser = study_parser(__doc__ or "")
+    parser.add_argument("--picture", type=Path)
+    given = parser.parse_args()
+    rows = given.rows or RESULTS / "sizes.jsonl"
+    if not given.table:
+        work = given.work.resolve()
+        work.mkdir(parents=True, exist_ok=True)
+        carry_out(runs(given.seeds, work), rows, given.workers, lambda run: distilled(run, work))
+    print(table(read_rows(rows), given.split))
+    if given.picture:
+        picture(read_rows(rows), given.split, given.picture)
+
+
 if __name__ == "__main__":
-    conduct(__doc__ or "", "sizes", runs, distilled, table)
+    main()
