@@ -37,6 +37,7 @@ MORE: dict[str, list[str]] = {
 }
 ALL = CORE | MORE
 RAW = ("--method", "rd", "--cka-against", "teacher")
+PROBE = ("--method", "rd", "--kd-from", "probe")
 PLAIN = {name: ALL[name] for name in (*CORE, "rd without CKA")}
 # The pretrained student at a tenth of the learning rate, as is usual for it.
 STUDENTS = {"resnet18": ("--student", "resnet18"), "shufflenetv2": ("--student", "shufflenetv2"),

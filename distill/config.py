@@ -155,6 +155,8 @@ class DistillSettings:
     """Estimator of the CKA in the loss; the reported CKA is always debiased."""
     cka_against: Literal["reprogrammed", "teacher"] = "reprogrammed"
     """teacher: rd's CKA compares the student with the teacher's own features, to see what reprogramming them is worth."""
+    kd_from: Literal["branch", "probe"] = "branch"
+    """Whose logits rd and drd distil: of the teacher branch, which learns beside the student, or of the linear probe fitted before."""
     temperature: float = 4.0
     """Temperature of the logit distillation."""
     decay: Literal["auto", "none", "linear"] = "auto"

@@ -76,6 +76,7 @@ class Weights:
     focal_gamma: float = 2.0
     balance: float = 1e-3
     raw: bool = False  # CKA with the teacher's own features, not the reprogrammed ones
+    probed: bool = False  # RD distils the logits of the teacher's probe, not of the teacher branch
 
 
 def parts(method: Method, branches: Branches, batch: Batch, weights: Weights,
@@ -138,7 +139,9 @@ def parts(method: Method, branches: Branches, batch: Batch, weights: Weights,
         target = student.pool(phi.target(batch.clean), batch.mask)
         if student.spec.slices:
             target = target.detach()  # of the pooling's own share in it
-        losses["kd"] = weights.kd * distillation_loss(logits, branches.taught_logits(target), task, weights.temperature)
+        teaching = batch.probe_logits if weights.probed else branches.taught_logits(target)
+        assert teaching is not None
+        losses["kd"] = weights.kd * distillation_loss(logits, teaching, task, weights.temperature)
         likened = _pooled(batch.clean, batch.mask) if weights.raw else target
         losses["cka"] = weights.cka * cka_loss(likened, features, debiased=weights.debiased)
         if branches.deep is not None and branches.stages is not None:

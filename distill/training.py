@@ -40,12 +40,14 @@ def train(settings: DistillSettings, images: ImageSet, spec: ImageSpec, views: V
     rows = images.rows("train")
     labelled = rows[images.labelled[rows]]
     labels = torch.from_numpy(images.labels)
+    probed = settings.kd_from == "probe"
+    probe = taught.probe if taught and (probed or method in PROBED) else None
     batches = Batches(pixels, labels, labelled if taught is None else rows, labelled, spec, views, settings.seed, settings.batch,
                       settings.labelled_batch, settings.views, taught.bank if taught else None, taught.rows if taught else None,
-                      images.hashes, settings.bank_seed, taught.probe if taught and settings.method in PROBED else None,
+                      images.hashes, settings.bank_seed, probe,
                       stages=tuple(taught.bank.deepest(settings.stages - 1)) if taught and settings.method in STAGED else ())
     weights = Weights(settings.teacher_weight, settings.kd_weight, settings.cka_weight, settings.hint_weight, settings.temperature,
-                      settings.cka == "debiased", settings.focal_gamma, raw=settings.cka_against == "teacher")
+                      settings.cka == "debiased", settings.focal_gamma, raw=settings.cka_against == "teacher", probed=probed)
     class_weights = prevalence_weights(labels[labelled]).to(device) if images.task == "multilabel" else None
     watched = np.sort(np.random.default_rng(0).permutation(images.rows("val"))[:WATCHED_IMAGES])
 

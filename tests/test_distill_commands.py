@@ -403,6 +403,14 @@ def test_cka_against_the_teachers_own_features_trains_and_is_refused_where_there
         settings(cka_against="teacher", method="fitnet")
 
 
+def test_the_probes_logits_are_distilled_by_rd_and_refused_where_there_is_no_choice() -> None:
+    assert run(kd_from="probe", epochs=1, out=Path("probe")) == 0
+    assert run(epochs=1, out=Path("branch")) == 0
+    assert Path("probe/summary.csv").read_text() != Path("branch/summary.csv").read_text()  # losses by epoch: one seed, else equal
+    with pytest.raises(UserError, match="--kd-from probe is about the logits that rd and drd distil"):
+        settings(kd_from="probe", method="kd")
+
+
 def test_a_student_is_cut_to_its_budget_trained_and_resumed_to_the_same_weights(
         monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     cut: dict[str, Any] = {"student": "mobilenetv3_small_050", "max_params": "0.3M", "importance": "taylor", "prune_rounds": 2,

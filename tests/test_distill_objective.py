@@ -71,6 +71,17 @@ def test_cka_is_taken_against_the_teachers_own_features_when_asked_and_nothing_e
         teacher=0, kd=0, raw=True))["cka"]))
 
 
+@pytest.mark.parametrize("method", ["rd", "drd"])
+def test_the_probes_logits_are_distilled_when_asked_and_nothing_else_changes(method: str) -> None:
+    branches, given = tiny_branches("rd", dropout=0.0).eval(), batch()
+    assert given.probe_logits is not None
+    usual, probed = (parts(method, branches, given, Weights(kd=0.5, probed=one)) for one in (False, True))  # type: ignore[arg-type]
+    logits = branches.student(given.pixels)
+    torch.testing.assert_close(probed.pop("kd"), 0.5 * distillation_loss(logits, given.probe_logits, "multiclass", 4.0))
+    usual.pop("kd")
+    assert all(torch.equal(probed[name], value) for name, value in usual.items())
+
+
 def test_kd_and_fitnet_are_their_formulas() -> None:
     given = batch()
     assert given.probe_logits is not None
