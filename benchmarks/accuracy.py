@@ -45,8 +45,9 @@ STUDENTS = {"resnet18": ("--student", "resnet18"), "shufflenetv2": ("--student",
                                                      "--lr", "5e-4")}
 PAIRS = {"repvit cut to 60 M MACs": ("--student", "repvit", "--max-macs", "60M"),
          "convnext-atto cut to 50 M MACs": ("--student", "convnext-atto", "--max-macs", "50M", "--lr", "1e-3")}
-# RD with either change that variants.py found above it on held-out images; stage by stage takes three times as long with these students.
-UNHARMED = {name: ALL[name] for name in ("vanilla", "kd", "rd", "rd without CKA")} | {"rd, CKA against the teacher": RAW}
+# RD with the changes that variants.py found above it on held-out images; stage by stage takes three times as long with these students.
+PAIRED = {name: ALL[name] for name in ("vanilla", "kd", "rd")} | {
+    "rd, KD from the probe": PROBE, "rd, KD from the probe, without CKA": (*PROBE, "--cka-weight", "0")}
 # Studies of larger students and larger sets take half the steps of the default, to fit a few hours of two cores; the same for every method.
 SHORT = ("--epochs", "20", "--min-steps", "600", "--bootstrap", "20")
 SMALL_PIXELS = ("--student", "mobilenetv3_small_050", "--size", "64", "--teacher", "efficientnet-lite2", "--teacher-size", "128")
@@ -65,7 +66,7 @@ def pairs(seeds: int, work: Path) -> Iterator[Run]:
     """The same data and teacher with pruned students of another kind: does a convolutional teacher harm them?"""
     for seed in range(seeds):
         for name, student in PAIRS.items():
-            for method, own in UNHARMED.items():
+            for method, own in PAIRED.items():
                 yield Run(f"BUSI, {name}", method, seed, (*BUSI, *student, *SHORT, *own))
 
 

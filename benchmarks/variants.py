@@ -1,7 +1,7 @@
 """RD's own settings on held-out training images: which to take is asked here, so that no test image is asked.
 
-Owns: the folds of BUSI's training images as a data set each, the demo's phantom, the variants, the table. Does not own: running them
-(study.py).
+Owns: the folds of BUSI's training images as a data set each, the demo's phantom, pneumonia with few labels and a teacher of the domain,
+the variants, the table. Does not own: running them (study.py), pneumonia's images and teacher (pneumonia.py).
 
     python benchmarks/variants.py --seeds 3 --workers 2
 """
@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from accuracy import PAIRS, PROBE, RAW, SHORT
+from domain_teacher import STUDENT
 from paired import by_seed, paired, scores, told
+from pneumonia import few_labels, labels_of, pneumonia_teacher
 from sklearn.model_selection import StratifiedGroupKFold
 from study import HERE, SHARED, Run, conduct, distilled, points, rd_distill
 
@@ -33,20 +35,25 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 STUDENTS = {"repvit": PAIRS["repvit cut to 60 M MACs"], "mobilenetv3_small_050": ("--student", "mobilenetv3_small_050")}
 FOLDS = 3
-PHANTOM = [name for name in VARIANTS if "fading" not in name]  # on the demo's synthetic images, its validation split
+FEW = [name for name in VARIANTS if "fading" not in name]  # on validation images of the demo's phantom, and of pneumonia
+SHARE = 1  # per cent of pneumonia's labels; the student's other images stand by without one
 
 
 def runs(seeds: int, work: Path) -> Iterator[Run]:
     """Every variant on every fold; a fold is a seed as well, so --seeds is the number of folds (3)."""
-    bank = whole_bank(work)
+    bank, domain = whole_bank(work), pneumonia_teacher(work)
     for fold in range(min(seeds, FOLDS)):
         data = ("--data", str(fold_of(work, fold)), "--skip-bad-images", "--size", "96")
         for student, flags in STUDENTS.items():
             for variant, own in VARIANTS.items():
                 teacher = () if variant == "vanilla" else ("--teacher", "efficientnet-lite2", "--bank", str(bank))
                 yield Run(student, variant, fold, (*data, *flags, *SHORT, *teacher, *own, "--audit", "0.002"))
-        for variant in PHANTOM:
+        for variant in FEW:
             yield Run("the demo's phantom", variant, fold, ("--config", str(HERE / "demo.yaml"), *VARIANTS[variant], "--audit", "0.002"))
+        few, hidden = few_labels(work, SHARE, fold)
+        for variant in FEW:
+            taught = () if variant == "vanilla" else ("--teacher", str(domain), "--unlabelled", str(hidden))
+            yield Run(f"pneumonia, {labels_of(SHARE)} labels", variant, fold, ("--data", str(few), *STUDENT, *taught, *VARIANTS[variant]))
 
 
 def fold_of(work: Path, fold: int) -> Path:
