@@ -15,20 +15,21 @@ from typing import Any
 
 from paired import by_seed, scores, without_teacher
 from record import RESULTS
-from study import SHARED, Run, carry_out, distilled, points, read_rows, study_parser
+from study import PROBED, PUBLISHED, SHARED, Run, carry_out, distilled, points, read_rows, study_parser
 
-# What every data set and student is measured with; then what one is measured with besides. All by the defaults of rd-distill.
+# What every data set and student is measured with; then what one is measured with besides. By the defaults of rd-distill,
+# but for "rd", which is RD as published.
 CORE: dict[str, list[str]] = {
     "vanilla": ["--method", "vanilla"],
     "kd": ["--method", "kd"],
     "fitnet": ["--method", "fitnet"],
-    "rd": ["--method", "rd"],
+    "rd": [*PUBLISHED],
     "drd": ["--method", "drd"],
 }
 MORE: dict[str, list[str]] = {
-    "rd without CKA": ["--method", "rd", "--cka-weight", "0"],
-    "rd, a classifier of its own": ["--method", "rd", "--classifier", "own"],
-    "rd, biased CKA": ["--method", "rd", "--cka", "biased"],
+    "rd without CKA": [*PUBLISHED, "--cka-weight", "0"],
+    "rd, a classifier of its own": [*PUBLISHED, "--classifier", "own"],
+    "rd, biased CKA": [*PUBLISHED, "--cka", "biased"],
     "dkd": ["--method", "dkd"],
     "dist": ["--method", "dist"],
     "rkd": ["--method", "rkd"],
@@ -36,8 +37,7 @@ MORE: dict[str, list[str]] = {
     "at": ["--method", "at", "--views", "tied"],
 }
 ALL = CORE | MORE
-RAW = ("--method", "rd", "--cka-against", "teacher")
-PROBE = ("--method", "rd", "--kd-from", "probe")
+RAW = (*PUBLISHED, "--cka-against", "teacher")
 PLAIN = {name: ALL[name] for name in (*CORE, "rd without CKA")}
 # The pretrained student at a tenth of the learning rate, as is usual for it.
 STUDENTS = {"resnet18": ("--student", "resnet18"), "shufflenetv2": ("--student", "shufflenetv2"),
@@ -45,9 +45,10 @@ STUDENTS = {"resnet18": ("--student", "resnet18"), "shufflenetv2": ("--student",
                                                      "--lr", "5e-4")}
 PAIRS = {"repvit cut to 60 M MACs": ("--student", "repvit", "--max-macs", "60M"),
          "convnext-atto cut to 50 M MACs": ("--student", "convnext-atto", "--max-macs", "50M", "--lr", "1e-3")}
-# RD with the changes that variants.py found above it on held-out images; stage by stage takes three times as long with these students.
-PAIRED = {name: ALL[name] for name in ("vanilla", "kd", "rd")} | {
-    "rd, KD from the probe": PROBE, "rd, KD from the probe, without CKA": (*PROBE, "--cka-weight", "0")}
+DEFAULT: dict[str, tuple[str, ...]] = {"rd, KD from the probe": PROBED}
+# Stage by stage takes three times as long with these students.
+PAIRED = {name: ALL[name] for name in ("vanilla", "kd", "rd")} | DEFAULT | {
+    "rd, KD from the probe, without CKA": (*PROBED, "--cka-weight", "0")}
 # Studies of larger students and larger sets take half the steps of the default, to fit a few hours of two cores; the same for every method.
 SHORT = ("--epochs", "20", "--min-steps", "600", "--bootstrap", "20")
 SMALL_PIXELS = ("--student", "mobilenetv3_small_050", "--size", "64", "--teacher", "efficientnet-lite2", "--teacher-size", "128")
@@ -74,7 +75,7 @@ def students(seeds: int, work: Path) -> Iterator[Run]:
     """The same data and teacher with further students, at 64 px, or a ResNet-18 would not fit the hours."""
     for seed in range(seeds):
         for name, student in STUDENTS.items():
-            for method, own in CORE.items():
+            for method, own in (CORE | DEFAULT).items():
                 yield Run(f"BUSI at 64 px, {name}", method, seed, (*BUSI_ANY, "--size", "64", *student, *SHORT, *own))
 
 

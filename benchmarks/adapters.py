@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumonia import pneumonia_subset
-from study import SHARED, Run, adapted, conduct, figures, points, rd_distill
+from study import PUBLISHED, SHARED, Run, adapted, conduct, figures, points, rd_distill
 
 # 64 px is the size of NIH's pictures and above that of pneumonia's; it keeps the study within one to two and a half hours of two
 # cores. Some 100 steps of 32 images a teacher, 800 a student; few turns, since each ends with a look at validation.
@@ -24,7 +24,7 @@ PLAIN = ("--teacher", "efficientnet-lite0", "--teacher-size", SIDE, "--bank-view
 TRAINING = ("--epochs", "3", "--bootstrap", "20", "--adapt-share", "1")  # beside every layer, whatever it costs
 TEACHER = (*PLAIN, *TRAINING)
 STUDENT = ("--student", "mobilenetv3_small_050", "--size", SIDE, "--epochs", "10", "--min-steps", "800", "--bootstrap", "20",
-           "--audit", "0.002", "--bank-runtime", "torch")
+           "--audit", "0.002", "--bank-runtime", "torch", *PUBLISHED)
 # Total rank 8 a layer, so that all have the same factors; gates and a pooled adapter are what differs.
 METHODS: dict[str, tuple[str, ...]] = {
     "none": (),

@@ -18,14 +18,14 @@ from accuracy import RAW
 from paired import paired, scores, told
 from pneumonia import few_labels, labels_of, pneumonia_arrays, pneumonia_teacher, student_rows
 from record import RESULTS
-from study import Run, carry_out, distilled, points, read_rows, study_parser
+from study import PUBLISHED, Run, carry_out, distilled, points, read_rows, study_parser
 
 SHARES = (0.5, 1, 2, 5, 10)  # per cent of the 4708 training images that carry a label
 STRICT = (1, 10)  # where the self-supervised teacher teaches too
 OWN = "rd, CKA against the teacher"  # seeds 3 and 4, other labels than those before: shown beside rd of the same seeds alone
-METHODS: dict[str, tuple[str, ...]] = {"kd": ("--method", "kd"), "fitnet": ("--method", "fitnet"), "rd": ("--method", "rd"),
+METHODS: dict[str, tuple[str, ...]] = {"kd": ("--method", "kd"), "fitnet": ("--method", "fitnet"), "rd": PUBLISHED,
                                        "drd": ("--method", "drd"),
-                                       "rd without CKA": ("--method", "rd", "--cka-weight", "0"),
+                                       "rd without CKA": (*PUBLISHED, "--cka-weight", "0"),
                                        OWN: RAW}
 COLOURS = {"vanilla": "black", "drd": "tab:green", "fitnet": "tab:olive", "kd": "tab:gray", "rd": "tab:blue",
            "rd without CKA": "tab:purple"}

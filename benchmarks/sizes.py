@@ -1,7 +1,8 @@
 """Size against accuracy: EfficientNet-Lite0 pruned to a share of its operations, distilled by RD or trained alone, on BUSI.
 
 Owns: which runs make the study, the table, the picture. Does not own: running them and keeping their rows (study.py), pruning, training.
-"scratch" is the same network cut to the same size without ImageNet weights: what pruning a pretrained network is worth.
+"rd" is what rd-distill does by default (KD from the probe); "scratch" is the same network cut to the same size without ImageNet
+weights: what pruning a pretrained network is worth.
 
     python benchmarks/sizes.py --seeds 3 --workers 2
     python benchmarks/sizes.py --table --picture benchmarks/results/sizes.png

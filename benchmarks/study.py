@@ -28,6 +28,9 @@ from record import RESULTS
 HERE = Path(__file__).resolve().parent
 # Freed memory is kept, not given back: without this a training step of a teacher spends up to a quarter of its time in page faults.
 MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_TOP_PAD_": str(64 << 20)}
+# RD as published, which studies call "rd": it distils the teacher branch's logits. Left to itself rd-distill takes the probe's where every
+# image carries a label: "rd, KD from the probe".
+PUBLISHED, PROBED = ("--method", "rd", "--kd-from", "branch"), ("--method", "rd", "--kd-from", "probe")
 SHARED = Path(os.environ.get("RD_SHARED", HERE.parent.parent / "shared")) / "data"
 
 

@@ -155,8 +155,9 @@ class DistillSettings:
     """Estimator of the CKA in the loss; the reported CKA is always debiased."""
     cka_against: Literal["reprogrammed", "teacher"] = "reprogrammed"
     """teacher: rd's CKA compares the student with the teacher's own features, to see what reprogramming them is worth."""
-    kd_from: Literal["branch", "probe"] = "branch"
-    """Whose logits rd and drd distil: of the teacher branch, which learns beside the student, or of the linear probe fitted before."""
+    kd_from: Literal["auto", "branch", "probe"] = "auto"
+    """Whose logits rd and drd distil: branch: of the teacher branch, which learns beside the student, as published; probe: of the
+    linear probe, fitted before; auto: of the probe for rd of images that all carry a label, else of the branch."""
     temperature: float = 4.0
     """Temperature of the logit distillation."""
     decay: Literal["auto", "none", "linear"] = "auto"

@@ -48,7 +48,7 @@ def contradictions(settings: Any) -> list[tuple[bool, str]]:
          f"--classifier own is about the teacher branch of rd; --method {method} has none"),
         (settings.cka_against == "teacher" and method not in ("rd", "drd"),
          f"--cka-against teacher is about the CKA of rd and drd; --method {method} has none"),
-        (settings.kd_from == "probe" and method not in ("rd", "drd"),
-         f"--kd-from probe is about the logits that rd and drd distil; leave it out with --method {method}"),
+        (settings.kd_from != "auto" and method not in ("rd", "drd"),
+         f"--kd-from {settings.kd_from} is about the logits that rd and drd distil; leave it out with --method {method}"),
         (settings.overwrite and settings.resume, "--overwrite and --resume contradict each other; give one"),
     ]

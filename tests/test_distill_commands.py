@@ -403,12 +403,22 @@ def test_cka_against_the_teachers_own_features_trains_and_is_refused_where_there
         settings(cka_against="teacher", method="fitnet")
 
 
-def test_the_probes_logits_are_distilled_by_rd_and_refused_where_there_is_no_choice() -> None:
-    assert run(kd_from="probe", epochs=1, out=Path("probe")) == 0
-    assert run(epochs=1, out=Path("branch")) == 0
-    assert Path("probe/summary.csv").read_text() != Path("branch/summary.csv").read_text()  # losses by epoch: one seed, else equal
-    with pytest.raises(UserError, match="--kd-from probe is about the logits that rd and drd distil"):
-        settings(kd_from="probe", method="kd")
+def test_rd_distils_the_probes_logits_unless_asked_for_the_branchs() -> None:
+    for kd_from in ("auto", "probe", "branch"):
+        assert run(kd_from=kd_from, epochs=1, out=Path(kd_from)) == 0
+    auto, probe, branch = (Path(name, "summary.csv").read_text() for name in ("auto", "probe", "branch"))  # losses; one seed for all
+    assert auto == probe
+    assert auto != branch
+    with pytest.raises(UserError, match="--kd-from branch is about the logits that rd and drd distil"):
+        settings(kd_from="branch", method="kd")
+
+
+@pytest.mark.parametrize(("method", "kd_from", "volumes", "unlabelled", "probed"), [
+    ("rd", "auto", False, False, True), ("rd", "auto", True, False, False), ("rd", "auto", False, True, False),
+    ("drd", "auto", False, False, False), ("rd", "branch", False, False, False), ("rd", "probe", True, True, True),
+    ("drd", "probe", False, False, True), ("kd", "auto", False, False, False)])
+def test_whose_logits_are_distilled(method: str, kd_from: str, volumes: bool, unlabelled: bool, probed: bool) -> None:
+    assert training.distils_probe(method, kd_from, volumes=volumes, unlabelled=unlabelled) is probed
 
 
 def test_a_student_is_cut_to_its_budget_trained_and_resumed_to_the_same_weights(
