@@ -40,7 +40,7 @@ def train(settings: DistillSettings, images: ImageSet, spec: ImageSpec, views: V
     rows = images.rows("train")
     labelled = rows[images.labelled[rows]]
     labels = torch.from_numpy(images.labels)
-    probed = distils_probe(method, settings.kd_from, volumes=images.volume is not None, unlabelled=len(labelled) < len(rows))
+    probed = distils_probe(settings, images)
     probe = taught.probe if taught and (probed or method in PROBED) else None
     batches = Batches(pixels, labels, labelled if taught is None else rows, labelled, spec, views, settings.seed, settings.batch,
                       settings.labelled_batch, settings.views, taught.bank if taught else None, taught.rows if taught else None,
@@ -66,13 +66,15 @@ def train(settings: DistillSettings, images: ImageSet, spec: ImageSpec, views: V
                    resumed=lambda epoch: say("resume", f"from epoch {epoch} of {settings.epochs}" if epoch else "from the start"))
 
 
-def distils_probe(method: str, kd_from: str, *, volumes: bool, unlabelled: bool) -> bool:
+def distils_probe(settings: DistillSettings, images: ImageSet) -> bool:
     """Whether rd or drd distils the logits of the teacher's probe, not of the teacher branch.
 
     Left to itself rd takes those that made the better student on held-out images (benchmarks/variants.py). Of volumes the probe sees
     the mean of slices alone, the branch what the student's pooling makes of them.
     """
-    return kd_from == "probe" or (kd_from == "auto" and method == "rd" and not volumes and not unlabelled)
+    if settings.kd_from != "auto":
+        return settings.kd_from == "probe"
+    return settings.method == "rd" and images.volume is None and bool(images.labelled[images.rows("train")].all())
 
 
 def task_gradients(settings: DistillSettings, images: ImageSet, spec: ImageSpec, views: ViewSpec, pixels: PixelStore,

@@ -27,6 +27,7 @@ from distill.run import NOTE
 from runtimes.errors import BUDGET, MISSING, USAGE, UserError, finish
 from runtimes.folder import read_json, read_manifest
 from runtimes.images import ImageSet
+from runtimes.volumes import VolumeSpec
 
 TINY: dict[str, Any] = {
     "student": "test_efficientnet", "teacher": "test_resnet", "teacher_size": 32, "teacher_weights": "random", "size": 32,
@@ -403,12 +404,15 @@ def test_cka_against_the_teachers_own_features_trains_and_is_refused_where_there
         settings(cka_against="teacher", method="fitnet")
 
 
-def test_rd_distils_the_probes_logits_unless_asked_for_the_branchs() -> None:
+def test_rd_distils_the_probes_logits_unless_asked_for_the_branchs(capsys: pytest.CaptureFixture[str]) -> None:
     for kd_from in ("auto", "probe", "branch"):
         assert run(kd_from=kd_from, epochs=1, out=Path(kd_from)) == 0
     auto, probe, branch = (Path(name, "summary.csv").read_text() for name in ("auto", "probe", "branch"))  # losses; one seed for all
     assert auto == probe
     assert auto != branch
+    told = capsys.readouterr().out
+    assert "rd, taught the logits of the linear probe (--kd-from auto)" in told
+    assert "rd, taught the logits of the teacher branch (--kd-from branch)" in told
     with pytest.raises(UserError, match="--kd-from branch is about the logits that rd and drd distil"):
         settings(kd_from="branch", method="kd")
 
@@ -418,7 +422,8 @@ def test_rd_distils_the_probes_logits_unless_asked_for_the_branchs() -> None:
     ("drd", "auto", False, False, False), ("rd", "branch", False, False, False), ("rd", "probe", True, True, True),
     ("drd", "probe", False, False, True), ("kd", "auto", False, False, False)])
 def test_whose_logits_are_distilled(method: str, kd_from: str, volumes: bool, unlabelled: bool, probed: bool) -> None:
-    assert training.distils_probe(method, kd_from, volumes=volumes, unlabelled=unlabelled) is probed
+    images = replace(tiny_images(unlabelled=int(unlabelled)), volume=VolumeSpec() if volumes else None)
+    assert training.distils_probe(settings(method=method, kd_from=kd_from), images) is probed
 
 
 def test_a_student_is_cut_to_its_budget_trained_and_resumed_to_the_same_weights(
