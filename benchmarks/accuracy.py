@@ -19,22 +19,22 @@ from study import PROBED, PUBLISHED, SHARED, Run, carry_out, distilled, points, 
 
 # What every data set and student is measured with; then what one is measured with besides. By the defaults of rd-distill,
 # but for "rd", which is RD as published.
-CORE: dict[str, list[str]] = {
-    "vanilla": ["--method", "vanilla"],
-    "kd": ["--method", "kd"],
-    "fitnet": ["--method", "fitnet"],
-    "rd": [*PUBLISHED],
-    "drd": ["--method", "drd"],
+CORE: dict[str, tuple[str, ...]] = {
+    "vanilla": ("--method", "vanilla"),
+    "kd": ("--method", "kd"),
+    "fitnet": ("--method", "fitnet"),
+    "rd": PUBLISHED,
+    "drd": ("--method", "drd"),
 }
-MORE: dict[str, list[str]] = {
-    "rd without CKA": [*PUBLISHED, "--cka-weight", "0"],
-    "rd, a classifier of its own": [*PUBLISHED, "--classifier", "own"],
-    "rd, biased CKA": [*PUBLISHED, "--cka", "biased"],
-    "dkd": ["--method", "dkd"],
-    "dist": ["--method", "dist"],
-    "rkd": ["--method", "rkd"],
-    "crd": ["--method", "crd"],
-    "at": ["--method", "at", "--views", "tied"],
+MORE: dict[str, tuple[str, ...]] = {
+    "rd without CKA": (*PUBLISHED, "--cka-weight", "0"),
+    "rd, a classifier of its own": (*PUBLISHED, "--classifier", "own"),
+    "rd, biased CKA": (*PUBLISHED, "--cka", "biased"),
+    "dkd": ("--method", "dkd"),
+    "dist": ("--method", "dist"),
+    "rkd": ("--method", "rkd"),
+    "crd": ("--method", "crd"),
+    "at": ("--method", "at", "--views", "tied"),
 }
 ALL = CORE | MORE
 RAW = (*PUBLISHED, "--cka-against", "teacher")
@@ -45,10 +45,10 @@ STUDENTS = {"resnet18": ("--student", "resnet18"), "shufflenetv2": ("--student",
                                                      "--lr", "5e-4")}
 PAIRS = {"repvit cut to 60 M MACs": ("--student", "repvit", "--max-macs", "60M"),
          "convnext-atto cut to 50 M MACs": ("--student", "convnext-atto", "--max-macs", "50M", "--lr", "1e-3")}
-DEFAULT: dict[str, tuple[str, ...]] = {"rd, KD from the probe": PROBED}
+TAUGHT_BY_PROBE: dict[str, tuple[str, ...]] = {"rd, KD from the probe": PROBED,
+                                               "rd, KD from the probe, without CKA": (*PROBED, "--cka-weight", "0")}
 # Stage by stage takes three times as long with these students.
-PAIRED = {name: ALL[name] for name in ("vanilla", "kd", "rd")} | DEFAULT | {
-    "rd, KD from the probe, without CKA": (*PROBED, "--cka-weight", "0")}
+PAIRED = {name: ALL[name] for name in ("vanilla", "kd", "rd")} | TAUGHT_BY_PROBE
 # Studies of larger students and larger sets take half the steps of the default, to fit a few hours of two cores; the same for every method.
 SHORT = ("--epochs", "20", "--min-steps", "600", "--bootstrap", "20")
 SMALL_PIXELS = ("--student", "mobilenetv3_small_050", "--size", "64", "--teacher", "efficientnet-lite2", "--teacher-size", "128")
@@ -75,7 +75,7 @@ def students(seeds: int, work: Path) -> Iterator[Run]:
     """The same data and teacher with further students, at 64 px, or a ResNet-18 would not fit the hours."""
     for seed in range(seeds):
         for name, student in STUDENTS.items():
-            for method, own in (CORE | DEFAULT).items():
+            for method, own in (CORE | {"rd, KD from the probe": PROBED}).items():
                 yield Run(f"BUSI at 64 px, {name}", method, seed, (*BUSI_ANY, "--size", "64", *student, *SHORT, *own))
 
 

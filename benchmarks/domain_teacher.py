@@ -14,19 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accuracy import RAW
+from accuracy import ALL, RAW
 from paired import paired, scores, told
 from pneumonia import few_labels, labels_of, pneumonia_arrays, pneumonia_teacher, student_rows
-from record import RESULTS
-from study import PUBLISHED, Run, carry_out, distilled, points, read_rows, study_parser
+from study import Run, conduct, distilled, points
 
 SHARES = (0.5, 1, 2, 5, 10)  # per cent of the 4708 training images that carry a label
 STRICT = (1, 10)  # where the self-supervised teacher teaches too
 OWN = "rd, CKA against the teacher"  # seeds 3 and 4, other labels than those before: shown beside rd of the same seeds alone
-METHODS: dict[str, tuple[str, ...]] = {"kd": ("--method", "kd"), "fitnet": ("--method", "fitnet"), "rd": PUBLISHED,
-                                       "drd": ("--method", "drd"),
-                                       "rd without CKA": (*PUBLISHED, "--cka-weight", "0"),
-                                       OWN: RAW}
+METHODS = {name: ALL[name] for name in ("kd", "fitnet", "rd", "drd", "rd without CKA")} | {OWN: RAW}
 COLOURS = {"vanilla": "black", "drd": "tab:green", "fitnet": "tab:olive", "kd": "tab:gray", "rd": "tab:blue",
            "rd without CKA": "tab:purple"}
 STUDENT = ("--student", "mobilenetv3_small_050", "--size", "64", "--min-steps", "600", "--epochs", "10", "--bootstrap", "20",
@@ -115,7 +111,13 @@ def lines_of(rows: list[dict[str, Any]], split: str) -> Lines:
     return dict(sorted(found.items(), key=lambda pair: ("self" in pair[0], "unlabelled" in pair[0], pair[0])))
 
 
-def table(lines: Lines) -> str:
+def table(rows: list[dict[str, Any]], split: str) -> str:
+    """Markdown: the means, then the differences."""
+    lines = lines_of(rows, split)
+    return f"{means(lines)}\n\n{gains(lines)}"
+
+
+def means(lines: Lines) -> str:
     """Markdown: a line a method, a column a share of labels; mean (sd over seeds) in points."""
     heads = ("method", *(f"{share:g} % ({labels_of(share)})" for share in SHARES))
     made = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
@@ -142,10 +144,11 @@ def gains(lines: Lines) -> str:
     return "\n".join(made)
 
 
-def picture(lines: Lines, split: str, path: Path) -> None:
+def picture(rows: list[dict[str, Any]], split: str, path: Path) -> None:
     """Draw mean AUROC against labels with its spread: the supervised teacher's methods, with unlabelled images and without."""
     from matplotlib.figure import Figure
 
+    lines = lines_of(rows, split)
     figure = Figure(figsize=(8.6, 4.2), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, title, more in zip(panels, ("labels alone", "and all other images unlabelled"), ("", " + unlabelled"), strict=True):
@@ -164,21 +167,5 @@ def picture(lines: Lines, split: str, path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def main() -> None:
-    """Run what is missing, print the table, draw the picture."""
-    parser = study_parser(__doc__ or "")
-    parser.add_argument("--picture", type=Path)
-    given = parser.parse_args()
-    rows = given.rows or RESULTS / "domain-teacher.jsonl"
-    if not given.table:
-        work = given.work.resolve()
-        work.mkdir(parents=True, exist_ok=True)
-        carry_out(runs(given.seeds, work), rows, given.workers, lambda run: distilled(run, work))
-    lines = lines_of(read_rows(rows), given.split)
-    print(f"{table(lines)}\n\n{gains(lines)}")
-    if given.picture:
-        picture(lines, given.split, given.picture)
-
-
 if __name__ == "__main__":
-    main()
+    conduct(__doc__ or "", "domain-teacher", runs, distilled, table, picture)

@@ -1,8 +1,7 @@
 """Size against accuracy: EfficientNet-Lite0 pruned to a share of its operations, distilled by RD or trained alone, on BUSI.
 
 Owns: which runs make the study, the table, the picture. Does not own: running them and keeping their rows (study.py), pruning, training.
-"rd" is what rd-distill does by default (KD from the probe); "scratch" is the same network cut to the same size without ImageNet
-weights: what pruning a pretrained network is worth.
+"scratch" is the same network cut to the same size without ImageNet weights: what pruning a pretrained network is worth.
 
     python benchmarks/sizes.py --seeds 3 --workers 2
     python benchmarks/sizes.py --table --picture benchmarks/results/sizes.png
@@ -16,15 +15,15 @@ from typing import Any
 
 import numpy as np
 from paired import paired, scores, told
-from record import RESULTS
-from study import SHARED, Run, carry_out, distilled, points, read_rows, study_parser
+from study import PROBED, SHARED, Run, conduct, distilled, points
 
 SHARES = (100, 50, 25, 12, 6)
 WHOLE = 70.5  # M MACs of Lite0 at 96 px
+OURS = "rd, KD from the probe"  # as rd-distill does it by default
 METHODS: dict[str, tuple[str, ...]] = {
-    "rd": ("--method", "rd", "--student-weights", "pretrained", "--lr", "5e-4"),
+    OURS: (*PROBED, "--student-weights", "pretrained", "--lr", "5e-4"),
     "vanilla": ("--method", "vanilla", "--student-weights", "pretrained", "--lr", "5e-4"),
-    "rd, scratch": ("--method", "rd"),
+    f"{OURS}, scratch": PROBED,
 }
 DATA = ("--data", str(SHARED / "busi_256px"), "--skip-bad-images", "--student", "efficientnet-lite0", "--size", "96",
         "--teacher", "efficientnet-lite2", "--epochs", "20", "--min-steps", "600", "--bootstrap", "20", "--audit", "0.002")
@@ -50,8 +49,8 @@ def curves(rows: list[dict[str, Any]], split: str) -> dict[str, dict[int, dict[i
 
 def table(rows: list[dict[str, Any]], split: str) -> str:
     """Markdown: a line a share, mean AUROC (sd over seeds) in points of each method, RD minus the others with a 95 % interval (t)."""
-    others = [method for method in METHODS if method != "rd"]
-    heads = ("MACs left", "M MACs", "M parameters", *METHODS, *(f"rd minus {method}" for method in others))
+    others = [method for method in METHODS if method != OURS]
+    heads = ("MACs left", "M MACs", "M parameters", *METHODS, *(f"the first minus {method}" for method in others))
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     found = curves(rows, split)
     for share in SHARES:
@@ -60,7 +59,7 @@ def table(rows: list[dict[str, Any]], split: str) -> str:
             values = {method: found[method].get(share, {}) for method in METHODS}
             cells = [f"{share} %", f"{here[0]['macs'] / 1e6:.1f}", f"{here[0]['params'] / 1e6:.2f}",
                      *(points([one / 100 for one in values[method].values()]) for method in METHODS),
-                     *(told(paired(values["rd"], values[method])) for method in others)]
+                     *(told(paired(values[OURS], values[method])) for method in others)]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -85,20 +84,5 @@ def picture(rows: list[dict[str, Any]], split: str, path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def main() -> None:
-    """Run what is missing, print the table, draw the picture."""
-    parser = study_parser(__doc__ or "")
-    parser.add_argument("--picture", type=Path)
-    given = parser.parse_args()
-    rows = given.rows or RESULTS / "sizes.jsonl"
-    if not given.table:
-        work = given.work.resolve()
-        work.mkdir(parents=True, exist_ok=True)
-        carry_out(runs(given.seeds, work), rows, given.workers, lambda run: distilled(run, work))
-    print(table(read_rows(rows), given.split))
-    if given.picture:
-        picture(read_rows(rows), given.split, given.picture)
-
-
 if __name__ == "__main__":
-    main()
+    conduct(__doc__ or "", "sizes", runs, distilled, table, picture)

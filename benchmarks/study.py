@@ -151,15 +151,22 @@ def points(found: list[float]) -> str:
 
 
 def conduct(text: str, name: str, runs: Callable[[int, Path], Iterable[Run]], perform: Callable[[Run, Path], dict[str, Any]],
-            table: Callable[[list[dict[str, Any]], str], str]) -> None:
-    """A study as a command: read its flags, carry out what has no row yet, print the table."""
-    given = study_parser(text).parse_args()
+            table: Callable[[list[dict[str, Any]], str], str],
+            picture: Callable[[list[dict[str, Any]], str, Path], None] | None = None) -> None:
+    """A study as a command: read its flags, carry out what has no row yet, print the table, draw the picture where it has one."""
+    parser = study_parser(text)
+    if picture is not None:
+        parser.add_argument("--picture", type=Path)
+    given = parser.parse_args()
     rows = given.rows or RESULTS / f"{name}.jsonl"
     if not given.table:
         work = given.work.resolve()
         work.mkdir(parents=True, exist_ok=True)
         carry_out(runs(given.seeds, work), rows, given.workers, lambda run: perform(run, work))
-    print(table(read_rows(rows), given.split))
+    found = read_rows(rows)
+    print(table(found, given.split))
+    if picture is not None and given.picture:
+        picture(found, given.split, given.picture)
 
 
 def study_parser(text: str) -> argparse.ArgumentParser:

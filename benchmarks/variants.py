@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from accuracy import PAIRS, RAW, SHORT
+from accuracy import PAIRS, RAW, SHORT, TAUGHT_BY_PROBE
 from domain_teacher import STUDENT
 from paired import by_seed, paired, scores, told
 from pneumonia import few_labels, labels_of, pneumonia_teacher
 from sklearn.model_selection import StratifiedGroupKFold
-from study import HERE, PROBED, PUBLISHED, SHARED, Run, conduct, distilled, points, rd_distill
+from study import HERE, PUBLISHED, SHARED, Run, conduct, distilled, points, rd_distill
 
 FADING = ("--decay", "linear")
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -28,8 +28,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "rd, CKA against the teacher": RAW,
     "rd, CKA against the teacher, fading": (*RAW, *FADING),
     "rd without CKA": (*PUBLISHED, "--cka-weight", "0"),
-    "rd, KD from the probe": PROBED,
-    "rd, KD from the probe, without CKA": (*PROBED, "--cka-weight", "0"),
+    **TAUGHT_BY_PROBE,
     "kd": ("--method", "kd"),
     "kd, fading": ("--method", "kd", *FADING),
 }
