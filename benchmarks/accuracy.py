@@ -17,6 +17,7 @@ from paired import by_seed, scores, without_teacher
 from record import RESULTS
 from study import PROBED, PUBLISHED, SHARED, Run, carry_out, distilled, points, read_rows, study_parser
 
+BY_PROBE = "rd, KD from the probe"  # what --method rd does by default where every image carries a label
 # What every data set and student is measured with; then what one is measured with besides. By the defaults of rd-distill,
 # but for "rd", which is RD as published.
 CORE: dict[str, tuple[str, ...]] = {
@@ -25,6 +26,7 @@ CORE: dict[str, tuple[str, ...]] = {
     "fitnet": ("--method", "fitnet"),
     "rd": PUBLISHED,
     "drd": ("--method", "drd"),
+    BY_PROBE: PROBED,
 }
 MORE: dict[str, tuple[str, ...]] = {
     "rd without CKA": (*PUBLISHED, "--cka-weight", "0"),
@@ -45,8 +47,7 @@ STUDENTS = {"resnet18": ("--student", "resnet18"), "shufflenetv2": ("--student",
                                                      "--lr", "5e-4")}
 PAIRS = {"repvit cut to 60 M MACs": ("--student", "repvit", "--max-macs", "60M"),
          "convnext-atto cut to 50 M MACs": ("--student", "convnext-atto", "--max-macs", "50M", "--lr", "1e-3")}
-TAUGHT_BY_PROBE: dict[str, tuple[str, ...]] = {"rd, KD from the probe": PROBED,
-                                               "rd, KD from the probe, without CKA": (*PROBED, "--cka-weight", "0")}
+TAUGHT_BY_PROBE: dict[str, tuple[str, ...]] = {BY_PROBE: PROBED, f"{BY_PROBE}, without CKA": (*PROBED, "--cka-weight", "0")}
 # Stage by stage takes three times as long with these students.
 PAIRED = {name: ALL[name] for name in ("vanilla", "kd", "rd")} | TAUGHT_BY_PROBE
 # Studies of larger students and larger sets take half the steps of the default, to fit a few hours of two cores; the same for every method.
@@ -75,7 +76,7 @@ def students(seeds: int, work: Path) -> Iterator[Run]:
     """The same data and teacher with further students, at 64 px, or a ResNet-18 would not fit the hours."""
     for seed in range(seeds):
         for name, student in STUDENTS.items():
-            for method, own in (CORE | {"rd, KD from the probe": PROBED}).items():
+            for method, own in CORE.items():
                 yield Run(f"BUSI at 64 px, {name}", method, seed, (*BUSI_ANY, "--size", "64", *student, *SHORT, *own))
 
 
@@ -103,7 +104,7 @@ def teachers(seeds: int, work: Path) -> Iterator[Run]:
         yield Run("BUSI, no teacher", "vanilla", seed, (*small, *CORE["vanilla"]))
         yield Run("BUSI, Lite2", "rd, CKA against the teacher's own features", seed, (*small, *RAW))
         for kind, teacher in kinds.items():
-            for method in ("kd", "fitnet", "rd"):
+            for method in ("kd", "fitnet", "rd", BY_PROBE):
                 yield Run(f"BUSI, {kind}", method, seed, (*small, *teacher, *CORE[method]))
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accuracy import BY_PROBE as OURS
 from paired import paired, scores, told
 from study import PROBED, SHARED, Run, conduct, distilled, points
 
 SHARES = (100, 50, 25, 12, 6)
 WHOLE = 70.5  # M MACs of Lite0 at 96 px
-OURS = "rd, KD from the probe"  # as rd-distill does it by default
 METHODS: dict[str, tuple[str, ...]] = {
     OURS: (*PROBED, "--student-weights", "pretrained", "--lr", "5e-4"),
     "vanilla": ("--method", "vanilla", "--student-weights", "pretrained", "--lr", "5e-4"),

@@ -29,6 +29,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "rd, CKA against the teacher, fading": (*RAW, *FADING),
     "rd without CKA": (*PUBLISHED, "--cka-weight", "0"),
     **TAUGHT_BY_PROBE,
+    "rd by default, CKA weight 0.2": ("--method", "rd", "--cka-weight", "0.2"),
     "kd": ("--method", "kd"),
     "kd, fading": ("--method", "kd", *FADING),
 }
