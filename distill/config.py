@@ -73,12 +73,14 @@ class DistillSettings:
     """Threads of that runtime."""
     latency_table: Path | None = None
     """Latencies of another device, by rd-bench --save-table: --max-latency-ms is then about that device; nothing is timed here."""
-    importance: Literal["magnitude", "taylor", "bn-scale"] = "magnitude"
-    """What pruning keeps: large weights, weights whose loss would hurt, or channels of large normalisation scales."""
+    importance: Literal["auto", "magnitude", "taylor", "bn-scale"] = "auto"
+    """What pruning keeps: large weights, weights whose loss would hurt, channels of large scales; auto: taylor with --student-weights."""
+    prune_scope: Literal["layer", "network"] = "layer"
+    """layer: every layer loses the same share; network: channels are ranked over all layers, and some may lose nearly all."""
     prune_unit: int = 8
     """Channels are kept in multiples of this, as the target's kernels like them."""
-    prune_rounds: int = 1
-    """Prune in this many rounds, training a little between them; 1 prunes once, before training."""
+    prune_rounds: int | None = None
+    """Prune in this many rounds, training a little between them; when not given one, or with --student-weights one for every halving."""
     prune_steps: int = 200
     """Steps of training between two rounds of pruning."""
 
@@ -117,8 +119,8 @@ class DistillSettings:
     """Images a step."""
     labelled_batch: int = 16
     """Labelled images a step, on top of `batch`, when unlabelled images are there."""
-    lr: float = 5e-3
-    """Peak learning rate of the student and the shared classifier."""
+    lr: float | None = None
+    """Peak learning rate of the student and the shared classifier; 5e-3, or 2e-3 with --student-weights, when not given."""
     weight_decay: float = 0.02
     """AdamW weight decay of the student."""
     warmup: float = 0.1
@@ -191,7 +193,7 @@ class DistillSettings:
         positive = ("epochs", "batch", "labelled_batch", "lr", "temperature", "phi_width", "latency_threads", "prune_unit",
                     "prune_rounds", "prune_steps", "auto_steps", "auto_students", "proxy_steps")
         for name in positive:
-            if getattr(self, name) <= 0:
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} must be above 0", USAGE)
         for name in ("bank_views", "bank_grid", "min_steps", "weight_decay", "phi_lr", "kd_weight", "cka_weight", "teacher_weight",
                      "hint_weight", "focal_gamma", "bootstrap", "seed", "bank_seed", "split_seed"):

@@ -20,17 +20,17 @@ def refuse_contradictions(settings: Any) -> None:
 def contradictions(settings: Any) -> list[tuple[bool, str]]:
     """Each contradiction there can be: whether it is there, and what to say of it."""
     budget = (settings.max_params, settings.max_macs, settings.max_latency_ms) != (None, None, None)
-    method, adapt = settings.method, settings.adapt
+    method, adapt, rounds = settings.method, settings.adapt, settings.prune_rounds or 1
     return [
-        (settings.prune_rounds > 1 and not budget,
-         f"--prune-rounds {settings.prune_rounds} needs a budget: --max-params, --max-macs or --max-latency-ms"),
+        (rounds > 1 and not budget,
+         f"--prune-rounds {rounds} needs a budget: --max-params, --max-macs or --max-latency-ms"),
         (settings.latency_table is not None and settings.max_latency_ms is None,
          "--latency-table tells what networks take on another device; it needs --max-latency-ms"),
         (settings.student == "auto" and not budget,
          "--student auto needs a budget to choose within: --max-params, --max-macs or --max-latency-ms"),
         (settings.student == "auto" and settings.student_weights is not None,
          "--student auto compares networks with random weights; leave --student-weights out, or name a student"),
-        (settings.student == "auto" and settings.prune_rounds > 1,
+        (settings.student == "auto" and rounds > 1,
          "--student auto takes whole networks that fit; leave --prune-rounds out, or name a student to prune"),
         (settings.views == "tied" and method == "vanilla", "--views tied needs a bank; --method vanilla has none"),
         (adapt != "none" and method == "vanilla", f"--adapt {adapt} adapts a teacher; --method vanilla has none"),
@@ -40,7 +40,7 @@ def contradictions(settings: Any) -> list[tuple[bool, str]]:
          f"--second-teacher {settings.second_teacher} needs a bank; --method vanilla has none"),
         (settings.second_teacher is not None and adapt != "none",
          f"--adapt {adapt} adapts one teacher; run rd-adapt first and give its folder as --teacher or --second-teacher"),
-        (method == "auto" and settings.prune_rounds > 1,
+        (method == "auto" and rounds > 1,
          "--method auto chooses after pruning; with --prune-rounds above 1 name a method"),
         (method == "at" and settings.views != "tied",
          "--method at compares places in the image, which both must see alike: add --views tied"),

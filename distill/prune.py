@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from distill.models import Model
+from distill.slices import SlicePool
 from runtimes.errors import UserError
 
 Importance = Literal["magnitude", "taylor", "bn-scale"]
+Scope = Literal["layer", "network"]
 STEPS = 40  # from the whole network to the smallest; each takes some 2.4 % of what there was
 SMALLEST = 0.03  # share of its channels that every layer keeps
 WORKING = "mobilenetv3, mobilenetv4-small, efficientnet-lite0, resnet18, mobileone, repvit, convnext-atto and vit-tiny can be pruned"
@@ -28,12 +30,14 @@ class Pruner(Protocol):
         """Take the next, least important part out; False when nothing more can go."""
 
 
-def open_pruner(model: Model, importance: Importance = "magnitude", *, unit: int = 8,
+def open_pruner(model: Model, importance: Importance = "magnitude", scope: Scope = "layer", *, unit: int = 8,
                 gradients: Callable[[], Tensor] | None = None) -> Pruner:
-    """The pruner for a model: whole heads and MLP units of a ViT, channels of anything else; the head's outputs stay.
+    """The pruner for a model: whole heads and MLP units of a ViT, channels of anything else; outputs of head and slice pooling stay.
 
-    unit: channels are kept in multiples of it. gradients: a loss to be differentiated before each step, for taylor. Raises
-    UserError when the network cannot be pruned; the model may then be half cut, so hand in a copy.
+    scope: "layer" ranks within a layer (and those that hang together with it) and takes the same share of each, "network" over all,
+    which leaves the early, costly layers of small networks with next to nothing. unit: channels are kept in multiples of it.
+    gradients: a loss to be differentiated before each step, for taylor. Raises UserError when the network cannot be pruned; the
+    model may then be half cut, so hand in a copy.
     """
     from timm.layers.attention import Attention
 
@@ -42,7 +46,10 @@ def open_pruner(model: Model, importance: Importance = "magnitude", *, unit: int
     transformer = any(type(module) is Attention for module in model.net.modules())
     if importance == "bn-scale" and (transformer or not any(isinstance(module, nn.BatchNorm2d) for module in model.net.modules())):
         raise UserError(f"--importance bn-scale: {model.spec.arch} has no batch normalisation; use magnitude or taylor")
-    way = (_BlockPruner if transformer else _ChannelPruner)(model, importance, unit)
+    if transformer and scope == "network":
+        raise UserError(f"--prune-scope network: of {model.spec.arch} every block loses the same share; use --prune-scope layer")
+    way: _BlockPruner | _ChannelPruner = (_BlockPruner(model, importance, unit) if transformer
+                                          else _ChannelPruner(model, importance, scope, unit))
     return _Steps(model, way.cut, gradients if importance == "taylor" else None)
 
 
@@ -65,9 +72,9 @@ class _Steps:
 
 
 class _ChannelPruner:
-    """torch-pruning (Fang et al. 2023): groups of channels that hang together, ranked over the whole network."""
+    """torch-pruning (Fang et al. 2023): groups of channels that hang together, ranked within each or over the whole network."""
 
-    def __init__(self, model: Model, importance: Importance, unit: int) -> None:
+    def __init__(self, model: Model, importance: Importance, scope: Scope, unit: int) -> None:
         import torch_pruning as tp
 
         self.model = model
@@ -75,12 +82,13 @@ class _ChannelPruner:
                   "bn-scale": tp.importance.BNScaleImportance}
         spec, training = model.spec, model.training
         model.eval()
+        whole = [model.head, *(one for pool in model.net.modules() if isinstance(pool, SlicePool) for one in pool.children())]
         example = torch.zeros(2, *((spec.slices,) if spec.slices else ()), 3, spec.height, spec.width)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what it remarks about parameters it leaves alone
             self.pruner: Any = self._try(lambda: tp.pruner.BasePruner(
-                model, example, scores[importance](), global_pruning=True, pruning_ratio=1 - SMALLEST, max_pruning_ratio=1 - SMALLEST,
-                iterative_steps=STEPS, ignored_layers=[model.head], round_to=unit))
+                model, example, scores[importance](), global_pruning=scope == "network", pruning_ratio=1 - SMALLEST,
+                max_pruning_ratio=1 - SMALLEST, iterative_steps=STEPS, ignored_layers=whole, round_to=unit))
         model.train(training)
 
     def cut(self, taken: int) -> None:

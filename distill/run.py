@@ -45,12 +45,16 @@ def find_run(settings: RunSettings) -> tuple[Path, dict[str, Any]]:
         raise UserError(f"{run} holds an interrupted run; --resume goes on with it, --overwrite starts anew", USAGE)
     if (run / NOTE).is_file():
         held = read_json(run / NOTE).get("settings", {})
-        changed = [f"--{key.replace('_', '-')} was {held.get(key)!r}, now {value!r}" for key, value in wanted.items()
+        changed = [f"--{key.replace('_', '-')} was {_said(held.get(key))}, now {_said(value)}" for key, value in wanted.items()
                    if held.get(key) != value]
         if changed:
             raise UserError(f"--resume: {run} was started with other settings ({'; '.join(changed)}); "
                             "repeat them, or start anew with --overwrite", USAGE)
     return run, wanted
+
+
+def _said(value: Any) -> str:
+    return "not given" if value is None else repr(value)
 
 
 def check_parents(run: Path, parents: dict[str, Any]) -> None:

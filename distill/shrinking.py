@@ -6,6 +6,7 @@ which channels go (prune.py), training (fit.py).
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,7 +19,7 @@ from distill.budget import Budget, Cost, cost_of, read_count, shrink
 from distill.config import DistillSettings
 from distill.models import Model, ModelSpec, build_model
 from distill.progress import say
-from distill.prune import open_pruner
+from distill.prune import Importance, open_pruner
 from distill.timing import elsewhere_ms, latency_ms
 from runtimes.device_table import read_table
 from runtimes.errors import UserError
@@ -58,23 +59,44 @@ def shrink_student(settings: DistillSettings, student: Model, run: Path, *, grad
         elsewhere_ms(model, table, settings.latency_target, settings.latency_threads))
     held = _held(run) if settings.resume else None
     done, whole, student = held or (0, cost_of(student, measure), student)
+    importance, rounds = importance_of(settings), rounds_of(settings, budget, whole)
     if not done:
         say("budget", f"{budget}; {student.spec.arch} has {whole}")
-    for number in range(done, settings.prune_rounds):
+        if budget.over(whole):
+            say("prune", f"by {importance}, ranked by {settings.prune_scope}, "
+                         + ("at once" if rounds == 1 else f"in {rounds} rounds, {settings.prune_steps} steps of training between them"))
+    for number in range(done, rounds):
         try:
             student, cost = shrink(
-                student, part_of(budget, whole, number, settings.prune_rounds),
-                lambda model: open_pruner(model, settings.importance, unit=settings.prune_unit, gradients=lambda: gradients(model)),
+                student, part_of(budget, whole, number, rounds),
+                lambda model: open_pruner(model, importance, settings.prune_scope, unit=settings.prune_unit,
+                                          gradients=lambda: gradients(model)),
                 measure=measure, tell=lambda line: say("prune", line))
         except UserError:
             if number == 0:  # nothing is trained yet, and the next try will have another budget or student
                 shutil.rmtree(run)
             raise
-        if number + 1 < settings.prune_rounds:
+        if number + 1 < rounds:
             student = train(student, number)
         _keep(run, number + 1, whole, student)
-        say("budget", f"{cost}" + (f", round {number + 1} of {settings.prune_rounds}" if settings.prune_rounds > 1 else ": kept"))
+        say("budget", f"{cost}" + (f", round {number + 1} of {rounds}" if rounds > 1 else ": kept"))
     return student
+
+
+def importance_of(settings: DistillSettings) -> Importance:
+    """What pruning ranks by: weights that know something by the loss they would cost, random ones by their size."""
+    if settings.importance != "auto":
+        return settings.importance
+    return "magnitude" if settings.student_weights is None else "taylor"
+
+
+def rounds_of(settings: DistillSettings, budget: Budget, whole: Cost) -> int:
+    """How often to prune: as asked, else once, or once for every halving where weights know something that training can mend."""
+    if settings.prune_rounds is not None:
+        return settings.prune_rounds
+    if settings.student_weights is None or settings.method == "auto":  # which chooses after pruning
+        return 1
+    return max(1, round(math.log2(max(budget.over(whole).values(), default=1.0))))
 
 
 def part_of(budget: Budget, whole: Cost, number: int, rounds: int) -> Budget:

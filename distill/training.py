@@ -29,6 +29,7 @@ from distill.views import ViewSpec
 from runtimes.images import ImageSet, ImageSpec
 
 GRADIENT_BATCHES = 4  # behind taylor importance
+RANDOM_LR, GIVEN_LR = 5e-3, 2e-3
 WATCHED_IMAGES = 2000  # validation images looked at after each epoch; the last figures are over all
 
 
@@ -59,11 +60,16 @@ def train(settings: DistillSettings, images: ImageSet, spec: ImageSpec, views: V
     decay = settings.decay if settings.decay != "auto" else "linear" if settings.method == "drd" else "none"
     with track("train") as update:
         return fit(branches, batches, method, weights, epochs=settings.epochs, min_steps=settings.min_steps,
-                   lr=settings.lr, weight_decay=settings.weight_decay, phi_lr=settings.phi_lr,
+                   lr=peak_lr(settings), weight_decay=settings.weight_decay, phi_lr=settings.phi_lr,
                    phi_weight_decay=settings.phi_weight_decay, warmup=settings.warmup, decay=decay, ema=settings.ema,
                    precision=settings.precision, device=device, class_weights=class_weights, seed=settings.seed, folder=run,
                    resume=settings.resume, evaluate=evaluate, select=settings.select, progress=update,
                    resumed=lambda epoch: say("resume", f"from epoch {epoch} of {settings.epochs}" if epoch else "from the start"))
+
+
+def peak_lr(settings: DistillSettings) -> float:
+    """The peak learning rate: what was asked, else the one that suits random or given weights (benchmarks/pruning.py)."""
+    return settings.lr if settings.lr is not None else RANDOM_LR if settings.student_weights is None else GIVEN_LR
 
 
 def distils_probe(settings: DistillSettings, images: ImageSet) -> bool:

@@ -126,7 +126,7 @@ def test_an_interrupted_run_is_kept_named_and_resumed_to_the_same_student(
     assert {NOTE, "pixels.u8", "state.json"} <= {path.name for path in Path("other.partial").iterdir()}
     assert "holds an interrupted run; --resume" in refused(USAGE, out=Path("other"), epochs=3)
     message = refused(USAGE, out=Path("other"), epochs=3, lr=0.5, resume=True, seed=4)
-    assert "--lr was 0.005, now 0.5" in message
+    assert "--lr was not given, now 0.5" in message
     assert "--seed was 0, now 4" in message
     capsys.readouterr()
     assert run(out=Path("other"), epochs=3, resume=True) == 0
@@ -426,12 +426,22 @@ def test_whose_logits_are_distilled(method: str, kd_from: str, volumes: bool, un
     assert training.distils_probe(settings(method=method, kd_from=kd_from), images) is probed
 
 
+def test_random_weights_learn_at_a_higher_rate_than_given_ones_unless_it_is_said() -> None:
+    assert training.peak_lr(settings(lr=None)) == 5e-3
+    assert training.peak_lr(settings(lr=None, student_weights="pretrained")) == 2e-3
+    assert training.peak_lr(settings(lr=0.01, student_weights="pretrained")) == 0.01
+    with pytest.raises(UserError, match="must be above 0"):
+        settings(lr=0.0)
+
+
 def test_a_student_is_cut_to_its_budget_trained_and_resumed_to_the_same_weights(
         monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     cut: dict[str, Any] = {"student": "mobilenetv3_small_050", "max_params": "0.3M", "importance": "taylor", "prune_rounds": 2,
                            "prune_steps": 2, "method": "vanilla"}
     assert run(**cut, out=Path("whole")) == 0
-    assert "round 2 of 2" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "by taylor, ranked by layer, in 2 rounds, 2 steps of training between them" in said
+    assert "round 2 of 2" in said
     metrics = read_json(Path("whole/metrics.json"))
     assert metrics["params"] <= 300_000
     checkpoint = load_checkpoint(Path("whole"))

@@ -10,7 +10,7 @@ from torch import nn
 from distill.budget import record_cuts
 from distill.deployed import reparameterised
 from distill.models import Model, ModelSpec, build_model, count_macs
-from distill.prune import STEPS, WORKING, open_pruner
+from distill.prune import STEPS, WORKING, Scope, open_pruner
 from distill.students import timm_arguments, timm_name
 from runtimes.errors import UserError
 
@@ -20,10 +20,11 @@ def student(arch: str) -> Model:
     return build_model(ModelSpec(arch, 32, 32, "multiclass", ("a", "b", "c")))
 
 
-@pytest.mark.parametrize("arch", ["mobilenetv3_small_050", "convnext_atto", "vit_tiny_patch16_224"])
-def test_every_step_down_to_the_last_leaves_a_network_that_runs_and_is_no_larger(arch: str) -> None:
+@pytest.mark.parametrize(("arch", "scope"), [("mobilenetv3_small_050", "layer"), ("mobilenetv3_small_050", "network"),
+                                             ("convnext_atto", "layer"), ("convnext_atto", "network"), ("vit_tiny_patch16_224", "layer")])
+def test_every_step_down_to_the_last_leaves_a_network_that_runs_and_is_no_larger(arch: str, scope: Scope) -> None:
     model = student(arch)
-    pruner, before, steps = open_pruner(model), count_macs(model, 32, 32), 0
+    pruner, before, steps = open_pruner(model, scope=scope), count_macs(model, 32, 32), 0
     whole = before
     while pruner.step():
         steps += 1
@@ -43,8 +44,28 @@ def test_channels_stay_in_multiples_of_the_unit() -> None:
     for _ in range(12):
         pruner.step()
     widths = {module.out_channels for module in model.net.modules() if isinstance(module, nn.Conv2d)}
-    assert len(widths) > 4
+    assert len(widths) == 4
+    assert not widths & {64, 128, 256, 512}
     assert all(width % 16 == 0 for width in widths)
+
+
+def test_every_layer_loses_the_same_share_unless_channels_are_ranked_over_the_whole_network() -> None:
+    def kept(scope: Scope) -> list[float]:
+        whole, model = student("resnet18"), student("resnet18")
+        with torch.no_grad():
+            for one in (model.net.layer1[0].conv1, model.net.layer1[0].bn1):  # type: ignore[union-attr, index]
+                one.weight *= 1e-3  # type: ignore[operator]
+        pruner = open_pruner(model, scope=scope)
+        for _ in range(20):
+            pruner.step()
+        pairs = zip(whole.net.modules(), model.net.modules(), strict=True)
+        return [now.out_channels / before.out_channels for before, now in pairs
+                if isinstance(before, nn.Conv2d) and isinstance(now, nn.Conv2d)]
+
+    even, ranked = kept("layer"), kept("network")
+    assert max(even) - min(even) <= 8 / 64  # the unit of the narrowest
+    assert min(ranked) <= 8 / 64
+    assert max(ranked) - min(ranked) > 0.3
 
 
 def test_magnitude_takes_the_channels_that_are_nearly_zero() -> None:
@@ -54,7 +75,9 @@ def test_magnitude_takes_the_channels_that_are_nearly_zero() -> None:
         for one in (conv.weight, norm.weight):
             one[:24] *= 1e-3
         model.net.layer1[0].conv2.weight[:, :24] *= 1e-3  # type: ignore[union-attr, index]
-    open_pruner(model).step()
+    pruner = open_pruner(model)
+    while model.net.layer1[0].conv1.out_channels > 40:  # type: ignore[union-attr, index]
+        pruner.step()
     assert model.net.layer1[0].conv1.out_channels == 40  # type: ignore[union-attr, index]
     assert bool((model.net.layer1[0].bn1.weight == 1).all())  # type: ignore[union-attr, index]
 
@@ -115,6 +138,11 @@ def test_a_network_that_cannot_be_followed_is_refused_and_others_are_named(arch:
 def test_the_names_that_an_error_offers_exist() -> None:
     for name in WORKING.split(" can be")[0].replace(" and ", ", ").split(", "):
         assert timm_name(name)
+
+
+def test_blocks_of_a_transformer_lose_the_same_share_and_no_other_way_is_promised() -> None:
+    with pytest.raises(UserError, match="--prune-scope network: of vit_tiny_patch16_224 every block loses the same share"):
+        open_pruner(student("vit_tiny_patch16_224"), scope="network")
 
 
 def test_bn_scale_needs_batch_normalisation() -> None:

@@ -1,0 +1,62 @@
+"""How to prune a network that starts from ImageNet weights, and at what learning rate to train it, on held-out training images of BUSI.
+
+Owns: which runs make the study, the table. Does not own: the folds (variants.py), running and keeping rows (study.py), pruning.
+Every run of a size takes as many steps, those between rounds of pruning included; students are trained alone, at 64 px.
+
+    python benchmarks/pruning.py --seeds 3 --workers 2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from paired import by_seed, paired, scores, told
+from study import Run, conduct, distilled, points
+from variants import FOLDS, fold_of
+
+SIZE, WHOLE = 64, 31.34  # pixels; M MACs of Lite0 there
+SCRATCH, OURS = "random weights", "layer, taylor"
+GIVEN = ("--student-weights", "pretrained")
+AT_ONCE: dict[str, tuple[str, ...]] = {
+    SCRATCH: (),
+    "network, magnitude": (*GIVEN, "--prune-scope", "network", "--importance", "magnitude", "--prune-rounds", "1"),
+    "layer, magnitude": (*GIVEN, "--importance", "magnitude", "--prune-rounds", "1"),
+    OURS: (*GIVEN, "--importance", "taylor", "--prune-rounds", "1"),
+}
+IN_ROUNDS = {f"layer, {importance}, in 3 rounds": (*GIVEN, "--importance", importance, "--prune-rounds", "3")
+             for importance in ("magnitude", "taylor")}
+RATES = {f"ImageNet weights, --lr {rate}": (*GIVEN, "--lr", rate) for rate in ("5e-4", "2e-3", "5e-3")}
+STEPS, BETWEEN = 600, 400  # of two pauses between three rounds
+SETTINGS: dict[int, dict[str, tuple[str, ...]]] = {100: RATES, 50: AT_ONCE, 12: AT_ONCE | IN_ROUNDS}
+
+
+def runs(seeds: int, work: Path) -> Iterator[Run]:
+    """Every size and way on every fold; a fold is a seed as well, so --seeds is the number of folds (3)."""
+    for fold in range(min(seeds, FOLDS)):
+        data = ("--data", str(fold_of(work, fold)), "--skip-bad-images", "--size", str(SIZE), "--student", "efficientnet-lite0",
+                "--method", "vanilla", "--epochs", "20", "--bootstrap", "20")
+        for share, ways in SETTINGS.items():
+            budget = () if share == 100 else ("--max-macs", f"{WHOLE * share / 100:.1f}M")
+            for name, own in ways.items():
+                steps = STEPS + BETWEEN * (share == 12 and name not in IN_ROUNDS)
+                yield Run(f"{share} %", name, fold, (*data, *budget, "--min-steps", str(steps), *own))
+
+
+def table(rows: list[dict[str, Any]], split: str) -> str:
+    """Markdown: mean (sd over folds) of AUROC in points on held-out training images, paired differences to random weights."""
+    lines = ["| MACs left | way | folds | M parameters | AUROC | minus random weights | by fold |", "|---|---|---|---|---|---|---|"]
+    for setting in dict.fromkeys(row["setting"] for row in rows):
+        found = scores(rows, setting, "val")  # whatever --split asks: settings are not chosen on test
+        for name, values in found.items():
+            base = found.get(SCRATCH, {})
+            params = next(row["params"] for row in rows if (row["setting"], row["method"]) == (setting, name)) / 1e6
+            gains = f"{told(paired(values, base))} | {by_seed(values, base)}" if base and name != SCRATCH else " | "
+            mean = points([one / 100 for one in values.values()])
+            lines.append(f"| {setting} | {name} | {len(values)} | {params:.2f} | {mean} | {gains} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    conduct(__doc__ or "", "pruning", runs, distilled, table)
