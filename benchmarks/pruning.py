@@ -27,9 +27,10 @@ AT_ONCE: dict[str, tuple[str, ...]] = {
 }
 IN_ROUNDS = {f"layer, {importance}, in 3 rounds": (*GIVEN, "--importance", importance, "--prune-rounds", "3")
              for importance in ("magnitude", "taylor")}
-RATES = {f"ImageNet weights, --lr {rate}": (*GIVEN, "--lr", rate) for rate in ("5e-4", "2e-3", "5e-3")}
+RATES: dict[str, tuple[str, ...]] = {
+    f"ImageNet weights, --lr {rate}": (*GIVEN, "--lr", rate) for rate in ("5e-4", "2e-3", "5e-3")}
 STEPS, BETWEEN = 600, 400  # of two pauses between three rounds
-SETTINGS: dict[int, dict[str, tuple[str, ...]]] = {100: RATES, 50: AT_ONCE, 12: AT_ONCE | IN_ROUNDS}
+SETTINGS = {100: RATES, 50: AT_ONCE, 12: AT_ONCE | IN_ROUNDS}
 
 
 def runs(seeds: int, work: Path) -> Iterator[Run]:

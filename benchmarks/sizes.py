@@ -1,7 +1,8 @@
 """Size against accuracy: EfficientNet-Lite0 pruned to a share of its operations, distilled by RD or trained alone, on BUSI.
 
 Owns: which runs make the study, the table, the picture. Does not own: running them and keeping their rows (study.py), pruning, training.
-"scratch" is the same network cut to the same size without ImageNet weights: what pruning a pretrained network is worth.
+"scratch" is the same network cut to the same operations without ImageNet weights, and trained for as many steps, those between the
+rounds of pruning included: what pruning a pretrained network is worth.
 
     python benchmarks/sizes.py --seeds 3 --workers 2
     python benchmarks/sizes.py --table --picture benchmarks/results/sizes.png
@@ -18,15 +19,17 @@ from accuracy import BY_PROBE as OURS
 from paired import paired, scores, told
 from study import PROBED, SHARED, Run, conduct, distilled, points
 
-SHARES = (100, 50, 25, 12, 6)
+ROUNDS = {100: 1, 50: 1, 25: 2, 12: 3, 6: 4}  # of pruning, by the share of operations left: one for every halving
+SHARES = tuple(ROUNDS)
 WHOLE = 70.5  # M MACs of Lite0 at 96 px
 METHODS: dict[str, tuple[str, ...]] = {
-    OURS: (*PROBED, "--student-weights", "pretrained", "--lr", "5e-4"),
-    "vanilla": ("--method", "vanilla", "--student-weights", "pretrained", "--lr", "5e-4"),
+    OURS: (*PROBED, "--student-weights", "pretrained"),
+    "vanilla": ("--method", "vanilla", "--student-weights", "pretrained"),
     f"{OURS}, scratch": PROBED,
 }
+STEPS, BETWEEN = 600, 200  # in all after pruning, and between two rounds of it, as rd-distill does by default
 DATA = ("--data", str(SHARED / "busi_256px"), "--skip-bad-images", "--student", "efficientnet-lite0", "--size", "96",
-        "--teacher", "efficientnet-lite2", "--epochs", "20", "--min-steps", "600", "--bootstrap", "20", "--audit", "0.002")
+        "--teacher", "efficientnet-lite2", "--epochs", "20", "--bootstrap", "20", "--audit", "0.002")
 
 
 def runs(seeds: int, work: Path) -> Iterator[Run]:
@@ -35,7 +38,8 @@ def runs(seeds: int, work: Path) -> Iterator[Run]:
         for share in SHARES:
             budget = () if share == 100 else ("--max-macs", f"{WHOLE * share / 100:.1f}M")
             for method, own in METHODS.items():
-                yield Run(f"{share} %", method, seed, (*DATA, *budget, *own))
+                steps = STEPS + BETWEEN * (ROUNDS[share] - 1) * ("pretrained" not in own)
+                yield Run(f"{share} %", method, seed, (*DATA, *budget, "--min-steps", str(steps), *own))
 
 
 def curves(rows: list[dict[str, Any]], split: str) -> dict[str, dict[int, dict[int, float]]]:
@@ -57,7 +61,8 @@ def table(rows: list[dict[str, Any]], split: str) -> str:
         here = [row for row in rows if row["setting"] == f"{share} %"]
         if here:
             values = {method: found[method].get(share, {}) for method in METHODS}
-            cells = [f"{share} %", f"{here[0]['macs'] / 1e6:.1f}", f"{here[0]['params'] / 1e6:.2f}",
+            cells = [f"{share} %", *(f"{min(one) / 1e6:.2f} to {max(one) / 1e6:.2f}" for one in (
+                         [row[count] for row in here] for count in ("macs", "params"))),
                      *(points([one / 100 for one in values[method].values()]) for method in METHODS),
                      *(told(paired(values[OURS], values[method])) for method in others)]
             lines.append(f"| {' | '.join(cells)} |")
