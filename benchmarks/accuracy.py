@@ -41,10 +41,8 @@ MORE: dict[str, tuple[str, ...]] = {
 ALL = CORE | MORE
 RAW = (*PUBLISHED, "--cka-against", "teacher")
 PLAIN = {name: ALL[name] for name in (*CORE, "rd without CKA")}
-# The pretrained student at a tenth of the learning rate, as is usual for it.
 STUDENTS = {"resnet18": ("--student", "resnet18"), "shufflenetv2": ("--student", "shufflenetv2"),
-            "efficientnet-lite0, ImageNet weights": ("--student", "efficientnet-lite0", "--student-weights", "pretrained",
-                                                     "--lr", "5e-4")}
+            "efficientnet-lite0, ImageNet weights": ("--student", "efficientnet-lite0", "--student-weights", "pretrained")}
 # Channels ranked over the whole network, as these were cut when they were measured.
 PAIRS = {"repvit cut to 60 M MACs": ("--student", "repvit", "--max-macs", "60M", "--prune-scope", "network"),
          "convnext-atto cut to 50 M MACs": ("--student", "convnext-atto", "--max-macs", "50M", "--prune-scope", "network", "--lr", "1e-3")}
