@@ -63,7 +63,8 @@ def shrink_student(settings: DistillSettings, student: Model, run: Path, *, grad
     if not done:
         say("budget", f"{budget}; {student.spec.arch} has {whole}")
         if budget.over(whole):
-            say("prune", f"by {importance}, ranked by {settings.prune_scope}, "
+            scope = "the same share of every layer" if settings.prune_scope == "layer" else "ranked over the whole network"
+            say("prune", f"by {importance}, {scope}, "
                          + ("at once" if rounds == 1 else f"in {rounds} rounds, {settings.prune_steps} steps of training between them"))
     for number in range(done, rounds):
         try:

@@ -440,7 +440,7 @@ def test_a_student_is_cut_to_its_budget_trained_and_resumed_to_the_same_weights(
                            "prune_steps": 2, "method": "vanilla"}
     assert run(**cut, out=Path("whole")) == 0
     said = capsys.readouterr().out
-    assert "by taylor, ranked by layer, in 2 rounds, 2 steps of training between them" in said
+    assert "by taylor, the same share of every layer, in 2 rounds, 2 steps of training between them" in said
     assert "round 2 of 2" in said
     metrics = read_json(Path("whole/metrics.json"))
     assert metrics["params"] <= 300_000
