@@ -17,13 +17,13 @@ from study import Run, conduct, distilled, points
 from variants import FOLDS, fold_of
 
 SIZE, WHOLE = 64, 31.34  # pixels; M MACs of Lite0 there
-SCRATCH, OURS = "random weights", "layer, taylor"
+SCRATCH = "random weights"
 GIVEN = ("--student-weights", "pretrained")
 AT_ONCE: dict[str, tuple[str, ...]] = {
     SCRATCH: (),
     "network, magnitude": (*GIVEN, "--prune-scope", "network", "--importance", "magnitude", "--prune-rounds", "1"),
     "layer, magnitude": (*GIVEN, "--importance", "magnitude", "--prune-rounds", "1"),
-    OURS: (*GIVEN, "--importance", "taylor", "--prune-rounds", "1"),
+    "layer, taylor": (*GIVEN, "--importance", "taylor", "--prune-rounds", "1"),
 }
 IN_ROUNDS = {f"layer, {importance}, in 3 rounds": (*GIVEN, "--importance", importance, "--prune-rounds", "3")
              for importance in ("magnitude", "taylor")}

@@ -39,14 +39,18 @@ def test_every_step_down_to_the_last_leaves_a_network_that_runs_and_is_no_larger
 
 
 def test_channels_stay_in_multiples_of_the_unit() -> None:
-    model = student("resnet18")
-    pruner = open_pruner(model, unit=16)
-    for _ in range(12):
-        pruner.step()
-    widths = {module.out_channels for module in model.net.modules() if isinstance(module, nn.Conv2d)}
-    assert len(widths) == 4
-    assert not widths & {64, 128, 256, 512}
-    assert all(width % 16 == 0 for width in widths)
+    def widths(scope: Scope) -> set[int]:
+        model = student("resnet18")
+        pruner = open_pruner(model, scope=scope, unit=16)
+        for _ in range(12):
+            pruner.step()
+        return {module.out_channels for module in model.net.modules() if isinstance(module, nn.Conv2d)}
+
+    even, ranked = widths("layer"), widths("network")
+    assert len(ranked) > 4
+    assert len(even) == 4
+    assert not even & {64, 128, 256, 512}
+    assert all(width % 16 == 0 for width in even | ranked)
 
 
 def test_every_layer_loses_the_same_share_unless_channels_are_ranked_over_the_whole_network() -> None:
@@ -68,15 +72,17 @@ def test_every_layer_loses_the_same_share_unless_channels_are_ranked_over_the_wh
     assert max(ranked) - min(ranked) > 0.3
 
 
-def test_magnitude_takes_the_channels_that_are_nearly_zero() -> None:
+@pytest.mark.parametrize("scope", ["layer", "network"])
+def test_magnitude_takes_the_channels_that_are_nearly_zero(scope: Scope) -> None:
     model = student("resnet18")
     conv, norm = model.net.layer1[0].conv1, model.net.layer1[0].bn1  # type: ignore[union-attr, index]
     with torch.no_grad():
         for one in (conv.weight, norm.weight):
             one[:24] *= 1e-3
         model.net.layer1[0].conv2.weight[:, :24] *= 1e-3  # type: ignore[union-attr, index]
-    pruner = open_pruner(model)
-    while model.net.layer1[0].conv1.out_channels > 40:  # type: ignore[union-attr, index]
+    pruner = open_pruner(model, scope=scope)
+    pruner.step()
+    while scope == "layer" and model.net.layer1[0].conv1.out_channels > 40:  # type: ignore[union-attr, index]
         pruner.step()
     assert model.net.layer1[0].conv1.out_channels == 40  # type: ignore[union-attr, index]
     assert bool((model.net.layer1[0].bn1.weight == 1).all())  # type: ignore[union-attr, index]
