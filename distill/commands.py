@@ -32,7 +32,7 @@ from distill.shrinking import budget_of, shrink_student
 from distill.stages import cut_stages
 from distill.students import build_student, timm_arguments, timm_name
 from distill.teaching import consult_teacher
-from distill.training import distils_probe, run_on, task_gradients, train, train_a_little
+from distill.training import distils_probe, peak_lr, run_on, task_gradients, train, train_a_little
 from distill.views import ViewSpec
 from runtimes.errors import USAGE, UserError
 from runtimes.flags import record
@@ -95,9 +95,9 @@ def distill(settings: DistillSettings, command: str) -> int:
             choices["choice"] = choose_method(settings, images, spec, views, pixels, student, taught, run, device)
             settings = replace(settings, method=choices["choice"]["method"])
             taught = None if settings.method == "vanilla" else taught
-    if settings.method in ("rd", "drd"):
-        target = "linear probe" if distils_probe(settings, images) else "teacher branch"
-        say("method", f"{settings.method}, taught the logits of the {target} (--kd-from {settings.kd_from})")
+    target = "linear probe" if distils_probe(settings, images) else "teacher branch"
+    taught_by = f", taught the logits of the {target} (--kd-from {settings.kd_from})" if settings.method in ("rd", "drd") else ""
+    say("method", f"{settings.method}{taught_by}, learning rate {peak_lr(settings):g}")
     macs = count_macs(student, spec.height, spec.width)
     branches = build_branches(settings, student, taught, len(images.rows("train")))
     with torch.random.fork_rng():

@@ -21,7 +21,13 @@ def contradictions(settings: Any) -> list[tuple[bool, str]]:
     """Each contradiction there can be: whether it is there, and what to say of it."""
     budget = (settings.max_params, settings.max_macs, settings.max_latency_ms) != (None, None, None)
     method, adapt, rounds = settings.method, settings.adapt, settings.prune_rounds or 1
+    how = next((f"--{name.replace('_', '-')} {getattr(settings, name)}" for name, usual in
+                (("importance", "auto"), ("prune_scope", "layer")) if getattr(settings, name) != usual), None)
     return [
+        (how is not None and not budget,
+         f"{how} says how a student is pruned to a budget: give --max-params, --max-macs or --max-latency-ms, or leave it out"),
+        (how is not None and settings.student == "auto",
+         f"--student auto takes whole networks that fit; leave {how} out, or name a student to prune"),
         (rounds > 1 and not budget,
          f"--prune-rounds {rounds} needs a budget: --max-params, --max-macs or --max-latency-ms"),
         (settings.latency_table is not None and settings.max_latency_ms is None,

@@ -411,8 +411,8 @@ def test_rd_distils_the_probes_logits_unless_asked_for_the_branchs(capsys: pytes
     assert auto == probe
     assert auto != branch
     told = capsys.readouterr().out
-    assert "rd, taught the logits of the linear probe (--kd-from auto)" in told
-    assert "rd, taught the logits of the teacher branch (--kd-from branch)" in told
+    assert "rd, taught the logits of the linear probe (--kd-from auto), learning rate 0.005" in told
+    assert "rd, taught the logits of the teacher branch (--kd-from branch), learning rate 0.005" in told
     with pytest.raises(UserError, match="--kd-from branch is about the logits that rd and drd distil"):
         settings(kd_from="branch", method="kd")
 
@@ -462,6 +462,16 @@ def test_a_budget_that_nothing_fits_ends_with_exit_code_four_and_a_number_that_i
     assert "--max-macs 3 apples is no number" in refused(USAGE, max_macs="3 apples")
     with pytest.raises(UserError, match="needs a budget"):
         settings(prune_rounds=2)
+
+
+@pytest.mark.parametrize(("asked", "named"), [({"importance": "bn-scale"}, "--importance bn-scale"),
+                                              ({"prune_scope": "network"}, "--prune-scope network")])
+def test_how_to_prune_is_refused_where_nothing_is_pruned(asked: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError, match=f"{named} says how a student is pruned to a budget"):
+        settings(**asked)
+    with pytest.raises(UserError, match=f"leave {named} out, or name a student to prune"):
+        settings(**asked, student="auto", max_params="1M")
+    assert settings(**asked, max_params="1M").max_params == "1M"
 
 
 def test_auto_takes_the_method_that_does_best_on_held_out_training_images_and_resumes_to_the_same_choice(
