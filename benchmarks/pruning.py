@@ -24,13 +24,19 @@ AT_ONCE: dict[str, tuple[str, ...]] = {
     "network, magnitude": (*GIVEN, "--prune-scope", "network", "--importance", "magnitude", "--prune-rounds", "1"),
     "layer, magnitude": (*GIVEN, "--importance", "magnitude", "--prune-rounds", "1"),
     "layer, taylor": (*GIVEN, "--importance", "taylor", "--prune-rounds", "1"),
+    "layer, taylor, --lr 5e-3": (*GIVEN, "--importance", "taylor", "--prune-rounds", "1", "--lr", "5e-3"),
 }
-IN_ROUNDS = {f"layer, {importance}, in 3 rounds": (*GIVEN, "--importance", importance, "--prune-rounds", "3")
-             for importance in ("magnitude", "taylor")}
+IN_ROUNDS: dict[int, dict[str, tuple[str, ...]]] = {
+    12: {"layer, magnitude, in 3 rounds": (*GIVEN, "--importance", "magnitude", "--prune-rounds", "3"),
+         "layer, taylor, in 3 rounds": (*GIVEN, "--importance", "taylor", "--prune-rounds", "3"),
+         "layer, taylor, in 3 rounds, --lr 5e-3": (*GIVEN, "--importance", "taylor", "--prune-rounds", "3", "--lr", "5e-3")},
+    6: {"layer, taylor, in 4 rounds": (*GIVEN, "--importance", "taylor", "--prune-rounds", "4"),
+        "layer, taylor, in 4 rounds, --lr 5e-3": (*GIVEN, "--importance", "taylor", "--prune-rounds", "4", "--lr", "5e-3")},
+}
 RATES: dict[str, tuple[str, ...]] = {
     f"ImageNet weights, --lr {rate}": (*GIVEN, "--lr", rate) for rate in ("5e-4", "2e-3", "5e-3")}
-STEPS, BETWEEN = 600, 400  # of two pauses between three rounds
-SETTINGS = {100: RATES, 50: AT_ONCE, 12: AT_ONCE | IN_ROUNDS}
+SETTINGS = {100: RATES, 50: AT_ONCE, 12: AT_ONCE | IN_ROUNDS[12], 6: {SCRATCH: ()} | IN_ROUNDS[6]}
+STEPS, PAUSES = 600, {12: 400, 6: 600}  # after pruning; between its rounds, together
 
 
 def runs(seeds: int, work: Path) -> Iterator[Run]:
@@ -41,7 +47,7 @@ def runs(seeds: int, work: Path) -> Iterator[Run]:
         for share, ways in SETTINGS.items():
             budget = () if share == 100 else ("--max-macs", f"{WHOLE * share / 100:.1f}M")
             for name, own in ways.items():
-                steps = STEPS + BETWEEN * (share == 12 and name not in IN_ROUNDS)
+                steps = STEPS + PAUSES.get(share, 0) * (name not in IN_ROUNDS.get(share, {}))
                 yield Run(f"{share} %", name, fold, (*data, *budget, "--min-steps", str(steps), *own))
 
 
