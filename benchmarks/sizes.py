@@ -52,7 +52,10 @@ def curves(rows: list[dict[str, Any]], split: str) -> dict[str, dict[int, dict[i
 
 
 def table(rows: list[dict[str, Any]], split: str) -> str:
-    """Markdown: a line a share, mean AUROC (sd over seeds) in points of each method, RD minus the others with a 95 % interval (t)."""
+    """Markdown: a line a share, mean AUROC (sd over seeds) in points of each method, RD minus the others with a 95 % interval (t).
+
+    Last line: every seed's mean over the shares, so that its interval is one of seeds.
+    """
     others = [method for method in METHODS if method != OURS]
     heads = ("MACs left", "M MACs", "M parameters", *METHODS, *(f"the first minus {method}" for method in others))
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
@@ -66,6 +69,12 @@ def table(rows: list[dict[str, Any]], split: str) -> str:
                      *(points([one / 100 for one in values[method].values()]) for method in METHODS),
                      *(told(paired(values[OURS], values[method])) for method in others)]
             lines.append(f"| {' | '.join(cells)} |")
+    whole = {method: {seed: float(np.mean([line[share][seed] for share in SHARES])) for seed in line.get(SHARES[-1], {})}
+             for method, line in found.items() if set(line) == set(SHARES)}
+    if len(whole) == len(METHODS):
+        cells = ["mean of all", "", "", *(points([one / 100 for one in whole[method].values()]) for method in METHODS),
+                 *(told(paired(whole[OURS], whole[method])) for method in others)]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -78,14 +87,15 @@ def picture(rows: list[dict[str, Any]], split: str, path: Path) -> None:
     for (method, line), colour in zip(curves(rows, split).items(), ("tab:blue", "black", "tab:cyan"), strict=True):
         shares = sorted(line)
         at = [WHOLE * share / 100 for share in shares]
-        axes.plot(at, [np.mean(list(line[share].values())) for share in shares], color=colour, label=method)
+        label = method if "scratch" in method else f"{method}, ImageNet weights"
+        axes.plot(at, [np.mean(list(line[share].values())) for share in shares], color=colour, label=label)
         for place, share in zip(at, shares, strict=True):
             axes.plot([place] * len(line[share]), list(line[share].values()), ".", color=colour, alpha=0.5)
     axes.set(xscale="log", xlabel="million multiply-adds of the pruned Lite0", ylabel=f"macro AUROC on {split}, points")
     ticks = [WHOLE * share / 100 for share in SHARES]
     axes.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
     axes.minorticks_off()
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="upper left")
     figure.savefig(path, dpi=130)
 
 
