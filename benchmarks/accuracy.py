@@ -43,8 +43,8 @@ RAW = (*PUBLISHED, "--cka-against", "teacher")
 PLAIN = {name: ALL[name] for name in (*CORE, "rd without CKA")}
 STUDENTS = {"resnet18": ("--student", "resnet18"), "shufflenetv2": ("--student", "shufflenetv2"),
             "efficientnet-lite0, ImageNet weights": ("--student", "efficientnet-lite0", "--student-weights", "pretrained")}
-PAIRS = {"repvit cut to 60 M MACs": ("--student", "repvit", "--max-macs", "60M"),
-         "convnext-atto cut to 50 M MACs": ("--student", "convnext-atto", "--max-macs", "50M", "--lr", "1e-3")}
+PAIRS = {"repvit pruned to 60 M MACs": ("--student", "repvit", "--max-macs", "60M"),
+         "convnext-atto pruned to 50 M MACs": ("--student", "convnext-atto", "--max-macs", "50M", "--lr", "1e-3")}
 PAIRED = {name: ALL[name] for name in ("vanilla", "kd", BY_PROBE)}  # by five seeds: is the teacher's harm more than chance?
 # Studies of larger students and larger sets take half the steps of the default, to fit a few hours of two cores; the same for every method.
 SHORT = ("--epochs", "20", "--min-steps", "600", "--bootstrap", "20")

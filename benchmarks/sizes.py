@@ -65,17 +65,19 @@ def table(rows: list[dict[str, Any]], split: str) -> str:
         if here:
             values = {method: found[method].get(share, {}) for method in METHODS}
             cells = [f"{share} %", *(f"{min(one) / 1e6:.2f} to {max(one) / 1e6:.2f}" for one in (
-                         [row[count] for row in here] for count in ("macs", "params"))),
-                     *(points([one / 100 for one in values[method].values()]) for method in METHODS),
-                     *(told(paired(values[OURS], values[method])) for method in others)]
+                         [row[count] for row in here] for count in ("macs", "params"))), *compared(values)]
             lines.append(f"| {' | '.join(cells)} |")
-    whole = {method: {seed: float(np.mean([line[share][seed] for share in SHARES])) for seed in line.get(SHARES[-1], {})}
-             for method, line in found.items() if set(line) == set(SHARES)}
-    if len(whole) == len(METHODS):
-        cells = ["mean of all", "", "", *(points([one / 100 for one in whole[method].values()]) for method in METHODS),
-                 *(told(paired(whole[OURS], whole[method])) for method in others)]
-        lines.append(f"| {' | '.join(cells)} |")
+    whole = {method: {seed: float(np.mean([line[share][seed] for share in SHARES]))
+                      for seed in set.intersection(*(set(line.get(share, {})) for share in SHARES))} for method, line in found.items()}
+    if all(whole.values()):
+        lines.append(f"| {' | '.join(['mean of all', '', '', *compared(whole)])} |")
     return "\n".join(lines)
+
+
+def compared(values: dict[str, dict[int, float]]) -> list[str]:
+    """Cells of one line: every method's mean (sd), then RD minus each other with its interval."""
+    return [*(points([one / 100 for one in values[method].values()]) for method in METHODS),
+            *(told(paired(values[OURS], values[method])) for method in METHODS if method != OURS)]
 
 
 def picture(rows: list[dict[str, Any]], split: str, path: Path) -> None:

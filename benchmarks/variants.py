@@ -35,7 +35,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "kd, fading": ("--method", "kd", *FADING),
 }
 # RepViT's channels were ranked over the whole network when these rows were measured.
-STUDENTS = {"repvit": (*PAIRS["repvit cut to 60 M MACs"], "--prune-scope", "network"),
+STUDENTS = {"repvit": (*PAIRS["repvit pruned to 60 M MACs"], "--prune-scope", "network"),
             "mobilenetv3_small_050": ("--student", "mobilenetv3_small_050")}
 FOLDS = 3
 FEW = [name for name in VARIANTS if "fading" not in name]  # on validation images of the demo's phantom, and of pneumonia
