@@ -20,24 +20,20 @@ def refuse_contradictions(settings: Any) -> None:
 def contradictions(settings: Any) -> list[tuple[bool, str]]:
     """Each contradiction there can be: whether it is there, and what to say of it."""
     budget = (settings.max_params, settings.max_macs, settings.max_latency_ms) != (None, None, None)
-    method, adapt, rounds = settings.method, settings.adapt, settings.prune_rounds or 1
+    method, adapt = settings.method, settings.adapt
     how = next((f"--{name.replace('_', '-')} {getattr(settings, name)}" for name, usual in
-                (("importance", "auto"), ("prune_scope", "layer")) if getattr(settings, name) != usual), None)
+                (("importance", "auto"), ("prune_scope", "layer"), ("prune_rounds", None)) if getattr(settings, name) != usual), None)
     return [
         (how is not None and not budget,
          f"{how} says how a student is pruned to a budget: give --max-params, --max-macs or --max-latency-ms, or leave it out"),
         (how is not None and settings.student == "auto",
          f"--student auto takes whole networks that fit; leave {how} out, or name a student to prune"),
-        (rounds > 1 and not budget,
-         f"--prune-rounds {rounds} needs a budget: --max-params, --max-macs or --max-latency-ms"),
         (settings.latency_table is not None and settings.max_latency_ms is None,
          "--latency-table tells what networks take on another device; it needs --max-latency-ms"),
         (settings.student == "auto" and not budget,
          "--student auto needs a budget to choose within: --max-params, --max-macs or --max-latency-ms"),
         (settings.student == "auto" and settings.student_weights is not None,
          "--student auto compares networks with random weights; leave --student-weights out, or name a student"),
-        (settings.student == "auto" and rounds > 1,
-         "--student auto takes whole networks that fit; leave --prune-rounds out, or name a student to prune"),
         (settings.views == "tied" and method == "vanilla", "--views tied needs a bank; --method vanilla has none"),
         (adapt != "none" and method == "vanilla", f"--adapt {adapt} adapts a teacher; --method vanilla has none"),
         (settings.teacher_adapter is not None and adapt != "none",
@@ -46,7 +42,7 @@ def contradictions(settings: Any) -> list[tuple[bool, str]]:
          f"--second-teacher {settings.second_teacher} needs a bank; --method vanilla has none"),
         (settings.second_teacher is not None and adapt != "none",
          f"--adapt {adapt} adapts one teacher; run rd-adapt first and give its folder as --teacher or --second-teacher"),
-        (method == "auto" and rounds > 1,
+        (method == "auto" and (settings.prune_rounds or 1) > 1,
          "--method auto chooses after pruning; with --prune-rounds above 1 name a method"),
         (method == "at" and settings.views != "tied",
          "--method at compares places in the image, which both must see alike: add --views tied"),
