@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from paired import table as differences
 from pneumonia import pneumonia_subset
-from study import PUBLISHED, SHARED, Run, adapted, conduct, figures, points, rd_distill
+from study import PROBED, PUBLISHED, SHARED, Run, adapted, conduct, figures, points, rd_distill
 
 # 64 px is the size of NIH's pictures and above that of pneumonia's; it keeps the study within one to two and a half hours of two
 # cores. Some 100 steps of 32 images a teacher, 800 a student; few turns, since each ends with a look at validation.
@@ -24,7 +25,7 @@ PLAIN = ("--teacher", "efficientnet-lite0", "--teacher-size", SIDE, "--bank-view
 TRAINING = ("--epochs", "3", "--bootstrap", "20", "--adapt-share", "1")  # beside every layer, whatever it costs
 TEACHER = (*PLAIN, *TRAINING)
 STUDENT = ("--student", "mobilenetv3_small_050", "--size", SIDE, "--epochs", "10", "--min-steps", "800", "--bootstrap", "20",
-           "--audit", "0.002", "--bank-runtime", "torch", *PUBLISHED)
+           "--audit", "0.002", "--bank-runtime", "torch")
 # Total rank 8 a layer, so that all have the same factors; gates and a pooled adapter are what differs.
 METHODS: dict[str, tuple[str, ...]] = {
     "none": (),
@@ -34,6 +35,9 @@ METHODS: dict[str, tuple[str, ...]] = {
     "molre, behind the pool": ("--method", "molre"),
     "spectral": ("--method", "spectral"),
 }
+# Where adapters help a teacher, its students by further methods than RD as published, and one without a teacher.
+MORE_ON, MORE_OF = "pneumonia, 470 labels", ("none", "lora", "molre, behind the pool", "spectral")
+WAYS = {"kd": ("--method", "kd"), "rd, KD from the probe": PROBED}
 
 
 def sets(work: Path) -> dict[str, Path]:
@@ -49,19 +53,29 @@ def runs(seeds: int, work: Path) -> Iterator[Run]:
         for setting, path in data.items():
             for method, own in METHODS.items():
                 yield Run(setting, method, seed, ("--data", str(path), "--skip-bad-images", *own))
+    for seed in range(seeds):
+        flags = ("--data", str(data[MORE_ON]), "--skip-bad-images")
+        yield Run(MORE_ON, "vanilla", seed, flags)
+        for way in WAYS:  # not adapter by adapter: two workers would train the same teacher
+            for method in MORE_OF:
+                yield Run(MORE_ON, f"{method}; {way}", seed, (*flags, *METHODS[method]))
 
 
 def perform(run: Run, work: Path) -> dict[str, Any]:
     """Adapt a teacher, distil a student from it where asked, read the figures of both, throw the student away."""
     student, bank = work / run.slug, work / f"{run.slug}-bank"
-    row, teacher = run.row(work), [*PLAIN]
-    if run.method != "none":
+    row, (adapter, _, way) = run.row(work), run.method.partition("; ")
+    teacher, taught = [*PLAIN], WAYS.get(way, PUBLISHED)
+    if adapter == "vanilla":
+        teacher, taught = [], ("--method", "vanilla")
+    elif adapter != "none":
         folder, seconds = adapted((*run.flags, *TEACHER), run.seed, work)
         row |= {"adapt_cpu_seconds": round(seconds), "teacher": figures(folder),
                 "adapters": json.loads((folder / "metrics.json").read_text())["adapters"]}
         row["adapters"]["merge"].pop("layers")
         teacher = ["--teacher", str(folder), "--bank-views", "4", "--bank", str(bank)]  # the plain teacher's bank serves all seeds
-    rd_distill([*run.flags[:3], *teacher, *STUDENT, "--seed", str(run.seed), "--threads", "1", "--overwrite", "--out", str(student)], work)
+    rd_distill([*run.flags[:3], *teacher, *STUDENT, *taught, "--seed", str(run.seed), "--threads", "1", "--overwrite",
+                "--out", str(student)], work)
     row |= figures(student)
     for made in (student, bank):
         shutil.rmtree(made, ignore_errors=True)
@@ -69,6 +83,20 @@ def perform(run: Run, work: Path) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]], split: str) -> str:
+    """Markdown: every adapter with its student by RD, then, where there are some, students by further methods."""
+    more = [row for row in rows if row["method"] == "vanilla" or "; " in row["method"]]
+    return "\n\n".join([every_adapter(rows, split), *([by_ways(more, split)] if more else [])])
+
+
+def by_ways(rows: list[dict[str, Any]], split: str) -> str:
+    """Markdown: a line an adapter and method, each against the student without a teacher and against KD from the same teacher."""
+    teachers = {"vanilla": "no teacher", "none": "plain teacher"}
+    named = [(row, *row["method"].partition("; ")[::2]) for row in rows]
+    return differences([{**row, "setting": f"{row['setting'].split(',')[0]}, {teachers.get(adapter, adapter)}", "method": way or adapter}
+                        for row, adapter, way in named], split)
+
+
+def every_adapter(rows: list[dict[str, Any]], split: str) -> str:
     """Markdown: mean (sd over seeds) in points; parameters added, seconds a run."""
     heads = ("data", "adapter", "seeds", "parameters added", "teacher AUROC", "teacher accuracy", "student AUROC",
              "student minus the plain teacher's, by seed", "processor seconds of rd-adapt")
