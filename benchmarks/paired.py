@@ -15,8 +15,6 @@ import numpy as np
 from scipy import stats
 from study import points, read_rows
 
-OURS = ("rd", "drd", "vanilla")  # everything else is a competitor of RD
-
 
 def scores(rows: list[dict[str, Any]], setting: str, split: str) -> dict[str, dict[int, float]]:
     """AUROC in points by method and seed."""
@@ -36,9 +34,14 @@ def paired(one: dict[int, float], other: dict[int, float]) -> tuple[float, float
     return float(gaps.mean()), float(gaps.mean()) - half, float(gaps.mean()) + half
 
 
+def rival(method: str) -> bool:
+    """Whether a method competes with RD: neither RD, a form of it, DRD nor vanilla."""
+    return method not in ("drd", "vanilla") and not method.startswith("rd")
+
+
 def best_rival(found: dict[str, dict[int, float]]) -> str:
-    """The method with the best mean among those that are neither RD, a variant of it, DRD nor vanilla."""
-    rivals = {name: np.mean(list(values.values())) for name, values in found.items() if name not in OURS and not name.startswith("rd")}
+    """The method with the best mean among those that compete with RD."""
+    rivals = {name: np.mean(list(values.values())) for name, values in found.items() if rival(name)}
     return max(rivals, key=lambda name: float(rivals[name])) if rivals else ""
 
 
@@ -47,10 +50,10 @@ def table(rows: list[dict[str, Any]], split: str) -> str:
     lines = [f"| setting | method | seeds | AUROC on {split} | minus vanilla | minus the best other KD |", "|---|---|---|---|---|---|"]
     for setting in dict.fromkeys(row["setting"] for row in rows):
         found = scores(rows, setting, split)
-        rival, alone = best_rival(found), without_teacher(rows, setting, split, found)
+        best, alone = best_rival(found), without_teacher(rows, setting, split, found)
         for name, values in sorted(found.items(), key=lambda pair: -float(np.mean(list(pair[1].values())))):
-            cells = [told(paired(values, base)) if base and base is not values else "" for base in (alone, found.get(rival))]
-            label = f"{name} (best other KD)" if name == rival else name
+            cells = [told(paired(values, base)) if base and base is not values else "" for base in (alone, found.get(best))]
+            label = f"{name} (best other KD)" if name == best else name
             mean = points([one / 100 for one in values.values()])
             lines.append(f"| {setting} | {label} | {len(values)} | {mean} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -87,7 +90,7 @@ def picture(rows: list[dict[str, Any]], split: str, path: Path) -> None:
         for place, name in enumerate(names):
             gaps = [value - base[seed] for seed, value in found[name].items() if seed in base]
             mean, low, high = paired(found[name], base)
-            colour = "tab:blue" if name in OURS else "tab:gray"
+            colour = "tab:gray" if rival(name) else "tab:blue"
             axes.plot(gaps, [place] * len(gaps), ".", color=colour, alpha=0.5)
             axes.errorbar([mean], [place], xerr=[[mean - low], [high - mean]], fmt="o", color=colour, capsize=3)
         axes.axvline(0, color="black", linewidth=0.8)
