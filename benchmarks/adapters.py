@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from accuracy import BY_PROBE, CORE
 from paired import table as differences
 from pneumonia import pneumonia_subset
-from study import PROBED, PUBLISHED, SHARED, Run, adapted, conduct, figures, points, rd_distill
+from study import PUBLISHED, SHARED, Run, adapted, conduct, figures, points, rd_distill
 
 # 64 px is the size of NIH's pictures and above that of pneumonia's; it keeps the study within one to two and a half hours of two
 # cores. Some 100 steps of 32 images a teacher, 800 a student; few turns, since each ends with a look at validation.
@@ -37,7 +38,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 }
 # Where adapters help a teacher, its students by further methods than RD as published, and one without a teacher.
 MORE_ON, MORE_OF = "pneumonia, 470 labels", ("none", "lora", "molre, behind the pool", "spectral")
-WAYS = {"kd": ("--method", "kd"), "rd, KD from the probe": PROBED}
+WAYS = ("kd", BY_PROBE)
 
 
 def sets(work: Path) -> dict[str, Path]:
@@ -65,10 +66,8 @@ def perform(run: Run, work: Path) -> dict[str, Any]:
     """Adapt a teacher, distil a student from it where asked, read the figures of both, throw the student away."""
     student, bank = work / run.slug, work / f"{run.slug}-bank"
     row, (adapter, _, way) = run.row(work), run.method.partition("; ")
-    teacher, taught = [*PLAIN], WAYS.get(way, PUBLISHED)
-    if adapter == "vanilla":
-        teacher, taught = [], ("--method", "vanilla")
-    elif adapter != "none":
+    teacher, taught = [] if adapter == "vanilla" else [*PLAIN], CORE.get(way or adapter, PUBLISHED)
+    if adapter not in ("vanilla", "none"):
         folder, seconds = adapted((*run.flags, *TEACHER), run.seed, work)
         row |= {"adapt_cpu_seconds": round(seconds), "teacher": figures(folder),
                 "adapters": json.loads((folder / "metrics.json").read_text())["adapters"]}

@@ -27,6 +27,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "vanilla": ("--method", "vanilla", "--student-weights", "pretrained"),
     f"{OURS}, scratch": PROBED,
 }
+OTHERS = [method for method in METHODS if method != OURS]
 STEPS, BETWEEN = 600, 200  # in all after pruning, and between two rounds of it, as rd-distill does by default
 DATA = ("--data", str(SHARED / "busi_256px"), "--skip-bad-images", "--student", "efficientnet-lite0", "--size", "96",
         "--teacher", "efficientnet-lite2", "--epochs", "20", "--bootstrap", "20", "--audit", "0.002")
@@ -56,8 +57,7 @@ def table(rows: list[dict[str, Any]], split: str) -> str:
 
     Last line: every seed's mean over the shares, so that its interval is one of seeds.
     """
-    others = [method for method in METHODS if method != OURS]
-    heads = ("MACs left", "M MACs", "M parameters", *METHODS, *(f"the first minus {method}" for method in others))
+    heads = ("MACs left", "M MACs", "M parameters", *METHODS, *(f"the first minus {method}" for method in OTHERS))
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     found = curves(rows, split)
     for share in SHARES:
@@ -77,7 +77,7 @@ def table(rows: list[dict[str, Any]], split: str) -> str:
 def compared(values: dict[str, dict[int, float]]) -> list[str]:
     """Cells of one line: every method's mean (sd), then RD minus each other with its interval."""
     return [*(points([one / 100 for one in values[method].values()]) for method in METHODS),
-            *(told(paired(values[OURS], values[method])) for method in METHODS if method != OURS)]
+            *(told(paired(values[OURS], values[method])) for method in OTHERS)]
 
 
 def picture(rows: list[dict[str, Any]], split: str, path: Path) -> None:
