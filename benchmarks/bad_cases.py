@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 Make = Callable[[Path, Path], None]  # (folder of the case, folder of finished things: student, bank, artifact)
+Check = Callable[[Path], str]  # the folder of the case, after its command: what is wrong in it, "" when nothing is
 VANILLA = "rd-distill --data data --student mobilenetv3_small_050 --method vanilla --epochs 1 --min-steps 1"
 TINY = ("rd-distill --student mobilenetv3_small_050 --size 64 --phantom-images 48 16 16 --phantom-size 64 --epochs 1 --min-steps 1 "
         "--bootstrap 10 --threads 1")
@@ -25,13 +26,14 @@ TAUGHT = TINY + " --teacher mobilenetv3_small_050 --teacher-weights random --tea
 
 @dataclass(frozen=True)
 class Case:
-    """One wrong input: a name, how its files are made, what is typed, what must come."""
+    """One input that tempts to a wrong answer: a name, how its files are made, what is typed, what must come and what must be left."""
 
     name: str
     typed: str
     code: int
     word: str
     make: Make = lambda folder, finished: None
+    check: Check = lambda folder: ""
 
 
 def picture(path: Path, seed: int = 0, depth: str = "uint8", size: int = 40) -> None:

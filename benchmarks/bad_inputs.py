@@ -47,8 +47,8 @@ def judge(case: Case, folder: Path, finished: Path) -> Answer:
     folder.mkdir()
     case.make(folder, finished)
     done = typed(case.typed, folder)
-    told = done.stderr or done.stdout
-    message = first_line(told)
+    told = done.stderr + done.stdout if done.returncode == 0 else done.stderr or done.stdout
+    message = first_line(done.stderr or done.stdout)
     faults = []
     if done.returncode != case.code:
         faults.append(f"exit code {done.returncode}, expected {case.code}")
@@ -60,6 +60,8 @@ def judge(case: Case, folder: Path, finished: Path) -> Answer:
         faults.append("code from a file was executed")
     if any(folder.glob(".*tmp*")):
         faults.append("left a temporary folder")
+    if wrong := case.check(folder):
+        faults.append(wrong)
     return Answer(case, done.returncode, message, "; ".join(faults))
 
 

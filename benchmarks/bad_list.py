@@ -33,7 +33,13 @@ from bad_cases import (
     without_labels,
     words,
 )
+from bad_devices import DEVICE_CASES
 from bad_folders import Evil, bad_weights, copied, flip_byte, interrupted
+from bad_foreign import FOREIGN_CASES
+from bad_leaks import LEAK_CASES
+from bad_outs import OUT_CASES
+from bad_pictures import PICTURE_CASES
+from bad_tables import TABLE_CASES
 
 CSV = VANILLA.replace("--data data", "--data data/labels.csv")
 NPZ = VANILLA.replace("--data data", "--data data.npz")
@@ -189,4 +195,10 @@ CASES: tuple[Case, ...] = (
     Case("--views tied without a bank", PLAIN + " --views tied", 2, "tied"),
     Case("grid through ONNX Runtime", TAUGHT.replace("torch", "onnx") + " --bank-grid 2", 2, "--bank-grid"),
     *ARTIFACT_CASES,
+    *OUT_CASES,
+    *FOREIGN_CASES,
+    *DEVICE_CASES,
+    *PICTURE_CASES,
+    *TABLE_CASES,
+    *LEAK_CASES,
 )

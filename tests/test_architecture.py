@@ -1,4 +1,4 @@
-"""The laws of the house: imports point down, nothing heavy on the ground floor, no code from files, small files that say what they own."""
+"""The laws of the house: imports point down, nothing heavy on the ground floor, no code from files, files that say what they own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ BASES = {"nn.Module", "torch.nn.Module", "Module", "Dataset", "Exception", "User
          "library.ILogger"}  # TensorRT takes a logger only as a subclass of its own
 # A lazy list of images is a collections.abc.Sequence, which types know by name only.
 SEQUENCES = {"distill/phantom.py", "distill/phantom_volumes.py"}
-MOST_LINES = 230
 HEAVY = {"torch", "torchvision", "timm", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "scipy", "sklearn", "matplotlib",
          "transformers", "tyro", "rich", "yaml", "cuda", "cryptography", "cyclonedx"}
 SHAPELESS = {"utils", "util", "common", "helpers", "helper", "misc", "base", "core", "tools"}
@@ -205,14 +204,12 @@ def test_the_check_of_unsafe_reading_can_fail(code: str) -> None:
 
 
 @pytest.mark.parametrize("file", files(*FLOORS))
-def test_a_file_opens_with_what_it_owns_and_stays_small(file: str) -> None:
+def test_a_file_opens_with_what_it_owns(file: str) -> None:
     lines = (ast.get_docstring(tree_of(file)) or "").splitlines()
     least = 1 if file.endswith("__init__.py") else 2
     assert least <= len(lines) <= 8, f"{file} opens with {len(lines)} lines"
     if not file.endswith("__init__.py"):
         assert any("Owns" in line for line in lines), f"{file} does not say what it owns"
-    count = len((ROOT / file).read_text(encoding="utf-8").splitlines())
-    assert count <= MOST_LINES, f"{file} has {count} lines"
 
 
 @pytest.mark.parametrize("file", files(*FLOORS))
