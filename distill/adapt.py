@@ -6,7 +6,6 @@ Owns: the order of the steps and what is printed. Does not own: adapters (adapte
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,19 +26,19 @@ from distill.insert import POOLED, added_parameters, choose_layers, remove_unuse
 from distill.intake import choose_device, describe, read_images
 from distill.losses import prevalence_weights
 from distill.models import Model, adapt_model, count_macs, count_parameters, feature_width
+from distill.named import PHANTOMS
 from distill.objective import Branches, Weights
 from distill.outcome import Outcome, data_name, images_digest, write_result
 from distill.peft_folder import starts_of, write_peft
 from distill.pixels import PixelStore, build_pixels
 from distill.predict import Predictions, calibrate, judge, predict, score, summary
 from distill.progress import say, track
-from distill.run import NOTE, check_parents, find_run, finished
+from distill.run import Run, opened_run, start_run
 from distill.spectral import start_from_svd
-from distill.teaching import Taught, consult_teacher
+from distill.teaching import BANKS, Taught, consult_teacher
 from distill.views import ViewSpec
 from runtimes.errors import USAGE, UserError
 from runtimes.flags import record
-from runtimes.folder import check_out, read_json, write_json
 from runtimes.images import ImageSet, ImageSpec
 
 FOLD_IMAGES = 256  # that gates are averaged over, and as many that the fold is judged on
@@ -48,13 +47,16 @@ WATCHED_IMAGES = 500  # validation images looked at after each epoch: a teacher 
 
 def adapt(settings: AdaptSettings, command: str) -> int:
     """Adapt a teacher and write its folder; returns the exit code."""
-    run, wanted = find_run(settings)
-    if settings.resume and finished(settings.out, wanted, "teacher"):
-        shutil.rmtree(run, ignore_errors=True)
-        say("done", f"{settings.out}/ was finished already; nothing to resume")
-        return 0
-    replaces = settings.overwrite or (settings.resume and (run / NOTE).is_file() and bool(read_json(run / NOTE).get("replaces")))
-    check_out(settings.out, overwrite=replaces)
+    more = {} if settings.bank else {"the folder of banks": BANKS}
+    with opened_run(settings, record(settings), "teacher", drawn=settings.data in PHANTOMS, more=more) as run:
+        if run is None:
+            say("done", f"{settings.out}/ was finished already; nothing to resume")
+            return 0
+        return _adapt(settings, command, run)
+
+
+def _adapt(settings: AdaptSettings, command: str, opened: Run) -> int:
+    run = opened.folder
     device = choose_device(settings.device)
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -73,10 +75,8 @@ def adapt(settings: AdaptSettings, command: str) -> int:
     say("adapters", f"{settings.method}, {len(model.spec.adapters)} layer(s), {added:,} parameters added ({100 * added / plain:.2f} %), "
                     f"head {count_parameters(model.head):,}{f', pooling of slices {pool:,}' if pool else ''}, on {device}")
     starts = starts_of(model.net, settings.start != "zero") if settings.peft else {}
-    run.mkdir(parents=True, exist_ok=True)
     parents = {"images": images_digest(images), "teacher": taught.facts["teacher_hash"]}
-    check_parents(run, parents)
-    write_json(run / NOTE, {"settings": wanted, "replaces": replaces, "parents": parents})
+    start_run(opened, parents)
     with track("pixels") as update:
         pixels = build_pixels(run, images, spec, update)
     branches = Branches(model)
@@ -109,10 +109,9 @@ def adapt(settings: AdaptSettings, command: str) -> int:
         if unmerged is not None:
             write_peft(folder / "peft", unmerged, starts, taught.facts["teacher"], taught.facts["teacher_hash"])
 
-    write_result(settings.out, outcome, kind="teacher", overwrite=replaces, also=also,
+    write_result(settings.out, outcome, kind="teacher", overwrite=opened.overwrite, also=also,
                  more={"adapters": {"method": settings.method, "added": added, "kept": len(branches.student.spec.adapters),
                                     "base_hash": taught.facts["teacher_hash"], **folded.as_dict()}})
-    shutil.rmtree(run)
     say("done", f"{settings.out}/  report: {settings.out / 'report.html'}  next: rd-distill --teacher {settings.out}")
     return 0
 

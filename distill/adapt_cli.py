@@ -21,7 +21,7 @@ def main() -> None:
 
         return adapt(settings, command_line("rd-adapt"))
 
-    sys.exit(finish(command))
+    sys.exit(finish(command, resumes=True))
 
 
 if __name__ == "__main__":

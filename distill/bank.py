@@ -6,12 +6,10 @@ right one (audit.py). Features are never transformed after the fact: the feature
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import mmap
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -141,15 +139,6 @@ def bank_name(key: dict[str, Any], hashes: Sequence[str], counts: NDArray[np.int
         digest.update(f"{one} {count}".encode())
     name = "".join(letter if letter.isalnum() else "-" for letter in key["teacher"]).strip("-")[-40:]
     return f"{name}-{digest.hexdigest()[:12]}"
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a bank's lock: of two runs that need the same bank, one builds it and the other waits."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f".{folder.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def shard_blocks(count: int) -> list[range]:

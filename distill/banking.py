@@ -6,7 +6,7 @@ Owns: build_bank, what the teacher sees of an image or a volume. Does not own: t
 
 from __future__ import annotations
 
-import shutil
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,11 +18,14 @@ from torch import Tensor
 
 from distill.bank import FeatureBank, distinct, open_bank, shard_blocks, shard_file
 from distill.views import ViewSpec, bank_views, view_pixels
-from runtimes.errors import UserError
+from runtimes.errors import USAGE, UserError
 from runtimes.folder import read_json, sync_folder, write_atomic, write_json, write_manifest
 from runtimes.images import ImageSet, ImageSpec
+from runtimes.outputs import remove_ours
 
 CPU_BATCH, GPU_BATCH = 4, 64  # on a CPU small batches stay in the cache: 1.3 to 1.9 times faster than 32
+PLAN = "plan.json"
+OWN = re.compile(r"\.?(plan\.json|manifest\.json|features-\d+\.safetensors)(\.\d+-\d+\.tmp|\.tmp)?")  # files of an unfinished bank
 Forward = Callable[[Tensor], dict[str, Tensor]]  # normalised pixels (B, 3, h, w) to named features, each (B, ...)
 
 
@@ -39,10 +42,13 @@ def build_bank(folder: Path, key: dict[str, Any], images: ImageSet, counts: NDAr
     order = [first for first, _ in chosen.values()]
     counts = np.asarray([count for _, count in chosen.values()], dtype=np.int64)
     plan = {"key": key, "hashes": list(chosen), "views": counts.tolist()}
-    if partial.exists() and (not (partial / "plan.json").is_file() or read_json(partial / "plan.json") != plan):
-        shutil.rmtree(partial)
+    if partial.is_symlink() or (partial.exists() and not partial.is_dir()):
+        raise UserError(f"{partial} is in the way of a bank that is being built; move it away, or name another --bank", USAGE)
+    if partial.exists() and not _holds(partial, plan) and (left := remove_ours(partial, OWN)):
+        raise UserError(f"{partial} is where the bank is built, and holds what none of our commands wrote ({left[0]}); move it away, or "
+                        "name another --bank", USAGE)
     partial.mkdir(parents=True, exist_ok=True)
-    write_json(partial / "plan.json", plan)
+    write_json(partial / PLAN, plan)
     blocks = shard_blocks(len(order))
     total, done = int((counts + 1).sum()), 0
 
@@ -68,6 +74,14 @@ def build_bank(folder: Path, key: dict[str, Any], images: ImageSet, counts: NDAr
     partial.rename(folder)
     sync_folder(folder.parent)
     return open_bank(folder)
+
+
+def _holds(partial: Path, plan: dict[str, Any]) -> bool:
+    """Whether an unfinished bank is one of this plan."""
+    try:
+        return (partial / PLAN).is_file() and read_json(partial / PLAN) == plan
+    except UserError:  # damaged: started anew
+        return False
 
 
 def seen(raw: NDArray[Any], spec: ImageSpec) -> NDArray[np.uint8]:

@@ -7,7 +7,6 @@ Validation and test images are not looked at.
 from __future__ import annotations
 
 import copy
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from distill.models import Model, ModelSpec
 from distill.pixels import PixelStore
 from distill.predict import judge
 from distill.progress import say, track
+from distill.run import remove_run
 from distill.shrinking import budget_of, device_of
 from distill.splits import divide, merge_groups
 from distill.students import build_student
@@ -67,7 +67,7 @@ def tried(trial: DistillSettings, fold: ImageSet, spec: ImageSpec, views: ViewSp
     teacher = None if trial.method == "vanilla" else taught
     branches = build_branches(trial, student, teacher, len(fold.rows("train")))
     train(trial, fold, spec, views, pixels, branches, teacher, folder, device)
-    shutil.rmtree(folder)
+    remove_run(folder)
     return judge(fold, run_on(branches, fold, spec, pixels, "val", teacher, device))["score"]
 
 
@@ -88,7 +88,7 @@ def choose_student(settings: DistillSettings, like: ModelSpec, images: ImageSet,
             with track("screen") as update:
                 found = screen(like, budget, settings.latency_target, settings.latency_threads, table=table, progress=update)
         except UserError:  # nothing is trained yet, and the next try will have another budget
-            shutil.rmtree(run)
+            remove_run(run)
             raise
         names = finalists(found, settings.auto_students)
         say("students", f"{len(found)} looked at, {sum(not one.verdict for one in found)} within {budget}, {len(names)} tried for "

@@ -21,7 +21,7 @@ def main() -> None:
 
         return distill(settings, command_line("rd-distill"))
 
-    sys.exit(finish(command))
+    sys.exit(finish(command, resumes=True))
 
 
 if __name__ == "__main__":

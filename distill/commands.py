@@ -5,7 +5,6 @@ Owns: the order of the steps, what is printed, the interrupted run's folder. Doe
 
 from __future__ import annotations
 
-import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -22,34 +21,39 @@ from distill.choosing import choose_method, choose_student
 from distill.config import DistillSettings
 from distill.intake import choose_device, describe, read_images
 from distill.models import Model, ModelSpec, count_macs, count_parameters
+from distill.named import PHANTOMS
 from distill.objective import STAGED
 from distill.outcome import Outcome, images_digest, write_result
 from distill.pixels import build_pixels
 from distill.predict import calibrate, judge_gain, score, summary
 from distill.progress import say, track
-from distill.run import NOTE, check_parents, find_run, finished
+from distill.run import Run, opened_run, start_run
 from distill.shrinking import budget_of, shrink_student
 from distill.stages import cut_stages
 from distill.students import build_student, timm_arguments, timm_name
-from distill.teaching import consult_teacher
+from distill.teaching import BANKS, consult_teacher
 from distill.training import distils_probe, peak_lr, run_on, task_gradients, train, train_a_little
 from distill.views import ViewSpec
 from runtimes.errors import USAGE, UserError
 from runtimes.flags import record
-from runtimes.folder import MANIFEST, check_out, read_json, write_json
+from runtimes.folder import MANIFEST
 from runtimes.images import ImageSet, ImageSpec
 
 
 def distill(settings: DistillSettings, command: str) -> int:
     """Run the main job and write the student folder; returns the exit code."""
-    run, wanted = find_run(settings)
-    if settings.resume and finished(settings.out, wanted):
-        shutil.rmtree(run, ignore_errors=True)  # killed between the folder's last rename and here
-        say("done", f"{settings.out}/ was finished already; nothing to resume")
-        return 0
-    replaces = settings.overwrite or (settings.resume and (run / NOTE).is_file() and bool(read_json(run / NOTE).get("replaces")))
-    check_out(settings.out, overwrite=replaces)
-    asked = settings
+    more = {"the adapted teacher's folder": teacher_folder(settings.out)} if settings.adapt != "none" else {}
+    if settings.bank is None and settings.method != "vanilla":
+        more["the folder of banks"] = BANKS
+    with opened_run(settings, record(settings), "student", drawn=settings.data in PHANTOMS, more=more) as run:
+        if run is None:
+            say("done", f"{settings.out}/ was finished already; nothing to resume")
+            return 0
+        return _distill(settings, command, run)
+
+
+def _distill(settings: DistillSettings, command: str, opened: Run) -> int:
+    run, asked = opened.folder, settings
     if settings.adapt != "none":
         settings = with_adapted_teacher(settings, command)
     device = choose_device(settings.device)
@@ -73,10 +77,8 @@ def distill(settings: DistillSettings, command: str) -> int:
     like = ModelSpec(arch or "auto", spec.height, spec.width, images.task, images.classes, timm_arguments(arch or ""), slices=spec.slices,
                      pooling=settings.slice_pooling)
     student = None if arch is None else named_student(settings, like, device)
-    run.mkdir(parents=True, exist_ok=True)
     parents = {"images": images_digest(images), "teacher": taught.facts["teacher_hash"] if taught else None}
-    check_parents(run, parents)
-    write_json(run / NOTE, {"settings": wanted, "replaces": replaces, "parents": parents})
+    start_run(opened, parents)
     with track("pixels") as update:
         pixels = build_pixels(run, images, spec, update)
     choices: dict[str, Any] = {}
@@ -113,8 +115,7 @@ def distill(settings: DistillSettings, command: str) -> int:
         say("warning", warning)
     outcome = Outcome(branches.student, spec, images, made, calibrations, splits, history, warnings, macs,
                       taught.facts if taught else {}, record(asked), command)
-    write_result(settings.out, outcome, overwrite=replaces, more=choices)
-    shutil.rmtree(run)
+    write_result(settings.out, outcome, overwrite=opened.overwrite, more=choices)
     say("done", f"{settings.out}/  report: {settings.out / 'report.html'}  next: rd-export --target onnx"
                 + ("" if settings.out == Path("student") else f" --student-dir {settings.out}"))
     return 0
@@ -131,9 +132,14 @@ def named_student(settings: DistillSettings, spec: ModelSpec, device: str) -> Mo
     return student
 
 
+def teacher_folder(out: Path) -> Path:
+    """Where --adapt writes the teacher of a student."""
+    return Path(f"{out}-teacher")
+
+
 def with_adapted_teacher(settings: DistillSettings, command: str) -> DistillSettings:
     """Adapt the teacher into <out>-teacher, and go on with that folder as the teacher."""
-    folder = settings.out.with_name(f"{settings.out.name}-teacher")
+    folder = teacher_folder(settings.out)
     adapt(adapt_settings(settings, folder), command)
     return replace(settings, teacher=str(folder), teacher_size=None, teacher_weights=None)
 

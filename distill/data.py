@@ -7,6 +7,7 @@ Does not own: the forms of --data (named.py, sources.py, tables.py), opening ima
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,6 +28,9 @@ from runtimes.volumes import VolumeSpec, is_volume
 
 WINDOW_IMAGES = 4096  # 16-bit training images the window is read from, evenly spaced: more do not move a percentile
 MOST_SLICES = 32  # of a volume, where --slices does not say: more cost time, and neighbours look alike
+# The names may be right, and the process's own idea of names wrong: said where that is so.
+LOCALE = "" if sys.getfilesystemencoding().lower() == "utf-8" else (
+    f", or set PYTHONUTF8=1: this process reads file names as {sys.getfilesystemencoding()}")
 COPIES = {"duplicate", "leak", "contradicting labels", "constant"}
 
 
@@ -81,12 +85,16 @@ def load_images(
     if unlabelled is not None:
         listing = _with_unlabelled(listing, unlabelled)
     cut = _volumes(listing, volume or VolumeSpec())
+    if misspelt := [name for name in listing.classes if not _is_utf8(name)]:
+        raise UserError(f"class {misspelt[0]!r} has a name that is not UTF-8, and names are written into files; rename it{LOCALE}")
     facts = {"data": data, **listing.facts, "notes": list(listing.facts.get("notes", []))}
     check_groups(listing.split, listing.groups)
     images = listing.images
     paths = list(listing.keys)
     if isinstance(images, list):  # else an array or the phantom, which is not drawn just to be named
         paths = [str(one) if isinstance(one, Path) else key for one, key in zip(images, paths, strict=True)]
+    misnamed = [Problem(path, "name is not UTF-8", f"rename it{LOCALE}", row)
+                for row, (path, key) in enumerate(zip(paths, listing.keys, strict=True)) if not _is_utf8(path) or not _is_utf8(key)]
     seen: list[Seen | None] = [
         Seen(hashlib.sha256(key.encode()).hexdigest(), phantom_size, phantom_size, False, "uint8",
              depth=DEPTHS[1] if cut is not None else 1)
@@ -97,6 +105,7 @@ def load_images(
         problems = [*listing.problems, *(replace(one, row=one.row + drawn) for one in found)]
     else:
         problems = list(listing.problems)
+    problems += misnamed
     wrong = {one.row for one in problems}
     digests = ["" if one is None or row in wrong else one.digest for row, one in enumerate(seen)]
     problems += find_copies(paths, digests, listing.labels, listing.split, listing.classes)
@@ -122,6 +131,15 @@ def load_images(
     listing = _keep(listing, rows)
     seen = [seen[row] for row in rows.tolist()]
     return _finished(listing, [one for one in seen if one is not None], facts, seed, cut)
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a name can be written into a text file; Python carries the bytes of a name that cannot as lone surrogates."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _volumes(listing: Listing, volume: VolumeSpec) -> VolumeSpec | None:

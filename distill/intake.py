@@ -5,6 +5,9 @@ Owns: choose_device, read_images, images_for, describe. Does not own: forms of d
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -45,10 +48,23 @@ def read_images(settings: DistillSettings) -> ImageSet:
                                phantom_images=settings.phantom_images, phantom_size=settings.phantom_size, volume=volume_spec(settings),
                                progress=update)
     except BadImages as error:
-        listed = settings.out.with_name(f"{settings.out.name}.bad-images.csv")
+        listed = _listing_of(settings.out)
         listed.parent.mkdir(parents=True, exist_ok=True)
-        write_table(listed, [{"path": one.path, "reason": one.reason, "detail": one.detail} for one in error.problems])
+        write_table(listed, [{"path": problem.path.encode("utf-8", "backslashreplace").decode(), "reason": problem.reason,
+                              "detail": problem.detail} for problem in error.problems])
         raise UserError(f"{error}; all of them are listed in {listed}", error.exit_code) from None
+
+
+def _listing_of(out: Path) -> Path:
+    """The file beside --out that lists bad images: a new one, or one that an earlier run wrote."""
+    for number in itertools.count(1):
+        path = Path(f"{out}.bad-images{'' if number == 1 else f'-{number}'}.csv")
+        if not os.path.lexists(path):
+            return path
+        with contextlib.suppress(OSError):
+            if path.is_file() and not path.is_symlink() and path.open("rb").readline().rstrip() == b"path,reason,detail":
+                return path
+    raise AssertionError("numbers do not end")
 
 
 def volume_spec(settings: DistillSettings) -> VolumeSpec:

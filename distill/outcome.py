@@ -22,8 +22,9 @@ from distill.models import Model, count_parameters, weights_hash
 from distill.predict import Predictions, probabilities
 from distill.report import write_report
 from distill.volume_views import heaviest, strips
-from runtimes.folder import new_folder, write_json, write_manifest
+from runtimes.folder import write_json, write_manifest
 from runtimes.images import ImageSet, ImageSpec
+from runtimes.outputs import new_folder
 
 WORST = 8
 MADE = {"student": "distilled on", "teacher": "adapted to"}

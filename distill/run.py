@@ -1,19 +1,30 @@
-"""The folder of a run beside its result: which run it holds, and whether --resume may go on with it.
+"""The folder of a run beside its result: which run it holds, what it reads, and whether --resume may go on with it.
 
-Owns: `<out>.partial`, the settings that decide a run. Does not own: the training state inside (state.py).
+Owns: `<out>.partial`, the settings that decide a run, which settings name inputs. Does not own: the training state inside (state.py),
+where a command may write (runtimes/outputs.py).
 """
 
 from __future__ import annotations
 
-import shutil
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from runtimes.errors import USAGE, UserError
-from runtimes.flags import record
-from runtimes.folder import MANIFEST, read_json
+from runtimes.folder import MANIFEST, read_json, write_json
+from runtimes.outputs import check_apart, check_out, claimed, remove_ours
 
 NOTE = "settings.json"  # in the run's folder: what it was started with
+OWN = re.compile(r"\.?(settings\.json|pixels\.(u8|json)|state\.json|state-[01]\.safetensors|choice\.json|students\.json|cut\.json|"
+                 r"cut-\d+\.safetensors)(\.\d+-\d+\.tmp)?")  # files of a run; anything else in its folder is somebody's own
+BEGUN = re.compile(r"\.settings\.json\.\d+-\d+\.tmp")  # all that a run killed before its note can have left
+OWN_FOLDERS = re.compile(r"auto-[a-z]+-\d+|proxy-\d+|round-\d+")  # trainings inside a run
+SCHEMES = ("bank:", "hf:")
+INPUTS = ("data", "unlabelled", "teacher", "second_teacher", "teacher_weights", "teacher_adapter", "student_weights", "latency_table",
+          "config")
 
 
 class RunSettings(Protocol):
@@ -35,22 +46,103 @@ class RunSettings(Protocol):
         ...
 
 
-def find_run(settings: RunSettings) -> tuple[Path, dict[str, Any]]:
-    """The folder of the run beside --out and the settings that make it: none there, or --resume and the same settings."""
-    run = settings.out.with_name(f"{settings.out.name}.partial")
-    wanted = what_decides(record(settings))
-    if run.exists() and settings.overwrite:
-        shutil.rmtree(run)
-    if (run / NOTE).is_file() and not settings.resume:
-        raise UserError(f"{run} holds an interrupted run; --resume goes on with it, --overwrite starts anew", USAGE)
-    if (run / NOTE).is_file():
-        held = read_json(run / NOTE).get("settings", {})
-        changed = [f"--{key.replace('_', '-')} was {_said(held.get(key))}, now {_said(value)}" for key, value in wanted.items()
-                   if held.get(key) != value]
+def check_outputs(settings: dict[str, Any], *, drawn: bool, more: dict[str, Path]) -> None:
+    """Refuse (exit 2) a run whose outputs and inputs do not lie apart.
+
+    settings: a command's, by name; drawn: whether --data names images that are drawn; more: further outputs, by what they are.
+    """
+    out = Path(settings["out"])
+    inputs = {f"--{name.replace('_', '-')}": _path(settings.get(name)) for name in INPUTS if not (drawn and name == "data")}
+    outputs = {"--out": out, "the run's folder": Path(f"{out}.partial"), "--bank": settings.get("bank"), **more}
+    check_apart(outputs, inputs)
+
+
+def _path(value: Any) -> Path | None:
+    """A setting that may name a file or folder as a path, its scheme taken off; None where nothing was named."""
+    if value is None:
+        return None
+    text = str(value)
+    return Path(next((text.removeprefix(scheme) for scheme in SCHEMES if text.startswith(scheme)), text))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that may begin or go on: its own folder, the settings that decide it, whether it replaces what --out holds."""
+
+    folder: Path
+    wanted: dict[str, Any]
+    overwrite: bool
+
+
+@contextmanager
+def opened_run(settings: RunSettings, values: dict[str, Any], kind: str, *, drawn: bool, more: dict[str, Path]) -> Iterator[Run | None]:
+    """Hold --out for a run and yield it, or None where --resume finds its result finished; what it kept goes once it has ended well.
+
+    values: the settings by name; kind: of the result's folder; drawn, more: as in check_outputs. UserError (exit 2) where a run may not
+    write, another one writes there already, or --resume would go on with other settings.
+    """
+    check_outputs(values, drawn=drawn, more=more)
+    with claimed(settings.out) as place:
+        folder = place.with_name(f"{place.name}.partial")
+        wanted = what_decides(values)
+        held = _held(folder, wanted, resume=settings.resume, overwrite=settings.overwrite)
+        if settings.resume and finished(place, wanted, kind):
+            yield None  # killed between the folder's last rename and the end
+        else:
+            overwrite = settings.overwrite or (held is not None and bool(held["replaces"]))
+            check_out(settings.out, overwrite=overwrite)
+            yield Run(folder, wanted, overwrite)
+        remove_run(folder)
+
+
+def _held(folder: Path, wanted: dict[str, Any], *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+    """What an interrupted run was started with, which goes on now; None where a new one begins, in a folder that is its own."""
+    held = _note(folder)
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise UserError(f"{folder} is in the way of this run's own folder; move it away, or name another --out", USAGE)
+    if held is None and folder.is_dir():
+        left = sorted(path.name for path in folder.iterdir() if not BEGUN.fullmatch(path.name))
+        if left:
+            raise UserError(f"{folder} is where this run would keep its state, and holds what none of our commands wrote ({left[0]}); "
+                            "move it away, or name another --out", USAGE)
+    if overwrite:
+        remove_run(folder)
+        return None
+    if held is not None and not resume:
+        raise UserError(f"{folder} holds an interrupted run; --resume goes on with it, --overwrite starts anew", USAGE)
+    if held is not None:
+        changed = [f"--{key.replace('_', '-')} was {_said(held['settings'].get(key))}, now {_said(value)}" for key, value in wanted.items()
+                   if held["settings"].get(key) != value]
         if changed:
-            raise UserError(f"--resume: {run} was started with other settings ({'; '.join(changed)}); "
+            raise UserError(f"--resume: {folder} was started with other settings ({'; '.join(changed)}); "
                             "repeat them, or start anew with --overwrite", USAGE)
-    return run, wanted
+    return held
+
+
+def start_run(run: Run, parents: dict[str, Any]) -> None:
+    """Note in a run's folder what it was started with; refuse to go on where its images or teacher are no longer those."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    check_parents(run.folder, parents)
+    write_json(run.folder / NOTE, {"settings": run.wanted, "replaces": run.overwrite, "parents": parents})
+
+
+def remove_run(run: Path) -> None:
+    """Remove a run's folder, but nothing in it that is not of a run."""
+    if run.is_dir():
+        remove_ours(run, OWN, OWN_FOLDERS)
+
+
+def _note(run: Path) -> dict[str, Any] | None:
+    """What a run's folder says it was started with, or None where no run of ours says anything."""
+    if not (run / NOTE).is_file():
+        return None
+    try:
+        held = read_json(run / NOTE)
+    except UserError as error:
+        raise UserError(f"{error} It says what the interrupted run was started with; move {run} away, or name another --out",
+                        error.exit_code) from None
+    whole = isinstance(held.get("settings"), dict) and isinstance(held.get("parents"), dict) and "replaces" in held
+    return held if whole else None
 
 
 def _said(value: Any) -> str:
@@ -59,7 +151,7 @@ def _said(value: Any) -> str:
 
 def check_parents(run: Path, parents: dict[str, Any]) -> None:
     """Refuse to go on with a run whose images or teacher are no longer those it was started with."""
-    held = read_json(run / NOTE).get("parents", {}) if (run / NOTE).is_file() else {}
+    held = (_note(run) or {}).get("parents", {})
     changed = [name for name, value in held.items() if parents.get(name) != value]
     if changed:
         raise UserError(f"--resume: the {' and the '.join(changed)} of {run} are no longer those it was started with; "

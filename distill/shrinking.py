@@ -7,7 +7,6 @@ which channels go (prune.py), training (fit.py).
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +19,7 @@ from distill.config import DistillSettings
 from distill.models import Model, ModelSpec, build_model
 from distill.progress import say
 from distill.prune import Importance, open_pruner
+from distill.run import remove_run
 from distill.timing import elsewhere_ms, latency_ms
 from runtimes.device_table import read_table
 from runtimes.errors import UserError
@@ -75,7 +75,7 @@ def shrink_student(settings: DistillSettings, student: Model, run: Path, *, grad
                 measure=measure, tell=lambda line: say("prune", line))
         except UserError:
             if number == 0:  # nothing is trained yet, and the next try will have another budget or student
-                shutil.rmtree(run)
+                remove_run(run)
             raise
         if number + 1 < rounds:
             student = train(student, number)

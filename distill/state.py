@@ -34,7 +34,7 @@ def load_state(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] | 
     """The newest whole state as (epoch, tensors, record), or None; a damaged file falls back to the one before."""
     from safetensors.torch import load_file
 
-    for orphan in folder.glob(".*.tmp"):
+    for orphan in folder.glob(".state*.tmp"):
         orphan.unlink(missing_ok=True)
     for entry in _entries(folder):
         path = folder / entry["file"]

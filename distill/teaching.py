@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from distill.audit import audit, check_key
-from distill.bank import FeatureBank, bank_key, bank_name, locked, open_bank
+from distill.bank import FeatureBank, bank_key, bank_name, open_bank
 from distill.banking import CPU_BATCH, GPU_BATCH, build_bank
 from distill.config import DistillSettings
 from distill.forward import choose_forward, torch_forward
@@ -30,8 +30,10 @@ from distill.teachers import Teacher, load_teacher
 from distill.views import ViewSpec
 from runtimes.errors import USAGE, UserError
 from runtimes.images import ImageSet, ImageSpec
+from runtimes.outputs import claimed
 
 DEEP_GRID = 8
+BANKS = Path("banks")  # where banks go that no --bank names
 PROBE_ROWS = 6000  # banked rows a probe is fitted on: more makes it slower, not better
 
 
@@ -85,7 +87,7 @@ def bank_teacher(settings: DistillSettings, images: ImageSet, views: ViewSpec, d
     spec = replace(base, channels=images.facts.get("channels", 3), dtype=images.facts.get("dtype", "uint8"),
                    window=(float(low), float(high)), volume=images.volume)
     key = bank_key(teacher.name, teacher.hash, spec, views, seed, grid)
-    folder = settings.bank or Path("banks") / bank_name(key, images.hashes, counts)
+    folder = settings.bank or BANKS / bank_name(key, images.hashes, counts)
     bank = find_bank(settings, folder, key, images, counts, teacher, spec, views, device, grid)
     if settings.audit:
         worst = audit(bank, images, spec, torch_forward(teacher, device), views=views, seed=seed, share=settings.audit)
@@ -105,23 +107,29 @@ def find_bank(settings: DistillSettings, folder: Path, key: dict[str, Any], imag
               teacher: Teacher, spec: ImageSpec, views: ViewSpec, device: str, grid: int) -> FeatureBank:
     """Open the bank when it is there and matches, else build it."""
     rows = f"{int((counts > 0).sum()):,} images x {settings.bank_views + 1} views + {int((counts == 0).sum()):,}"
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--bank {folder} is a file; name a folder", USAGE)
-    with locked(folder):
-        if folder.is_dir() and any(folder.iterdir()):
-            bank = open_bank(folder)
-            check_key(bank, key)
-            short = bank.views(bank.indices(images.hashes)) < counts
-            if short.any():
-                raise UserError(f"bank {folder} holds fewer views than {settings.bank_views} for {int(short.sum())} training "
-                                "images; lower --bank-views or name another --bank folder")
-            say("bank", f"{folder}, found: {rows}")
-            return bank
+    def opened() -> FeatureBank:
+        bank = open_bank(folder)
+        check_key(bank, key)
+        short = bank.views(bank.indices(images.hashes)) < counts
+        if short.any():
+            raise UserError(f"bank {folder} holds fewer views than {settings.bank_views} for {int(short.sum())} training "
+                            "images; lower --bank-views or name another --bank folder")
+        say("bank", f"{folder}, found: {rows}")
+        return bank
+
+    def there() -> bool:  # a bank appears whole or not at all
+        return folder.is_dir() and any(folder.iterdir())
+
+    if there():
+        return opened()
+    with claimed(folder, flag="--bank", wait=True) as place:  # of two runs that need the same bank, one builds it and the other waits
+        if there():
+            return opened()
         forward, runtime = choose_forward(teacher, settings.bank_runtime, device=device, grid=grid,
                                           threads=settings.threads)
         say("bank", f"{rows}, through {runtime}")
         with track("bank") as update:
-            return build_bank(folder, key, images, counts, spec, forward, views=views, seed=settings.bank_seed, progress=update,
+            return build_bank(place, key, images, counts, spec, forward, views=views, seed=settings.bank_seed, progress=update,
                               batch=CPU_BATCH if device == "cpu" else GPU_BATCH)
 
 

@@ -21,7 +21,7 @@ def main() -> None:
 
         return export(settings, command_line("rd-export"))
 
-    sys.exit(finish(command))
+    sys.exit(finish(command, resumes=True))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,10 @@ from export.parity_page import parity_page, pictures_of
 from export.sign import load_signing_key, sign_manifest, signed_by
 from runtimes.artifact import GOLDEN, Artifact, read_artifact
 from runtimes.errors import DONE, MISSING, PARITY, USAGE, UserError
-from runtimes.folder import SIGNATURE, check_out, new_folder, read_json, write_atomic, write_json, write_manifest
+from runtimes.folder import SIGNATURE, read_json, write_atomic, write_json, write_manifest
 from runtimes.images import ImageSet
 from runtimes.ort import OrtSession, load_runtime
+from runtimes.outputs import check_apart, check_out, claimed, new_folder
 from runtimes.session import CheckedSession, Runtime, Session, open_runtime
 
 
@@ -41,6 +43,15 @@ def export(settings: ExportSettings, command: str = "", images_of: Callable[[Che
     images_of reads the images a student was made from; by default as its folder says, or from --data. Of several targets one that
     fails does not stop the others.
     """
+    check_apart({f"--out ({job.runtime})" if len(settings.target) > 1 else "--out": job.folder() for job in settings.jobs()},
+                {"--student-dir": settings.student_dir, "--data": settings.data, "--sign": settings.sign, "--config": settings.config})
+    with ExitStack() as stack:
+        for job in settings.jobs():
+            stack.enter_context(claimed(job.folder()))
+        return _export(settings, command, images_of)
+
+
+def _export(settings: ExportSettings, command: str, images_of: Callable[[Checkpoint], ImageSet] | None) -> int:
     jobs, key = [], load_signing_key(settings.sign) if settings.sign is not None else None  # a bad key is told before the work
     for job in settings.jobs():
         if job.resume and finished(job.folder(), job) and (key is None or signed_by(job.folder(), key)):
@@ -54,6 +65,7 @@ def export(settings: ExportSettings, command: str = "", images_of: Callable[[Che
     checkpoint = load_checkpoint(settings.student_dir, "student")
     say("student", f"{settings.student_dir}: {checkpoint.spec.arch}, {checkpoint.spec.task}, {len(checkpoint.spec.classes)} classes, "
                    f"{checkpoint.image_spec.height}x{checkpoint.image_spec.width} {checkpoint.image_spec.dtype}")
+    _check_data(settings, checkpoint)
     images = images_of(checkpoint) if images_of is not None else _images(checkpoint, settings.data)
     if checkpoint.image_spec.volume is not None and (settings.input != "image" or settings.input_size):
         raise UserError("a student of volumes takes slices of its own size and a mask; leave --input tensor and --input-size out", USAGE)
@@ -112,6 +124,13 @@ def _export_one(settings: ExportSettings, checkpoint: Checkpoint, data: bytes, i
             say("signed", f"{SIGNATURE} by key {sign_manifest(folder, key)}")
     print(f"{out}/  {', '.join(sorted(path.name for path in out.iterdir()))}")
     print(f"next: rd-verify {out}{' --public-key pub.pem' if key is not None else ''}   (on the device)")
+
+
+def _check_data(settings: ExportSettings, checkpoint: Checkpoint) -> None:
+    """Refuse (exit 2) an output inside the images that the student was made from."""
+    data = checkpoint.manifest.get("settings", {}).get("data") if settings.data is None else None
+    if data is not None and not checkpoint.manifest.get("synthetic"):
+        check_apart({f"--out ({job.runtime})": job.folder() for job in settings.jobs()}, {"the student's images": str(data)})
 
 
 def _opened(artifact: Artifact, settings: ExportSettings) -> tuple[Runtime, str]:

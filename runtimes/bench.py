@@ -24,8 +24,9 @@ from runtimes.bench_rows import Cell, int8_verdicts, offline, row_of, used_by_ot
 from runtimes.device_table import check_table, save_table
 from runtimes.errors import DONE, USAGE, UserError
 from runtimes.figures import percentiles_ms
-from runtimes.folder import check_out, new_folder
+from runtimes.folder import write_manifest
 from runtimes.machine import core_set, full_facts, gpu_state, temperatures
+from runtimes.outputs import check_apart, check_out, claimed, new_folder
 from runtimes.roofline import bound, set_up_notice
 
 if TYPE_CHECKING:
@@ -38,6 +39,20 @@ def bench(settings: BenchSettings, command: str = "rd-bench", tell: Callable[[st
 
     rivals: further processes, one for each thread count, that a study measures in the same turns.
     """
+    check_outputs(settings)
+    with claimed(settings.out):
+        return _bench(settings, command, tell, rivals)
+
+
+def check_outputs(settings: BenchSettings) -> None:
+    """Refuse (exit 2) outputs that do not lie apart from what is measured."""
+    artifacts = {f"artifact {place + 1}": path for place, path in enumerate(settings.artifacts)}
+    check_apart({"--out": settings.out, "--save-table": settings.save_table},
+                {**artifacts, "--teacher": settings.teacher, "--images": settings.images, "--config": settings.config})
+
+
+def _bench(settings: BenchSettings, command: str, tell: Callable[[str], None],
+           rivals: Callable[[Crew, list[int]], list[Member]]) -> int:
     folders = [*settings.artifacts, *([settings.teacher] if settings.teacher else [])]
     artifacts = dict(zip(names_of(folders), [read_artifact(folder) for folder in folders], strict=True))
     check_alike(artifacts, mixed=settings.mixed)
@@ -67,6 +82,7 @@ def bench(settings: BenchSettings, command: str = "rd-bench", tell: Callable[[st
     with new_folder(settings.out, overwrite=settings.overwrite) as folder:
         samples = {row_id(row): samples_of(cell) for row, (_, cell) in zip(rows, cells, strict=True)}
         write_report(folder, report, samples, as_html(report, samples))
+        write_manifest(folder, "bench", {"command": report["command"], "settings": report["settings"]})
     if settings.save_table is not None:
         tell(f"table     {settings.save_table}: {save_table(settings.save_table, report, artifacts)} rows, for rd-distill --latency-table")
     bad = sum(not row["valid"] for row in rows)

@@ -37,7 +37,7 @@ class VerifySettings:
 
 def verify_main() -> None:
     """Entry point of rd-verify: exit code 0 good, 1 changed or broken, 3 other scores than the golden ones, 5 no runtime."""
-    sys.exit(finish(lambda: _verify(parse(VerifySettings, sys.argv[1:], "rd-verify"))))
+    sys.exit(finish(lambda: _verify(parse(VerifySettings, sys.argv[1:], "rd-verify", writes=False))))
 
 
 def _verify(settings: VerifySettings) -> int:

@@ -5,6 +5,7 @@ Owns: the table's format, `predicted_ms` (pure: what a network would take on tha
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,11 @@ def check_table(path: Path, *, batches: Sequence[int], paths: Sequence[str]) -> 
     """UserError where a table could not be written at the end, before anything is measured."""
     if not path.parent.is_dir() or path.is_dir():
         raise UserError(f"--save-table {path}: expected a file in a folder that is there", USAGE)
+    if os.path.lexists(path):  # only a table of ours is replaced
+        try:
+            read_table(path)
+        except UserError:
+            raise UserError(f"--save-table {path} is there and no latency table; name a new file", USAGE) from None
     if 1 not in batches or "array" not in paths:
         raise UserError("--save-table takes single images from memory: --batch 1 and --paths array must be among what is measured", USAGE)
 

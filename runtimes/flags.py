@@ -17,17 +17,30 @@ from runtimes.errors import MISSING, USAGE, UserError
 Settings = TypeVar("Settings")
 
 
-def parse(kind: type[Settings], arguments: Sequence[str], prog: str, description: str | None = None) -> Settings:
+def parse(kind: type[Settings], arguments: Sequence[str], prog: str, description: str | None = None, *,
+          writes: bool = True) -> Settings:
     """Read settings from defaults, then the YAML file of --config, then flags; a wrong key or value is exit code 2.
 
-    description: above the flags in --help; the docstring of the settings when not given.
+    description: above the flags in --help; the docstring of the settings when not given. writes: whether the command writes files,
+    in which names that are not UTF-8 cannot stand.
     """
     import tyro
 
+    if writes and (strange := next((argument for argument in arguments if not _is_utf8(argument)), None)):
+        raise UserError(f"{strange!r} is not UTF-8, and what is typed is written into files; rename it, or set PYTHONUTF8=1 where it is",
+                        USAGE)
     path = config_path(arguments)
     begins_with_its_own = bool(arguments) and not arguments[0].startswith("-")
     given = [*yaml_flags(kind, path, positionals=not begins_with_its_own), *arguments] if path else list(arguments)
     return tyro.cli(kind, prog=prog, description=description, args=given, config=(tyro.conf.AvoidSubcommands,))
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def config_path(arguments: Sequence[str]) -> Path | None:

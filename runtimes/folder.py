@@ -1,23 +1,24 @@
-"""Folders and files that appear whole or not at all, and the manifest that names their bytes.
+"""Files that appear whole or not at all, and the manifest that names a folder's bytes.
 
-Owns: atomic writes, hashes, `manifest.json`. Does not own: what the files mean, who signed them (signature.py).
+Owns: atomic writes, hashes, `manifest.json`. Does not own: where a command may write (outputs.py), what the files mean, who signed
+them (signature.py).
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runtimes.errors import USAGE, UserError
+from runtimes.errors import UserError
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"  # beside the manifest and over its bytes: the one file a manifest cannot name
+UNSIGNED = {MANIFEST, SIGNATURE}  # what a manifest does not name
 FORMAT = 1
 
 
@@ -38,9 +39,9 @@ def sync_folder(folder: Path) -> None:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write bytes so that the path holds the old content or the new, never half: temporary sibling, fsync, rename, fsync."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary, descriptor = _fresh_sibling(path)
     try:
-        with temporary.open("wb") as file:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -49,6 +50,15 @@ def write_atomic(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def _fresh_sibling(path: Path) -> tuple[Path, int]:
+    """A new file beside a path, under a name that nobody has, and its descriptor."""
+    for number in itertools.count():
+        temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}-{number}.tmp")
+        with contextlib.suppress(FileExistsError):
+            return temporary, os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0), 0o666)
+    raise AssertionError("numbers do not end")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -76,55 +86,10 @@ def parse_json(data: bytes, path: Path) -> dict[str, Any]:
     return content
 
 
-def check_out(out: Path, *, overwrite: bool) -> None:
-    """Refuse, before any work, an output folder that cannot be written, or is not empty and not to be replaced (exit 2)."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file; name a folder", USAGE)
-    above = next(folder for folder in out.absolute().parents if folder.exists())
-    if not above.is_dir():
-        raise UserError(f"--out {out} lies below {above}, which is a file; name a folder", USAGE)
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise UserError(f"--out {out} cannot be written: no right to write in {above}; name another folder", USAGE)
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise UserError(f"--out {out} is not empty; add --overwrite to replace it, or name another folder", USAGE)
-
-
-@contextmanager
-def new_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield a temporary sibling that becomes `out` when the block ends well, and vanishes when it does not."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for old in out.parent.glob(f".{out.name}.tmp-old-*"):  # a kill between the two renames below: the old folder comes back
-        if not out.exists():
-            os.replace(old, out)
-    check_out(out, overwrite=overwrite)
-    for orphan in out.parent.glob(f".{out.name}.tmp-*"):  # left by a killed run, never read by anything
-        shutil.rmtree(orphan, ignore_errors=True)
-    temporary = out.with_name(f".{out.name}.tmp-{os.getpid()}")
-    temporary.mkdir()
-    try:
-        yield temporary
-        for path in temporary.rglob("*"):
-            if path.is_file():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-            else:
-                sync_folder(path)
-        sync_folder(temporary)
-        old = out.with_name(f".{out.name}.tmp-old-{os.getpid()}")
-        if out.exists():
-            os.replace(out, old)
-        os.replace(temporary, out)
-        sync_folder(out.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
 def write_manifest(folder: Path, kind: str, facts: dict[str, Any]) -> None:
     """Write manifest.json last: kind, format, facts and the SHA-256 of every other file; without it a folder does not count."""
     files = {path.relative_to(folder).as_posix(): sha256_file(path)
-             for path in sorted(folder.rglob("*")) if path.is_file() and path not in (folder / MANIFEST, folder / SIGNATURE)}
+             for path in sorted(folder.rglob("*")) if path.is_file() and path not in [folder / name for name in UNSIGNED]}
     write_json(folder / MANIFEST, {"kind": kind, "format": FORMAT, **facts, "files": files})
 
 
@@ -159,7 +124,7 @@ def changed_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
         elif sha256_file(path) != digest:
             problems.append(f"{name} has other bytes than the manifest says")
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()}
-    problems += [f"{name} is not named in the manifest" for name in sorted(present - set(named) - {MANIFEST, SIGNATURE})]
+    problems += [f"{name} is not named in the manifest" for name in sorted(present - set(named) - UNSIGNED)]
     return problems
 
 

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runtimes.artifact import read_artifact
+from runtimes.bench import check_outputs
 from runtimes.bench_checks import thread_counts
 from runtimes.bench_crew import Crew
 from runtimes.bench_rows import QUIET, used_by_others
 from runtimes.errors import BUDGET, DONE
 from runtimes.figures import FEWEST_SAMPLES, percentiles_ms
-from runtimes.folder import check_out, new_folder, write_json
+from runtimes.folder import write_json, write_manifest
 from runtimes.machine import clock_mhz, full_facts, gpu_state, temperatures
+from runtimes.outputs import check_out, claimed, new_folder
 
 if TYPE_CHECKING:
     from runtimes.bench_config import BenchSettings
@@ -29,6 +31,12 @@ MINUTE_S = 60.0
 
 def soak(settings: BenchSettings, tell: Callable[[str], None] = print, minute_s: float = MINUTE_S) -> int:
     """Call one artifact for --soak-minutes, one request in flight, and write soak.json; exit code 4 on a drift with --gate."""
+    check_outputs(settings)
+    with claimed(settings.out):
+        return _soak(settings, tell, minute_s)
+
+
+def _soak(settings: BenchSettings, tell: Callable[[str], None], minute_s: float) -> int:
     folder = settings.artifacts[0]
     artifact = read_artifact(folder)
     threads = settings.threads[-1] if settings.threads else thread_counts((), settings.cores)[-1]
@@ -54,6 +62,7 @@ def soak(settings: BenchSettings, tell: Callable[[str], None] = print, minute_s:
     with new_folder(settings.out, overwrite=settings.overwrite) as made:
         write_json(made / "soak.json", {"format": 1, "artifact": member.name, "model_sha256": artifact.model_sha256, "machine": facts,
                                         "facts": opened, "minutes": minutes, **found})
+        write_manifest(made, "soak", {"model_sha256": artifact.model_sha256})
     tell(f"{'steady' if found['steady'] else 'DRIFTS'}: {found['told']}; {settings.out}/soak.json")
     return BUDGET if settings.gate and not found["steady"] else DONE
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from distill import bank as module
 from distill.audit import audit, check_key
-from distill.bank import bank_key, bank_name, locked, open_bank, shard_file
+from distill.bank import bank_key, bank_name, open_bank, shard_file
 from distill.banking import build_bank
 from distill.forward import torch_forward
 from distill.teachers import Teacher, load_teacher
@@ -31,6 +31,7 @@ from distill.views import ViewSpec, bank_views, view_pixels
 from runtimes.errors import UserError
 from runtimes.folder import read_json, write_json
 from runtimes.images import ImageSpec
+from runtimes.outputs import claimed
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -324,7 +325,7 @@ def test_of_two_threads_one_builds_and_the_other_waits_and_finds(tmp_path: Path)
 
     def work() -> None:
         try:
-            with locked(tmp_path / "banks" / "one"):
+            with claimed(tmp_path / "banks" / "one", wait=True):
                 if not (tmp_path / "banks" / "one").is_dir():
                     time.sleep(0.05)
                     built.append(tiny_bank(tmp_path / "banks" / "one", images))
@@ -342,9 +343,9 @@ def test_of_two_threads_one_builds_and_the_other_waits_and_finds(tmp_path: Path)
 
 
 def test_the_lock_is_freed_when_its_holder_fails(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), locked(tmp_path / "one"):
+    with pytest.raises(KeyboardInterrupt), claimed(tmp_path / "one"):
         raise KeyboardInterrupt
-    with locked(tmp_path / "one"):
+    with claimed(tmp_path / "one"):
         pass
 
 

@@ -14,12 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runtimes.errors import USAGE, UserError
+from runtimes.errors import UserError
 from runtimes.folder import (
     changed_files,
     check_files,
-    check_out,
-    new_folder,
     read_json,
     read_manifest,
     sha256_file,
@@ -35,78 +33,6 @@ def finished(folder: Path, files: dict[str, bytes]) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     write_manifest(folder, "artifact", {"facts": 1})
-
-
-def test_a_folder_appears_only_when_its_block_ends_well(tmp_path: Path) -> None:
-    out = tmp_path / "deep" / "out"
-    with new_folder(out) as folder:
-        (folder / "a").write_text("1")
-        assert not out.exists()
-    assert (out / "a").read_text() == "1"
-    assert [path.name for path in out.parent.iterdir()] == ["out"]
-
-
-def test_a_failing_block_leaves_nothing_and_keeps_the_old_folder(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    finished(out, {"old": b"1"})
-
-    def half() -> None:
-        with new_folder(out, overwrite=True) as folder:
-            (folder / "new").write_text("2")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        half()
-    assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "old"]
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_overwriting_replaces_the_whole_folder(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    finished(out, {"old": b"1"})
-    with new_folder(out, overwrite=True) as folder:
-        (folder / "new").write_text("2")
-    assert [path.name for path in out.iterdir()] == ["new"]
-
-
-def test_orphans_of_killed_runs_are_removed(tmp_path: Path) -> None:
-    (tmp_path / ".out.tmp-123").mkdir()
-    (tmp_path / ".out.tmp-123" / "half").touch()
-    with new_folder(tmp_path / "out"):
-        pass
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_a_folder_moved_aside_by_a_killed_replacement_comes_back(tmp_path: Path) -> None:
-    (tmp_path / ".out.tmp-old-123").mkdir()
-    (tmp_path / ".out.tmp-old-123" / "result").write_text("kept")
-    with pytest.raises(UserError, match="not empty"), new_folder(tmp_path / "out"):
-        pass
-    assert (tmp_path / "out" / "result").read_text() == "kept"
-
-
-def test_a_used_output_is_refused_as_usage_error(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    check_out(tmp_path / "out", overwrite=False)
-    (tmp_path / "out" / "a").touch()
-    (tmp_path / "file").touch()
-    for name in ("out", "file"):
-        with pytest.raises(UserError) as caught:
-            check_out(tmp_path / name, overwrite=False)
-        assert caught.value.exit_code == USAGE
-    check_out(tmp_path / "out", overwrite=True)
-
-
-def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"below .*file, which is a file"):
-        check_out(tmp_path / "file" / "deep" / "out", overwrite=True)
-    check_out(tmp_path / "new" / "deep" / "out", overwrite=False)
-    locked = str(tmp_path)  # rights are asked of the system, and root has them all
-    monkeypatch.setattr("os.access", lambda path, mode: str(path) != locked)
-    with pytest.raises(UserError, match="no right to write in") as caught:
-        check_out(tmp_path / "new" / "deep" / "out", overwrite=False)
-    assert caught.value.exit_code == USAGE
 
 
 def test_every_change_of_a_folder_is_found(tmp_path: Path) -> None:
