@@ -6,6 +6,7 @@ where a command may write (runtimes/outputs.py).
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,7 +84,8 @@ def opened_run(settings: RunSettings, values: dict[str, Any], kind: str, *, draw
     """
     check_outputs(values, drawn=drawn, more=more)
     with claimed(settings.out) as place:
-        folder = place.with_name(f"{place.name}.partial")
+        plain = Path(os.path.normpath(settings.out))
+        folder = (plain if plain.absolute() == place else place).with_name(f"{place.name}.partial")  # as the user named it, but for links
         wanted = what_decides(values)
         held = _held(folder, wanted, resume=settings.resume, overwrite=settings.overwrite)
         if settings.resume and finished(place, wanted, kind):

@@ -91,6 +91,8 @@ def check_place(out: Path, flag: str = "--out") -> Path:
                         USAGE) from None
     if "\0" in text or not text.isprintable():
         raise UserError(f"{flag} {text!r} holds a letter that cannot be seen; name another folder", USAGE)
+    if text.startswith("~"):
+        raise UserError(f"{flag} {out} begins with ~, which a shell resolves and this command does not; write the path in full", USAGE)
     place = Path(os.path.realpath(out))
     try:
         mode = place.stat().st_mode

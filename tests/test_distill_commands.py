@@ -170,7 +170,7 @@ def test_an_interrupt_is_exit_code_130_and_says_how_to_go_on(monkeypatch: pytest
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "fit", interrupted)
-    assert finish(lambda: run(method="vanilla")) == 130
+    assert finish(lambda: run(method="vanilla"), resumes=True) == 130
     assert "--resume goes on" in capsys.readouterr().err
 
 

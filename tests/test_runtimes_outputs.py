@@ -156,7 +156,7 @@ def test_names_that_mean_no_folder_of_their_own_are_refused(tmp_path: Path, monk
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "here").symlink_to(tmp_path / "work")
     for name in ("", ".", "..", "/", "../../home", "../../loop", "../../here", "x/../..", "a\nb", "a\u202eb", "a\udcffb", "x" * 240,
-                 "x" * 300, "/proc"):
+                 "x" * 300, "/proc", "~", "~/x"):
         refused(Path(name))
     for name in ("x", "x/../y", "*", "[a]", "-x", "a b", "ä", "x" * 200, "../student"):
         check_out(Path(name), overwrite=True)
