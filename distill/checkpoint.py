@@ -5,10 +5,12 @@ Owns: Checkpoint, Calibration, writing and strict reading. Does not own: reports
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distill.architectures import SIDES, is_count, is_number, shown
 from distill.models import Model, ModelSpec, build_model, feature_width
 from distill.nets import takes_image_size
 from runtimes.errors import UserError
@@ -97,20 +99,56 @@ def load_checkpoint(folder: Path, *kinds: str) -> Checkpoint:
 
     manifest = read_manifest(folder, *(kinds or ("student", "teacher")))
     check_files(folder, manifest)
-    config = read_json(folder / "config.json")
-    try:
-        record = config["rd"]
-        spec = ModelSpec.from_dict(record["model"])
-        image_spec = ImageSpec.from_dict(record["image"])
-        calibration = Calibration(tuple(record["temperatures"]), tuple(record["thresholds"]))
-    except KeyError as error:
-        raise UserError(f"{folder / 'config.json'} lacks {error}; expected a folder written by rd-distill") from None
+    spec, image_spec, calibration = read_config(folder)
     model = build_model(spec)
     try:
         model.net.load_state_dict(load_file(folder / WEIGHTS), strict=True)
     except (SafetensorError, RuntimeError, OSError) as error:
         raise UserError(f"{folder / WEIGHTS} does not fit {spec.arch}: {str(error).splitlines()[0]}") from None
     return Checkpoint(model.eval(), image_spec, calibration, manifest)
+
+
+def read_config(folder: Path) -> tuple[ModelSpec, ImageSpec, Calibration]:
+    """What config.json says of a model, every value checked; its weights are not looked at."""
+    path = folder / "config.json"
+    record = read_json(path).get("rd")
+    missing = (["rd"] if not isinstance(record, dict) else
+               [name for name in ("model", "image", "temperatures", "thresholds") if name not in record])
+    if not isinstance(record, dict) or missing:
+        raise UserError(f"{path} lacks {', '.join(map(repr, missing))}; expected a folder written by rd-distill")
+    try:
+        spec = ModelSpec.from_dict(record["model"])
+        image_spec = ImageSpec.from_dict(record["image"])
+    except UserError as error:
+        raise UserError(f"{path}: {error}", error.exit_code) from None
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: the image spec cannot be read ({error}); expected a folder written by rd-distill") from None
+    strange = next((number for number in _numbers(image_spec.as_dict()) if not is_number(number)), None)
+    if strange is not None or not (is_count(image_spec.height, *SIDES) and is_count(image_spec.width, *SIDES)):
+        raise UserError(f"{path}: the image spec holds {shown(image_spec.as_dict() if strange is None else strange)}, expected finite "
+                        "numbers and whole sizes")
+    if (spec.height, spec.width, spec.slices) != (image_spec.height, image_spec.width, image_spec.slices):
+        raise UserError(f"{path}: the network takes {spec.height}x{spec.width} pixels and {spec.slices} slices, the images have "
+                        f"{image_spec.height}x{image_spec.width} and {image_spec.slices}; expected the same")
+    scales, cuts = record["temperatures"], record["thresholds"]
+    several = len(spec.classes) if spec.task == "multilabel" else 1
+    if not isinstance(scales, list) or len(scales) not in (1, several) or not all(is_number(scale, 1e-6, 1e6) for scale in scales):
+        raise UserError(f"{path}: temperatures is {shown(scales)}, expected 1 or {several} numbers above 0")
+    if not isinstance(cuts, list) or len(cuts) not in (0, several) or not all(is_number(cut, 0, 1) for cut in cuts):
+        raise UserError(f"{path}: thresholds is {shown(cuts)}, expected none or {several} numbers from 0 to 1")
+    return spec, image_spec, Calibration(tuple(scales), tuple(cuts))
+
+
+def _numbers(value: Any) -> Iterator[Any]:
+    """Every leaf of an image spec that should be a number."""
+    if isinstance(value, dict):
+        for entry in value.values():
+            yield from _numbers(entry)
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from _numbers(entry)
+    elif not isinstance(value, str):
+        yield value
 
 
 def _sized(spec: ModelSpec) -> bool:

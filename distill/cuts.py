@@ -45,11 +45,12 @@ def make_cuts(net: nn.Module, cuts: Cuts) -> None:
         fresh: Tensor = torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
         setattr(modules[owner], own, nn.Parameter(fresh, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else fresh)
     for name, sizes in cuts.get("sizes", {}).items():
-        if name not in modules or any(key not in vars(modules[name]) for key in sizes):
+        before = _remembered(modules[name]) if name in modules else {}
+        if any(key not in before or isinstance(value, int) != isinstance(before[key], int) for key, value in sizes.items()) or not before:
             raise UserError(f"the cuts name {name} and its {', '.join(sizes)}, which this network lacks; "
                             "it was pruned from another network or timm version")
         for key, value in sizes.items():
-            setattr(modules[name], key, tuple(value) if isinstance(value, list) else value)
+            setattr(modules[name], key, value if isinstance(value, int) else tuple(value))
 
 
 def _tensors(net: nn.Module) -> Iterator[tuple[str, Tensor]]:

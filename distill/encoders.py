@@ -53,8 +53,13 @@ def from_config(arch: str, outputs: int, config: dict[str, Any], features: int) 
         import transformers
     except ModuleNotFoundError:
         raise UserError(f"{arch} needs transformers; pip install 'rd-distill[teachers]'") from None
-    held: Any = transformers.AutoConfig.for_model(arch.removeprefix(PREFIX), **{k: v for k, v in config.items() if k != "model_type"})
-    return TransformersNet(transformers.AutoModel.from_config(held), features, outputs)
+    try:
+        held: Any = transformers.AutoConfig.for_model(arch.removeprefix(PREFIX), **{k: v for k, v in config.items() if k != "model_type"})
+        encoder = transformers.AutoModel.from_config(held, trust_remote_code=False)
+    except Exception as error:  # transformers raises many types for a config that fits no network
+        raise UserError(f"transformers cannot make {arch} ({type(error).__name__}: {str(error).strip().split(chr(10))[0][:160]}); the "
+                        "folder was changed, or written with another version") from None
+    return TransformersNet(encoder, features, outputs)
 
 
 class ShuffleNet(nn.Module):

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill.architectures import check_spec
 from distill.cuts import Cuts, make_cuts
 from distill.experts import AdapterSpec
 from distill.insert import POOLED, SLICES, insert
@@ -51,7 +52,8 @@ class ModelSpec:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> ModelSpec:
-        """Rebuild a spec from its JSON form."""
+        """Rebuild a spec from its JSON form, whose every value is checked: it may come from anywhere."""
+        check_spec(content)
         try:
             adapters = {name: AdapterSpec(**one) for name, one in content.get("adapters", {}).items()}
             return cls(**{**content, "classes": tuple(content["classes"]), "adapters": adapters})

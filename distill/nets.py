@@ -9,23 +9,25 @@ from typing import Any
 
 from torch import nn
 
+from distill.architectures import check_architecture
 from distill.encoders import PREFIX, TORCHVISION, from_config, from_torchvision
 from runtimes.errors import UserError
 
 
 def build_net(arch: str, height: int, width: int, outputs: int, **arguments: Any) -> nn.Module:
     """Create a timm network (or a transformers encoder by its config) with random weights, or say why it cannot be made."""
+    check_architecture(arch, arguments)
     if arch.startswith(PREFIX):
         return from_config(arch, outputs, **arguments)
     if arch.startswith(TORCHVISION):
         return from_torchvision(arch, outputs)
     import timm
 
-    sized: dict[str, Any] = {"img_size": (height, width)} if takes_image_size(arch) else {}
     try:
+        sized: dict[str, Any] = {"img_size": (height, width)} if takes_image_size(arch) else {}
         net: nn.Module = timm.create_model(arch, pretrained=False, num_classes=outputs, in_chans=3, **sized, **arguments)
-    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
-        raise UserError(f"timm cannot make {arch} for {height}x{width} pixels: {error}") from None
+    except Exception as error:  # timm's networks raise many types for sizes and arguments that they cannot take
+        raise UserError(f"timm cannot make {arch} for {height}x{width} pixels: {error or type(error).__name__}") from None
     return net
 
 

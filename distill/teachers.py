@@ -5,6 +5,8 @@ Owns: Teacher and how each kind is loaded and pooled. Does not own: caching its 
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill.architectures import SIDES, is_count, is_number, shown
 from distill.checkpoint import load_checkpoint
+from distill.encoder_folder import local_folder, staged
 from distill.encoders import TransformersNet
 from distill.models import Model, count_parameters, weights_hash
 from distill.nets import build_net, classifier_of
@@ -189,18 +193,40 @@ def _from_transformers(name: str, size: int | None) -> Teacher:
     except ModuleNotFoundError:
         raise UserError(f"--teacher {name} needs transformers; pip install 'rd-distill[teachers]'") from None
     source = name.removeprefix("hf:")
-    try:
-        model: Any = transformers.AutoModel.from_pretrained(source, use_safetensors=True)
-        processor: Any = transformers.AutoImageProcessor.from_pretrained(source)
-    except Exception as error:  # hub, network, JSON and weight errors; the way out is the same
-        raise UserError(f"{source} cannot be loaded ({type(error).__name__}: {first_line(error)[:120]}); "
-                        "put the model's folder on this machine and name it: --teacher hf:FOLDER") from None
+    with staged(local_folder(source, weights=True), source) as folder:
+        try:
+            model: Any = transformers.AutoModel.from_pretrained(folder, use_safetensors=True, trust_remote_code=False,
+                                                                local_files_only=True).float()
+            processor: Any = transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        except Exception as error:  # JSON, weight and version errors in many types; the way out is the same
+            raise UserError(f"{source} cannot be loaded ({type(error).__name__}: "
+                            f"{first_line(error).replace(str(folder), source)[:160]}); expected a folder that transformers' "
+                            "save_pretrained wrote: --teacher hf:FOLDER") from None
     encoder = getattr(model, "vision_model", model)
-    edge = size or getattr(encoder.config, "image_size", None) or next(iter(dict(processor.size).values()))
-
+    if "pixel_values" not in inspect.signature(encoder.forward).parameters:
+        raise UserError(f"{source} holds {type(encoder).__name__}, which takes no images; expected a vision encoder")
+    encoder.config._name_or_path = ""  # else a place on this machine, which goes into what is made of the teacher
     net = TransformersNet(encoder).eval()
-    mean = tuple(processor.image_mean or IMAGENET[0])
-    std = tuple(processor.image_std or IMAGENET[1])
-    spec = ImageSpec(int(edge), int(edge), 3, mean=mean, std=std)
+    edge = size or _edge(getattr(encoder.config, "image_size", None), source) or _edge(getattr(processor, "size", None), source)
+    if not edge:
+        raise UserError(f"{source} does not say how large its images are; say it with --teacher-size", USAGE)
+    mean, std = (_levels(getattr(processor, key, None) or usual, f"{source}: {key}")
+                 for key, usual in zip(("image_mean", "image_std"), IMAGENET, strict=True))
+    spec = ImageSpec(edge, edge, 3, mean=mean, std=std)
     return Teacher(name, net, spec, weights_hash(net), "unknown")
 
+
+def _edge(value: Any, source: str) -> int:
+    """The side of an image by a config's size, a number or several; 0 where there is none."""
+    sides = list(dict(value).values()) if isinstance(value, Mapping) else list(value) if isinstance(value, list | tuple) else [value]
+    side = next((side for side in sides if side is not None), None)
+    if side is not None and not is_count(side, *SIDES):
+        raise UserError(f"{source} takes images of {shown(value)} pixels, expected sides from {SIDES[0]} to {SIDES[1]}")
+    return side or 0
+
+
+def _levels(value: Any, source: str) -> tuple[float, float, float]:
+    if not isinstance(value, list | tuple) or len(value) != 3 or not all(is_number(level, -1e6, 1e6) for level in value):
+        raise UserError(f"{source} is {shown(value)}, expected three numbers")
+    red, green, blue = map(float, value)
+    return red, green, blue
