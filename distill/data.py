@@ -85,7 +85,7 @@ def load_images(
     check_task(task)
     listing = list_data(data, task, label, seed, phantom_images, phantom_size)
     if earlier and listing.facts["form"] == "folder":
-        listing = replace(listing, groups={})
+        listing = replace(listing, groups={}, facts={**listing.facts, "notes": []})
     drawn = len(listing.keys) if listing.synthetic else 0
     if unlabelled is not None:
         listing = _with_unlabelled(listing, unlabelled)
@@ -122,7 +122,8 @@ def load_images(
     copies = [one for one in problems if one.reason == "duplicate"]
     problems = [one for one in problems if one.reason != "duplicate"]
     if copies:
-        facts["notes"].append(f"{len(copies)} exact copies are left out, one of each picture is kept: "
+        many = "exact copy is" if len(copies) == 1 else "exact copies are"
+        facts["notes"].append(f"{len(copies)} {many} left out, one of each picture is kept: "
                               + "; ".join(f"{one.path} ({one.detail})" for one in copies[:SHOWN]))
     mixed = mixed_depths(paths, seen)
     if problems and not skip_bad_images:

@@ -291,6 +291,7 @@ def _classes_and_patients(root: Path, images: list[Found], split: list[str], fac
 def _patients_below(images: list[Found], split: list[str], facts: dict[str, Any]) -> list[str]:
     """The patient of each image, named by the first level of folders below the classes that is one of patients."""
     deepest = max(len(one.folders) for one in images)
+    why = "are not taken as patients"
     for level in range(1, deepest):
         names = {one.folders[level] for one in images if len(one.folders) > level}
         groups = ["/".join(one.folders[1:level + 1]) if len(one.folders) > level else "" for one in images]
@@ -301,6 +302,7 @@ def _patients_below(images: list[Found], split: list[str], facts: dict[str, Any]
         for row, (one, group) in enumerate(zip(images, groups, strict=True)):
             held[one.folders[0]].add(group or f"image {row}")
         if len(set(groups) - {""}) < 2 or min(map(len, held.values())) < FEWEST:
+            why = "cannot be taken as patients, for a class has fewer than three of them"
             break
         facts["notes"].append(f"the {len(set(groups) - {''}):,} folders in the class folders are taken as patients, such as "
                               f"{min(filter(None, groups))}: each is kept on one side of the split")
@@ -308,7 +310,7 @@ def _patients_below(images: list[Found], split: list[str], facts: dict[str, Any]
     inner = sorted({one.folders[1] for one in images if len(one.folders) > 1})
     if len(inner) > 1:
         shown = ", ".join(inner[:SHOWN]) + (" ..." if len(inner) > SHOWN else "")
-        facts["notes"].append(f"the folders in the class folders ({shown}) are not taken as patients: images are divided one by one; "
+        facts["notes"].append(f"the folders in the class folders ({shown}) {why}: images are divided one by one; "
                               "a CSV with columns image, label and patient says who is who")
     return [""] * len(images)
 
