@@ -76,6 +76,8 @@ class AdaptSettings:
     """Train without files that cannot be used, and count them in the result."""
     split_seed: int = 0
     """Seed of the split when the data brings none."""
+    keep_together: Literal["near", "group", "none"] = "near"
+    """What a split that is made here keeps on one side: near: patients and near copies; group: patients; none: neither."""
     phantom_images: tuple[int, int, int] | None = None
     """Synthetic images for training, validation, test; 1200 200 400, or of phantom-volumes 240 60 120, when not given."""
     phantom_size: int = 96
@@ -199,7 +201,7 @@ class AdaptSettings:
 
 def adapt_settings(settings: DistillSettings, out: Path) -> AdaptSettings:
     """The adaptation behind `rd-distill --adapt`: its data, teacher, device and seed, all else by default."""
-    names = ("data", "task", "label", "skip_bad_images", "split_seed", "phantom_images", "phantom_size", "slices", "axis",
+    names = ("data", "task", "label", "skip_bad_images", "split_seed", "keep_together", "phantom_images", "phantom_size", "slices", "axis",
              "volume_window", "slice_pooling", "teacher", "teacher_size",
              "teacher_weights", "bank_views", "bank_runtime", "flip", "bootstrap", "device", "threads", "seed", "overwrite", "resume")
     return AdaptSettings(method=settings.adapt, out=out, **{name: getattr(settings, name) for name in names})  # type: ignore[arg-type]

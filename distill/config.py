@@ -43,6 +43,8 @@ class DistillSettings:
     """Train without files that cannot be used, and count them in the result."""
     split_seed: int = 0
     """Seed of the split when the data brings none."""
+    keep_together: Literal["near", "group", "none"] = "near"
+    """What a split that is made here keeps on one side: near: patients and near copies; group: patients; none: neither."""
     phantom_images: tuple[int, int, int] | None = None
     """Synthetic images for training, validation, test; 1200 200 400, or of phantom-volumes 240 60 120, when not given."""
     phantom_size: int = 96

@@ -1,7 +1,8 @@
 """--data to an ImageSet: listed, scanned, split and checked before anything is trained.
 
 Owns: unlabelled images, what becomes of bad images, whether every class can be learnt, the facts kept of a set.
-Does not own: the forms of --data (named.py, sources.py, tables.py), opening images (scan.py), splitting (splits.py).
+Does not own: the forms of --data (named.py, folders.py, sources.py, tables.py), opening images (scan.py), which are copies (copies.py),
+splitting (splits.py).
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distill.copies import find_copies, find_near_copies, join_near
+from distill.folders import image_files
 from distill.named import list_data
 from distill.phantom_volumes import DEPTHS
-from distill.scan import BadImages, Problem, Seen, complaint, find_copies, find_near_copies, mixed_depths, scan
-from distill.sources import SPLITS, Listing, check_task, image_files
+from distill.scan import BadImages, Problem, Seen, complaint, mixed_depths, scan
+from distill.sources import SPLITS, Listing, check_task
 from distill.splits import check_groups, complete_splits, merge_groups
 from runtimes.errors import UserError
 from runtimes.images import ImageSet
@@ -32,12 +35,13 @@ MOST_SLICES = 32  # of a volume, where --slices does not say: more cost time, an
 LOCALE = "" if sys.getfilesystemencoding().lower() == "utf-8" else (
     f", or set PYTHONUTF8=1: this process reads file names as {sys.getfilesystemencoding()}")
 COPIES = {"duplicate", "leak", "contradicting labels", "constant"}
+SHOWN = 5  # examples in a note
 
 
 def _with_unlabelled(listing: Listing, folder: Path) -> Listing:
     if not folder.is_dir():
         raise UserError(f"--unlabelled {folder} is not a folder; expected one with images anywhere below it")
-    paths, others = image_files(folder)
+    paths, others, notes = image_files(folder)
     if not paths:
         raise UserError(f"--unlabelled {folder} holds no image ({len(others)} other files)")
     keys = [f"unlabelled/{path.relative_to(folder).as_posix()}" for path in paths]
@@ -52,7 +56,7 @@ def _with_unlabelled(listing: Listing, folder: Path) -> Listing:
         listing, images=[*listing.images, *paths], keys=(*listing.keys, *keys),
         labels=np.concatenate([listing.labels, missing]), split=np.concatenate([listing.split, part]),
         groups={name: [*values, *[""] * len(paths)] for name, values in listing.groups.items()},
-        problems=[*listing.problems, *strange],
+        problems=[*listing.problems, *strange], facts={**listing.facts, "notes": [*listing.facts.get("notes", []), *notes]},
     )
 
 
@@ -70,17 +74,22 @@ def _keep(listing: Listing, rows: NDArray[np.int64]) -> Listing:
 def load_images(
     data: str, *, task: str | None = None, label: str | None = None, seed: int = 0, unlabelled: Path | None = None,
     skip_bad_images: bool = False, phantom_images: tuple[int, int, int] | None = None, phantom_size: int = 96,
-    volume: VolumeSpec | None = None, progress: Callable[[int, int], None] | None = None,
+    volume: VolumeSpec | None = None, keep_together: str = "near", earlier: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> ImageSet:
     """List, scan, split and check the images of --data; nothing is trained on that was not opened once.
 
     `facts` says how it was done: form, task_from, split_from, counts, class_counts, channels, dtype, window, sizes,
-    median_size, skipped, skipped_paths, left_out, near_copies, notes. Raises BadImages, one report of every bad image,
+    median_size, skipped, skipped_paths, copies, left_out, near_copies, notes. Raises BadImages, one report of every bad image,
     unless they are to be skipped, and UserError for everything else a user can mend. volume: how volumes are cut, should the
-    data hold any; the number of slices is read off the data where it is 0.
+    data hold any; the number of slices is read off the data where it is 0. keep_together: what a split that is made here holds on
+    one side: patients and near copies (near), patients (group) or neither (none). earlier: as versions without keep_together read
+    it, so that the split of an old student comes out again: copies by the bytes of files, no patients by folders.
     """
     check_task(task)
     listing = list_data(data, task, label, seed, phantom_images, phantom_size)
+    if earlier and listing.facts["form"] == "folder":
+        listing = replace(listing, groups={}, facts={**listing.facts, "notes": []})
     drawn = len(listing.keys) if listing.synthetic else 0
     if unlabelled is not None:
         listing = _with_unlabelled(listing, unlabelled)
@@ -88,7 +97,10 @@ def load_images(
     if misspelt := [name for name in listing.classes if not _is_utf8(name)]:
         raise UserError(f"class {misspelt[0]!r} has a name that is not UTF-8, and names are written into files; rename it{LOCALE}")
     facts = {"data": data, **listing.facts, "notes": list(listing.facts.get("notes", []))}
-    check_groups(listing.split, listing.groups)
+    if keep_together != "none":
+        check_groups(listing.split, listing.groups)
+    elif listing.groups:
+        facts["notes"].append(f"--keep-together none: images of one {' or '.join(listing.groups)} may be in several splits")
     images = listing.images
     paths = list(listing.keys)
     if isinstance(images, list):  # else an array or the phantom, which is not drawn just to be named
@@ -107,15 +119,21 @@ def load_images(
         problems = list(listing.problems)
     problems += misnamed
     wrong = {one.row for one in problems}
-    digests = ["" if one is None or row in wrong else one.digest for row, one in enumerate(seen)]
-    problems += find_copies(paths, digests, listing.labels, listing.split, listing.classes)
+    pictures = ["" if one is None or row in wrong else one.digest if earlier else one.pixels or one.digest for row, one in enumerate(seen)]
+    problems += find_copies(paths, pictures, listing.labels, listing.split, listing.classes)
     if facts.pop("published", False):
         told = [one for one in problems if one.reason in COPIES]
         problems = [one for one in problems if one.reason not in COPIES]
         if told:
             counts = ", ".join(f"{count} {name}" for name, count in Counter(one.reason for one in told).most_common())
-            shown = "; ".join(map(str, told[:5]))
+            shown = "; ".join(map(str, told[:SHOWN]))
             facts["notes"].append(f"the published set holds {counts}; kept, so that results compare: {shown}")
+    copies = [one for one in problems if one.reason == "duplicate"]
+    problems = [one for one in problems if one.reason != "duplicate"]
+    if copies:
+        many = "exact copy is" if len(copies) == 1 else "exact copies are"
+        facts["notes"].append(f"{len(copies)} {many} left out, one of each picture is kept: "
+                              + "; ".join(f"{one.path} ({one.detail})" for one in copies[:SHOWN]))
     mixed = mixed_depths(paths, seen)
     if problems and not skip_bad_images:
         raise BadImages("\n".join(filter(None, [complaint(problems, len(paths)), mixed])), problems)
@@ -124,13 +142,14 @@ def load_images(
     first = {one.path: one for one in reversed(problems)}
     facts["skipped"] = dict(Counter(one.reason for one in first.values()))
     facts["skipped_paths"] = sorted(first)
-    bad = {one.row for one in problems}
+    facts["copies"] = len(copies)
+    bad = {one.row for one in (*problems, *copies)}
     rows = np.asarray([row for row in range(len(paths)) if row not in bad], dtype=np.int64)
     if not len(rows):
         raise BadImages(f"no image is left after skipping the bad ones: {complaint(problems, len(paths))}", problems)
     listing = _keep(listing, rows)
     seen = [seen[row] for row in rows.tolist()]
-    return _finished(listing, [one for one in seen if one is not None], facts, seed, cut)
+    return _finished(listing, [one for one in seen if one is not None], facts, seed, cut, keep_together)
 
 
 def _is_utf8(text: str) -> bool:
@@ -154,12 +173,19 @@ def _volumes(listing: Listing, volume: VolumeSpec) -> VolumeSpec | None:
     return volume if found else None
 
 
-def _finished(listing: Listing, seen: list[Seen], facts: dict[str, Any], seed: int, cut: VolumeSpec | None) -> ImageSet:
+def _finished(
+    listing: Listing, seen: list[Seen], facts: dict[str, Any], seed: int, cut: VolumeSpec | None, keep_together: str,
+) -> ImageSet:
     """Split what is left, check that every class can be learnt, and write down the facts."""
     columns = list(listing.groups.values())
-    together = merge_groups([*columns, [one.digest for one in seen]], len(seen))
-    unit = "patient" if any("patient" in name.lower() for name in listing.groups) else "group" if columns else "image"
+    held = [] if keep_together == "none" else columns
+    together = merge_groups([*held, [one.pixels or one.digest for one in seen]], len(seen))
+    unit = "image" if not held else "patient" if any("patient" in name.lower() for name in listing.groups) else "group"
+    links = find_near_copies(seen)
+    if links and keep_together == "near" and set(listing.split.tolist()) != set(SPLITS):
+        together = _joined(listing, together, links, facts)
     split, facts["split_from"] = complete_splits(listing.split, listing.labels, listing.classes, together, seed, unit)
+    _note_near_copies(listing.keys, seen, split, links, facts)
     rows = np.flatnonzero(split != "")
     facts["left_out"] = len(split) - len(rows)  # unlabelled images of patients who validate or test
     listing, seen = _keep(replace(listing, split=split), rows), [seen[row] for row in rows.tolist()]
@@ -170,13 +196,6 @@ def _finished(listing: Listing, seen: list[Seen], facts: dict[str, Any], seed: i
         roots = merge_groups(columns, len(seen)).tolist()
         named = [" ".join(filter(None, (values[row] for values in columns))) or listing.keys[row] for row in roots]
         groups = np.asarray(named, dtype=object)
-    pairs = find_near_copies(seen, listing.split)
-    if pairs:
-        shown = [" and ".join(f"{listing.keys[row]} ({listing.split[row]})" for row in pair) for pair in pairs[:20]]
-        facts["near_copies"] = {"pairs": len(pairs), "examples": shown}
-        facts["notes"].append(f"{len(pairs)} pairs of nearly the same picture are in different splits: {shown[0]}")
-    elif pairs is None:
-        facts["notes"].append("near-copies across splits were not searched: too many images")
     colour = sum(one.colour for one in seen)
     if 0 < colour < len(seen):
         facts["notes"].append(f"{colour:,} of {len(seen):,} images are in colour, the others grey: all taken as RGB")
@@ -195,6 +214,34 @@ def _finished(listing: Listing, seen: list[Seen], facts: dict[str, Any], seed: i
     facts["window"] = [0, 255] if facts["dtype"] == "uint8" else find_window(result)
     facts["unlabelled"] = int((~result.labelled).sum())
     return result
+
+
+def _joined(
+    listing: Listing, groups: NDArray[np.int64], links: list[tuple[int, int]], facts: dict[str, Any],
+) -> NDArray[np.int64]:
+    """Groups with near copies joined to one, as far as enough is left for every split; both are noted."""
+    several = listing.labels.ndim == 2
+    positives = (np.isfinite(listing.labels).any(axis=1, keepdims=True) if several
+                 else listing.labels[:, None] == np.arange(len(listing.classes)))
+    groups, joined, loose = join_near(groups, links, positives)
+    facts["near_copies"] = {"kept_together": len(joined), "too_alike": len(loose)}
+    if len(joined):
+        facts["notes"].append(f"{len(joined):,} images are near copies of others, such as {listing.keys[links[0][0]]} and "
+                              f"{listing.keys[links[0][1]]}: kept on one side of the split (--keep-together near)")
+    if len(loose):
+        facts["notes"].append(f"{len(loose):,} images look so alike that kept together they would leave too few for the other splits; "
+                              "they are divided one by one, or by patient where a table or folders name patients")
+    return groups
+
+
+def _note_near_copies(
+    keys: tuple[str, ...], seen: list[Seen], split: NDArray[np.object_], links: list[tuple[int, int]], facts: dict[str, Any],
+) -> None:
+    apart = [(a, b) for a, b in links if split[a] and split[b] and split[a] != split[b] and seen[a].pixels != seen[b].pixels]
+    facts.setdefault("near_copies", {})["pairs_in_two_splits"] = len(apart)
+    if apart:
+        shown = " and ".join(f"{keys[row]} ({split[row]})" for row in apart[0])
+        facts["notes"].append(f"{len(apart):,} pairs of nearly the same picture are in different splits, such as {shown}")
 
 
 def _check_classes(listing: Listing, facts: dict[str, Any]) -> None:

@@ -39,14 +39,17 @@ def choose_device(name: str) -> str:
     return name
 
 
-def read_images(settings: DistillSettings) -> ImageSet:
-    """The images a set of settings names, checked file by file; bad ones are all listed in a CSV beside --out."""
+def read_images(settings: DistillSettings, earlier: bool = False) -> ImageSet:
+    """The images a set of settings names, checked file by file; bad ones are all listed in a CSV beside --out.
+
+    earlier: as versions without --keep-together read them.
+    """
     try:
         with track("data") as update:
             return load_images(settings.data, task=settings.task, label=settings.label, seed=settings.split_seed,
                                unlabelled=settings.unlabelled, skip_bad_images=settings.skip_bad_images,
                                phantom_images=settings.phantom_images, phantom_size=settings.phantom_size, volume=volume_spec(settings),
-                               progress=update)
+                               keep_together=settings.keep_together, earlier=earlier, progress=update)
     except BadImages as error:
         listed = _listing_of(settings.out)
         listed.parent.mkdir(parents=True, exist_ok=True)
@@ -78,8 +81,9 @@ def images_for(manifest: dict[str, Any], data: str | None = None) -> ImageSet:
     held = dict(manifest["settings"])
     paths = {key: Path(held[key]) for key in ("out", "config", "unlabelled", "bank", "teacher_adapter") if held.get(key)}
     pairs = {key: tuple(held[key]) for key in ("phantom_images", "volume_window") if held.get(key)}
-    held |= {**paths, **pairs, **({"data": data} if data else {})}
-    return read_images(DistillSettings(**held))
+    earlier = "keep_together" not in held
+    held = {"keep_together": "group", **held, **paths, **pairs, **({"data": data} if data else {})}
+    return read_images(DistillSettings(**held), earlier)
 
 
 def describe(images: ImageSet) -> str:

@@ -1,7 +1,7 @@
 """What --data means: a path of some form, or an image set known by name (MedMNIST's, or our synthetic phantom).
 
 Owns: telling the forms apart, where the file of a name is looked for, the sentence when it cannot be had. Does not own:
-the forms (sources.py, tables.py), drawing the phantom (phantom.py). medmnist is imported only when such a set is named.
+the forms (folders.py, sources.py, tables.py), drawing the phantom (phantom.py). medmnist is imported only when such a set is named.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from distill.folders import hidden, list_folder
 from distill.phantom import FINDINGS, PhantomImages
 from distill.phantom_volumes import LOCAL, PhantomVolumes
-from distill.sources import SPLITS, Listing, hidden, list_folder, list_npz
+from distill.sources import SPLITS, Listing, list_npz
 from distill.tables import list_csv
 from runtimes.errors import MISSING, USAGE, UserError
 

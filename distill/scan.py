@@ -1,7 +1,7 @@
 """Every image opened once before training starts: what it is, and everything that is wrong, in one report.
 
-Owns: Seen (hash, size, colour, depth of an image), Problem, the search for copies and near-copies, BadImages.
-Does not own: how a file is decoded (runtimes.decode), what becomes of bad images (data.py). Keeps no decoded image.
+Owns: Seen (hashes, size, colour, depth of an image), Problem, BadImages. Does not own: how a file is decoded (runtimes.decode), which
+are copies (copies.py), what becomes of bad images (data.py). Keeps no decoded image.
 """
 
 from __future__ import annotations
@@ -25,10 +25,6 @@ from runtimes.images import read_image, resize_matrix
 from runtimes.volumes import VolumeSpec
 
 SHOWN = 20
-PAIRS_AT_ONCE = 4_000_000
-MOST_PAIRS = 400_000_000
-NEAR_BITS = 8  # of 240: a JPEG or a resized copy of the same picture differs by less, two pictures of a kind by more
-KEPT_FIRST = {"test": 0, "val": 1, "train": 2}  # of two copies the one in the better guarded split stays
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +42,11 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is kept of an image after one look: SHA-256, size in pixels, colour, dtype, a 240-bit picture hash, slices of a volume."""
+    """What is kept of an image after one look: size in pixels, colour, dtype, slices of a volume, hashes.
+
+    digest: SHA-256 of the file or array, the image's key in banks. pixels: SHA-256 of the decoded picture, equal for two files of one
+    picture. fingerprint: a 240-bit hash, similar for similar pictures.
+    """
 
     digest: str
     height: int
@@ -55,6 +55,7 @@ class Seen:
     dtype: str
     fingerprint: bytes = b""
     depth: int = 1
+    pixels: str = ""
 
 
 class BadImages(UserError):
@@ -109,9 +110,10 @@ def _look(item: Path | NDArray[Any], volume: VolumeSpec | None) -> tuple[Seen | 
         raw = item
         digest = hashlib.sha256(np.ascontiguousarray(raw).tobytes()).hexdigest()
     grey = raw.shape[-1] == 1 or bool((raw[..., 0] == raw[..., 1]).all() and (raw[..., 0] == raw[..., 2]).all())
+    pixels = hash_pixels(raw[..., :1] if grey else raw)
     depth = len(raw) if raw.ndim == 4 else 1
     raw = raw[depth // 2] if raw.ndim == 4 else raw  # its middle slice stands for a volume
-    one = Seen(digest, raw.shape[0], raw.shape[1], not grey, raw.dtype.name, fingerprint(raw), depth)
+    one = Seen(digest, raw.shape[0], raw.shape[1], not grey, raw.dtype.name, fingerprint(raw), depth, pixels)
     if bool((raw == raw[0, 0]).all()) and depth == 1:
         return one, "constant", f"every pixel is {raw[0, 0].tolist()}"
     return one, "", ""
@@ -132,78 +134,19 @@ def _reason(path: Path, message: str) -> tuple[str, str]:
     return "unreadable", detail
 
 
+def hash_pixels(raw: NDArray[Any]) -> str:
+    """SHA-256 of a picture as decoded: depth, shape and levels, whatever file it came from."""
+    digest = hashlib.sha256(f"{raw.dtype.name} {raw.shape} ".encode())
+    digest.update(np.ascontiguousarray(raw))
+    return digest.hexdigest()
+
+
 def fingerprint(raw: NDArray[Any]) -> bytes:
     """A difference hash (N. Krawetz, 2013), 240 bits: which of two neighbours is brighter at 15 x 17 pixels."""
     step = max(1, min(raw.shape[:2]) // 512)
     plane = raw[::step, ::step, raw.shape[2] // 2].astype(np.float32)
     small = resize_matrix(plane.shape[0], 15) @ plane @ resize_matrix(plane.shape[1], 17).T
     return np.packbits(small[:, 1:] > small[:, :-1] + 0.5).tobytes()
-
-
-def find_copies(
-    paths: Sequence[str], digests: Sequence[str], labels: NDArray[Any], split: NDArray[Any], classes: Sequence[str],
-) -> list[Problem]:
-    """Find images of the same bytes: a leak between splits, a plain duplicate, or two labels for one image.
-
-    Empty digests are left out. labels: int (N,), -1 unlabelled, or float (N, C) with nan; split: (N,), "" if not known.
-    Of copies that agree all but one are named, of copies with two labels all: nobody knows which label is right.
-    """
-    rows_of: dict[str, list[int]] = defaultdict(list)
-    for row, digest in enumerate(digests):
-        if digest:
-            rows_of[digest].append(row)
-    several = labels.ndim == 2
-    problems: list[Problem] = []
-    for rows in rows_of.values():
-        if len(rows) < 2:
-            continue
-        known = [row for row in rows if (np.isfinite(labels[row]).any() if several else labels[row] >= 0)]
-        rows = sorted(rows, key=lambda row: (row not in known, KEPT_FIRST.get(str(split[row]), 3), row))
-        if len(known) > 1 and _disagree(labels[known]):
-            for row in known:
-                other = next((one for one in known if _disagree(labels[[row, one]])), known[0])
-                told = "" if several else f", there {classes[int(labels[other])]!r}, here {classes[int(labels[row])]!r}"
-                problems.append(Problem(paths[row], "contradicting labels", f"same bytes as {paths[other]}{told}", row))
-            rows = [known[0], *(row for row in rows if row not in known)]
-        for row in rows[1:]:
-            here, there = str(split[row]), str(split[rows[0]])
-            leak = here != there and bool(here and there)
-            detail = f"same bytes as {paths[rows[0]]}" + (f", which is in {there}, this in {here}" if leak else "")
-            problems.append(Problem(paths[row], "leak" if leak else "duplicate", detail, row))
-    return sorted(problems, key=lambda problem: problem.row)
-
-
-def _disagree(labels: NDArray[Any]) -> bool:
-    if labels.ndim == 1:
-        return bool((labels != labels[0]).any())
-    return bool(((labels == 0).any(axis=0) & (labels == 1).any(axis=0)).any())
-
-
-def find_near_copies(seen: Sequence[Seen | None], split: NDArray[Any]) -> list[tuple[int, int]] | None:
-    """Pairs of rows in two splits with nearly the same picture but other bytes; None for too many to compare."""
-    known = [row for row, one in enumerate(seen) if one and one.fingerprint]
-    rows = {name: [row for row in known if split[row] == name] for name in KEPT_FIRST}
-    sides = [("train", "val"), ("train", "test"), ("val", "test")]
-    if sum(len(rows[a]) * len(rows[b]) for a, b in sides) > MOST_PAIRS:
-        return None
-    words = {row: one.fingerprint + b"\0\0" for row, one in enumerate(seen) if one and one.fingerprint}
-    found: list[tuple[int, int]] = []
-    for a, b in sides:
-        if not rows[a] or not rows[b]:
-            continue
-        right = np.frombuffer(b"".join(words[row] for row in rows[b]), dtype=np.uint64).reshape(len(rows[b]), -1)
-        chunk = max(1, PAIRS_AT_ONCE // len(rows[b]))
-        for start in range(0, len(rows[a]), chunk):
-            part = rows[a][start:start + chunk]
-            left = np.frombuffer(b"".join(words[row] for row in part), dtype=np.uint64).reshape(len(part), -1)
-            bits = np.zeros((len(part), len(rows[b])), dtype=np.uint16)
-            for word in range(left.shape[1]):
-                bits += np.bitwise_count(left[:, word, None] ^ right[None, :, word])
-            for i, j in np.argwhere(bits <= NEAR_BITS).tolist():
-                one, other = seen[part[i]], seen[rows[b][j]]
-                if one is not None and other is not None and one.digest != other.digest:
-                    found.append((part[i], rows[b][j]))
-    return found
 
 
 def mixed_depths(paths: Sequence[str], seen: Sequence[Seen | None]) -> str:

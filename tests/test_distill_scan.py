@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distill.scan import Seen, complaint, find_copies, find_near_copies, fingerprint, mixed_depths, scan
+from distill.scan import Seen, complaint, mixed_depths, scan
 
 CONTRADICTION = "contradicting labels"
 
@@ -117,67 +117,6 @@ def test_scanning_leaves_the_warning_filters_as_they_were(tmp_path: Path) -> Non
     before = list(warnings.filters)
     scan(paths, [path.name for path in paths])
     assert warnings.filters == before
-
-
-def reasons(digests: list[str], labels: list[int], split: list[str]) -> dict[int, str]:
-    names = [f"i{index}" for index in range(len(digests))]
-    found = find_copies(names, digests, np.asarray(labels), np.asarray(split, dtype=object), ["a", "b"])
-    return {one.row: one.reason for one in found}
-
-
-def test_an_exact_copy_in_another_split_is_a_leak_and_the_tested_one_stays() -> None:
-    assert reasons(["x", "y", "x"], [0, 1, 0], ["train", "train", "test"]) == {0: "leak"}
-
-
-def test_a_copy_in_the_same_split_is_a_duplicate_and_the_first_stays() -> None:
-    assert reasons(["x", "x", "x", "y"], [0, 0, 0, 0], ["train"] * 4) == {1: "duplicate", 2: "duplicate"}
-    assert reasons(["x", "x"], [0, 0], ["", ""]) == {1: "duplicate"}
-
-
-def test_one_image_with_two_labels_is_wrong_wherever_it_stands() -> None:
-    assert reasons(["x", "x", "y"], [0, 1, 1], ["test", "test", "val"]) == {0: CONTRADICTION, 1: CONTRADICTION}
-
-
-def test_an_unlabelled_copy_gives_way_to_the_labelled_one() -> None:
-    assert reasons(["x", "x"], [-1, 1], ["train", "train"]) == {0: "duplicate"}
-    assert reasons(["x", "x"], [-1, 1], ["train", "test"]) == {0: "leak"}
-    assert reasons(["x", "x", "x"], [-1, 1, 0], ["train"] * 3) == {0: "duplicate", 1: CONTRADICTION, 2: CONTRADICTION}
-
-
-def test_unreadable_images_are_no_copies_of_each_other() -> None:
-    assert reasons(["", ""], [0, 1], ["train", "test"]) == {}
-
-
-def test_a_missing_finding_does_not_contradict_a_known_one() -> None:
-    split = np.asarray(["train", "train"], dtype=object)
-    labels = np.asarray([[1, np.nan], [1, 0]], dtype=np.float32)
-    assert [one.reason for one in find_copies(["a", "b"], ["x", "x"], labels, split, ["p", "q"])] == ["duplicate"]
-    labels[0, 0] = 0
-    assert [one.reason for one in find_copies(["a", "b"], ["x", "x"], labels, split, ["p", "q"])] == [CONTRADICTION] * 2
-
-
-def smooth(seed: int, size: int) -> Image.Image:
-    return Image.fromarray(noise(seed, (6, 6))).resize((size, size), Image.Resampling.BICUBIC)
-
-
-def test_a_recompressed_and_resized_copy_across_splits_is_listed_and_another_picture_is_not(tmp_path: Path) -> None:
-    paths = [
-        save(tmp_path / "a.png", smooth(0, 128)),
-        save(tmp_path / "b.png", smooth(1, 128)),
-        save(tmp_path / "a.jpg", smooth(0, 128).resize((96, 96)), quality=80),
-        save(tmp_path / "c.png", smooth(2, 128)),
-    ]
-    seen, _ = scan(paths, [path.name for path in paths])
-    assert find_near_copies(seen, np.asarray(["train", "train", "test", "val"], dtype=object)) == [(0, 2)]
-    assert find_near_copies(seen, np.asarray(["train"] * 4, dtype=object)) == []
-
-
-def test_a_fingerprint_does_not_depend_on_size() -> None:
-    small, large = (
-        np.unpackbits(np.frombuffer(fingerprint(np.asarray(smooth(3, size))[..., None]), np.uint8))
-        for size in (64, 1100)
-    )
-    assert (small != large).sum() <= 8
 
 
 def test_mixed_depths_are_told_with_examples() -> None:
