@@ -66,17 +66,18 @@ def _keep(listing: Listing, rows: NDArray[np.int64]) -> Listing:
 def load_images(
     data: str, *, task: str | None = None, label: str | None = None, seed: int = 0, unlabelled: Path | None = None,
     skip_bad_images: bool = False, phantom_images: tuple[int, int, int] | None = None, phantom_size: int = 96,
-    volume: VolumeSpec | None = None, progress: Callable[[int, int], None] | None = None,
+    volume: VolumeSpec | None = None, uncertain: str | None = "unknown", progress: Callable[[int, int], None] | None = None,
 ) -> ImageSet:
     """List, scan, split and check the images of --data; nothing is trained on that was not opened once.
 
     `facts` says how it was done: form, task_from, split_from, counts, class_counts, channels, dtype, window, sizes,
     median_size, skipped, skipped_paths, left_out, near_copies, notes. Raises BadImages, one report of every bad image,
     unless they are to be skipped, and UserError for everything else a user can mend. volume: how volumes are cut, should the
-    data hold any; the number of slices is read off the data where it is 0.
+    data hold any; the number of slices is read off the data where it is 0. uncertain: what -1 means in a table; None reads tables as
+    versions without --uncertain did.
     """
     check_task(task)
-    listing = list_data(data, task, label, seed, phantom_images, phantom_size)
+    listing = list_data(data, task, label, seed, phantom_images, phantom_size, uncertain)
     drawn = len(listing.keys) if listing.synthetic else 0
     if unlabelled is not None:
         listing = _with_unlabelled(listing, unlabelled)

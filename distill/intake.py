@@ -36,14 +36,17 @@ def choose_device(name: str) -> str:
     return name
 
 
-def read_images(settings: DistillSettings) -> ImageSet:
-    """The images a set of settings names, checked file by file; bad ones are all listed in a CSV beside --out."""
+def read_images(settings: DistillSettings, as_before: bool = False) -> ImageSet:
+    """The images a set of settings names, checked file by file; bad ones are all listed in a CSV beside --out.
+
+    as_before: read tables as versions without --uncertain did.
+    """
     try:
         with track("data") as update:
             return load_images(settings.data, task=settings.task, label=settings.label, seed=settings.split_seed,
                                unlabelled=settings.unlabelled, skip_bad_images=settings.skip_bad_images,
                                phantom_images=settings.phantom_images, phantom_size=settings.phantom_size, volume=volume_spec(settings),
-                               progress=update)
+                               uncertain=None if as_before else settings.uncertain, progress=update)
     except BadImages as error:
         listed = settings.out.with_name(f"{settings.out.name}.bad-images.csv")
         listed.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +56,7 @@ def read_images(settings: DistillSettings) -> ImageSet:
 
 def volume_spec(settings: DistillSettings) -> VolumeSpec:
     """How volumes are cut and scaled, should the data hold any; the number of slices may still be open."""
-    cut = VolumeSpec(settings.slices or 0, settings.axis)
+    cut = VolumeSpec(settings.slices or 0, settings.axis, fill=settings.volume_fill)
     return cut if settings.volume_window is None else replace(cut, scaling="window", window=settings.volume_window)
 
 
@@ -63,7 +66,7 @@ def images_for(manifest: dict[str, Any], data: str | None = None) -> ImageSet:
     paths = {key: Path(held[key]) for key in ("out", "config", "unlabelled", "bank", "teacher_adapter") if held.get(key)}
     pairs = {key: tuple(held[key]) for key in ("phantom_images", "volume_window") if held.get(key)}
     held |= {**paths, **pairs, **({"data": data} if data else {})}
-    return read_images(DistillSettings(**held))
+    return read_images(DistillSettings(**held), as_before="uncertain" not in held)
 
 
 def describe(images: ImageSet) -> str:

@@ -83,22 +83,25 @@ def list_phantom(name: str, counts: Sequence[int] | None, seed: int, size_px: in
 
 def list_data(
     data: str, task: str | None, label: str | None, seed: int, counts: Sequence[int] | None, size_px: int,
+    uncertain: str | None = "unknown",
 ) -> Listing:
-    """List the images of --data in whichever form it is; UserError where it is in none."""
+    """List the images of --data in whichever form it is; UserError where it is in none. uncertain: as list_csv takes it."""
     path = Path(data).expanduser()
     tables = [] if data in PHANTOMS or not path.is_dir() else sorted(
         one for one in path.iterdir() if one.is_file() and one.suffix.lower() == ".csv" and not hidden(one.name))
     if len(tables) > 1:
         raise UserError(f"{data} holds {len(tables)} CSV files ({', '.join(one.name for one in tables[:5])}); "
                         f"name one: --data {tables[0]}")
-    table = tables[0] if tables else path if path.is_file() and path.suffix.lower() == ".csv" else None
+    table = tables[0] if tables else path if path.is_file() and path.suffix.lower() in (".csv", ".tsv") else None
     if table is not None and data not in PHANTOMS:
-        listing = list_csv(table, task, label)
+        listing = list_csv(table, task, label, uncertain)
         if tables:
             listing.facts.setdefault("notes", []).append(f"labels are those of {table.name} inside the folder")
         return listing
     if label is not None:
         raise UserError(f"--label {label} names a column of a CSV; --data {data} is none", USAGE)
+    if uncertain not in (None, "unknown"):
+        raise UserError(f"--uncertain {uncertain} is about -1 in a CSV; --data {data} is none", USAGE)
     if data in PHANTOMS:
         return list_phantom(data, counts, seed, size_px, task)
     if path.is_dir():
