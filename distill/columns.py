@@ -219,6 +219,6 @@ def _room(groups: Sequence[Sequence[str]], labels: NDArray[np.int64] | NDArray[n
 def unused(header: Sequence[str], used: Iterable[str], notes: list[str]) -> None:
     """Note, once, every column that nothing was read from."""
     used = set(used)
-    left = [name or f"the {place}. without a name" for place, name in enumerate(header, 1) if name not in used]
+    left = [name or f"number {place}, which has no name" for place, name in enumerate(header, 1) if name not in used]
     if left:
         notes.append(f"columns not used: {listed(left)}")

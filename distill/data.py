@@ -21,7 +21,7 @@ from distill.phantom_volumes import DEPTHS
 from distill.scan import BadImages, Problem, Seen, complaint, find_copies, find_near_copies, mixed_depths, scan
 from distill.sources import SPLITS, Listing, check_task, image_files
 from distill.splits import check_groups, complete_splits, merge_groups
-from runtimes.errors import UserError
+from runtimes.errors import USAGE, UserError
 from runtimes.images import ImageSet
 from runtimes.volumes import VolumeSpec, is_volume
 
@@ -129,12 +129,22 @@ def _volumes(listing: Listing, volume: VolumeSpec) -> VolumeSpec | None:
     """How the images become slices when they are volumes; None for images. A mixture of both is an error."""
     if listing.facts.get("form") == "phantom-volumes":
         return replace(volume, axis="axial", scaling="window", window=(0.0, 255.0))
-    files = [one for one in listing.images if isinstance(one, Path)] if isinstance(listing.images, list) else []
-    found = [one for one in files if is_volume(one)]
-    if found and len(found) < len(listing.keys):
-        other = next(one for one in files if not is_volume(one))
-        raise UserError(f"volumes and images are mixed: {found[0]} and {other}; one network reads one kind")
-    return volume if found else None
+    images = listing.images
+    if isinstance(images, np.ndarray):
+        if images.ndim < 5:
+            return None
+        if volume.axis != "axial":
+            raise UserError(f"--axis {volume.axis} is about NIfTI files; the slices of an .npz lie along the first axis of a volume", USAGE)
+        as_they_are = images.dtype == np.uint8 and volume.scaling == "percentile"
+        return replace(volume, scaling="window", window=(0.0, 255.0)) if as_they_are else volume
+    kinds: dict[str, int] = {}
+    for row, item in enumerate(images if isinstance(images, list) else []):
+        stack = is_volume(item) if isinstance(item, Path) else item.ndim == 4
+        kinds.setdefault("image" if not stack else "file" if isinstance(item, Path) else "array", row)
+    if len(kinds) > 1:
+        pair = " and ".join(str(images[row]) if isinstance(images[row], Path) else listing.keys[row] for row in sorted(kinds.values())[:2])
+        raise UserError(f"volumes and images are mixed: {pair}; one network reads one kind")
+    return volume if "file" in kinds else None
 
 
 def _finished(listing: Listing, seen: list[Seen], facts: dict[str, Any], seed: int, cut: VolumeSpec | None) -> ImageSet:

@@ -34,11 +34,13 @@ PAIRS = (("false", "true"), ("no", "yes"), ("negative", "positive"), ("neg", "po
 ZERO_ONE = {"0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0}
 UNCERTAIN = {"unknown": np.nan, "positive": 1.0, "negative": 0.0}  # what -1 becomes, by --uncertain
 ANY_NUMBER = re.compile(r"[+-]?([0-9]{1,15}([.,][0-9]{0,15})?|[.,][0-9]{1,15})([eE][+-]?[0-9]{1,2})?")
+COMPOUND = re.compile(r"\s*(?:[/+&]|\band\b)\s*")
 GRADE = re.compile(r"([0-9]{1,3})[ -]?([A-Za-z]{1,2}|\+{1,3})")  # BI-RADS 4A, stage 1b, 2+
 MEASURED = re.compile(r"(^|_)(age|weight|height|bmi|size|diameter|volume|area|length|thickness|mm|cm|ml|kg|days|months|years|percent|"
                       r"percentage|ratio|hu|suv|density|pressure|dose|los|intensity|mean|voxels)(_|$)")
 LOOK_ALIKE = str.maketrans("\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u04bb\u03bf\u03b1\u03b9\u03bd\u03c1\u0131",
                            "aeopcyxijshoaivpi")  # Cyrillic and Greek letters that look like Latin ones, after case is folded
+LONGEST_CLASS = 200  # letters
 MANY = 20  # classes; fewer are never taken for names of images
 
 
@@ -85,8 +87,8 @@ def single(
     cells = [tidy(cell) for cell in raw]
     notes = facts.setdefault("notes", [])
     if changed := [row for row, cell in enumerate(cells) if cell != raw[row]]:
-        notes.append(f"{name}: {len(changed):,} cells hold blanks, invisible or composed letters that others have not, such as "
-                     f"{ascii(raw[changed[0]])[:60]} in line {lines[changed[0]]}; they are read as they look")
+        notes.append(f"{name}: cells with double blanks, invisible or composed letters are read as they look ({len(changed):,}, such as "
+                     f"{ascii(raw[changed[0]])[:60]} in line {lines[changed[0]]})")
     empty = is_missing(cells)
     words = Counter(cell for cell, is_empty in zip(cells, empty, strict=True) if is_empty and cell.lower() not in EMPTY)
     if words:
@@ -135,15 +137,17 @@ def single(
     if doubtful:
         notes.append(f"{name}: {_counted(Counter({label: labels.count(label) for label in doubtful}))} are taken as classes; empty these "
                      "cells should they mean that there is no label")
+    both = [label for label in classes if len(parts := COMPOUND.split(label)) > 1 and set(parts) <= set(classes)]
+    if both:
+        notes.append(f"{name}: {listed(both, 5)} is taken as a class of its own, beside those it is made of; write {'|'.join(COMPOUND.split(both[0]))} "
+                     "should it mean several findings")
     kind = read_task(classes, task, numbered, facts)
     place = {label: index for index, label in enumerate(classes)}
     empty = [is_empty or doubt for is_empty, doubt in zip(empty, unsure, strict=True)]
     return Labels(np.asarray([place.get(label, -1) for label in labels], dtype=np.int64), classes, kind, wrong, empty, unsure)
 
 
-def single_as_before(
-    path: Path, cells: Sequence[str], lines: Sequence[int], task: str | None, facts: dict[str, Any],
-) -> Labels:
+def single_as_before(cells: Sequence[str], lines: Sequence[int], task: str | None, facts: dict[str, Any]) -> Labels:
     """One label an image as versions without --uncertain read it, for the students they trained."""
     empty = [cell.lower() in EMPTY for cell in cells]
     given = [cell for cell, is_empty in zip(cells, empty, strict=True) if not is_empty]
@@ -322,8 +326,11 @@ def _one_hot(
 
 
 def refuse_twins(path: Path, first: Mapping[str, str], what: str) -> None:
-    """Refuse two classes that one would take for the same: they differ only in how they are spelt."""
+    """Refuse two classes that one would take for the same, since they differ only in how they are spelt, and classes as long as texts."""
     known: dict[str, str] = {}
+    if endless := [name for name in first if len(name) > LONGEST_CLASS]:
+        raise UserError(f"{path}, {first[endless[0]]}: {what} {shown(endless[0])} is a text, not the name of a class; expected "
+                        f"{LONGEST_CLASS} letters at most, and --label names another column")
     for name in sorted(first, key=lambda name: (int(first[name].split()[1]), name)):
         twin = known.setdefault(folded(name), name)
         if twin != name:
@@ -378,7 +385,7 @@ def _refuse_names(path: Path, name: str, labels: Sequence[str], images: Sequence
 
 
 def _counted(words: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {word}" for word, count in words.items())
+    return "cells of " + ", ".join(f"{word} ({count:,})" for word, count in words.items())
 
 
 def _uncertain_said(uncertain: str) -> str:

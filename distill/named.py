@@ -1,7 +1,7 @@
 """What --data means: a path of some form, or an image set known by name (MedMNIST's, or our synthetic phantom).
 
 Owns: telling the forms apart, where the file of a name is looked for, the sentence when it cannot be had. Does not own:
-the forms (sources.py, tables.py), drawing the phantom (phantom.py). medmnist is imported only when such a set is named.
+the forms (sources.py, tables.py, archives.py), drawing the phantom (phantom.py). medmnist is imported only when such a set is named.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from distill.archives import list_npz
 from distill.phantom import FINDINGS, PhantomImages
 from distill.phantom_volumes import LOCAL, PhantomVolumes
-from distill.sources import SPLITS, Listing, hidden, list_folder, list_npz
+from distill.sources import SPLITS, Listing, hidden, list_folder
 from distill.tables import list_csv
 from runtimes.errors import MISSING, USAGE, UserError
 
@@ -38,9 +39,9 @@ def list_medmnist(name: str, task: str | None) -> Listing:
         near = get_close_matches(name.lower(), [*INFO, *PHANTOMS], 1, 0.6)
         guess = f" Did you mean {near[0]}?" if near else ""
         raise UserError(f"--data {name} does not exist and is no known set.{guess} Expected {forms}")
-    if match[1].endswith("3d"):
-        raise UserError(f"--data {name} holds volumes; expected a set of 2D images, whose name has no 3d")
     size = int(match[2] or 28)
+    if match[1].endswith("3d") and size > 64:
+        raise UserError(f"--data {name}: sets of volumes are published at 28 and 64 voxels a side: {match[1]}, {match[1]}_64")
     stem = match[1] if size == 28 else f"{match[1]}_{size}"
     root = Path(DEFAULT_ROOT or Path.home() / ".medmnist")
     file = root / f"{stem}.npz"

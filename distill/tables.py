@@ -60,7 +60,7 @@ def list_csv(path: Path, task: str | None, label: str | None, uncertain: str | N
         if key and first.setdefault(key, line) != line:
             faults.append(f"line {line}: {listed([key])} is already in line {first[key]}")
     stop(path, _in_order(faults))
-    column = _label_column(path, columns, label, task)
+    column = _label_column(path, columns, label, task, uncertain)
     given, used = _labels(path, raw, columns, column, lines, task, keys, facts, uncertain)
     used = [*used, image]
     left = {name: values for name, values in columns.items() if name not in used}
@@ -88,14 +88,16 @@ def _in_order(faults: Sequence[str]) -> list[str]:
     return sorted(faults, key=lambda fault: int(fault.split()[1].rstrip(":")))
 
 
-def _label_column(path: Path, columns: Mapping[str, Sequence[str]], label: str | None, task: str | None) -> str | None:
+def _label_column(
+    path: Path, columns: Mapping[str, Sequence[str]], label: str | None, task: str | None, uncertain: str | None,
+) -> str | None:
     """The column of --label, or `label`; None where labels are columns of findings."""
     if label:
         return column_named(path, list(columns), label)
     named = [name for name in columns if plain(name) == "label"]
-    if len(named) > 1:
+    if len(named) > 1 and uncertain is not None:
         raise UserError(f"{path}, line 1: columns {named[0]} and {named[1]} have one name but for case; rename one, or choose with --label")
-    if not named or (task == "multilabel" and parted(Counter(filter(None, columns[named[0]]))) is None):
+    if not named or (task == "multilabel" and (uncertain is None or parted(Counter(filter(None, columns[named[0]]))) is None)):
         return None
     return named[0]
 
