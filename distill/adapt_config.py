@@ -72,6 +72,8 @@ class AdaptSettings:
     """Read off the labels when not given."""
     label: str | None = None
     """CSV column that holds the label."""
+    uncertain: Literal["unknown", "positive", "negative"] = "unknown"
+    """What -1 (uncertain) beside 0 and 1 means in a CSV, as CheXpert writes it."""
     skip_bad_images: bool = False
     """Train without files that cannot be used, and count them in the result."""
     split_seed: int = 0
@@ -88,6 +90,8 @@ class AdaptSettings:
     """How volumes are cut into slices."""
     volume_window: tuple[float, float] | None = None
     """Intensities shown as black and white; each volume's own percentiles 0.5 and 99.5 when not given."""
+    volume_fill: float | None = None
+    """Intensity that stands for NaN in volumes; when not given, NaN is refused."""
     slice_pooling: Literal["attention", "mean"] = "attention"
     """How the features of slices become one of the volume."""
 
@@ -201,7 +205,7 @@ class AdaptSettings:
 
 def adapt_settings(settings: DistillSettings, out: Path) -> AdaptSettings:
     """The adaptation behind `rd-distill --adapt`: its data, teacher, device and seed, all else by default."""
-    names = ("data", "task", "label", "skip_bad_images", "split_seed", "keep_together", "phantom_images", "phantom_size", "slices", "axis",
-             "volume_window", "slice_pooling", "teacher", "teacher_size",
+    names = ("data", "task", "label", "uncertain", "skip_bad_images", "split_seed", "keep_together", "phantom_images", "phantom_size",
+             "slices", "axis", "volume_window", "volume_fill", "slice_pooling", "teacher", "teacher_size",
              "teacher_weights", "bank_views", "bank_runtime", "flip", "bootstrap", "device", "threads", "seed", "overwrite", "resume")
     return AdaptSettings(method=settings.adapt, out=out, **{name: getattr(settings, name) for name in names})  # type: ignore[arg-type]

@@ -20,7 +20,9 @@ def input_line(spec: ImageSpec) -> str:
         return image
     cut = spec.volume
     scale = "intensities" if cut.scaling == "window" else "percentiles of the volume"
-    return f"up to {cut.slices} {cut.axis} slices of a volume, {scale} {cut.window[0]:g} to {cut.window[1]:g} as black to white, {image}"
+    holes = "" if cut.fill is None else f"NaN as {cut.fill:g}, "
+    return (f"up to {cut.slices} {cut.axis} slices of a volume, {holes}{scale} {cut.window[0]:g} to {cut.window[1]:g} as black to white, "
+            f"{image}")
 
 
 def model_card(spec: ModelSpec, image_spec: ImageSpec, metrics: dict[str, Any], *, synthetic: bool, teacher: dict[str, Any],

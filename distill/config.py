@@ -14,6 +14,7 @@ from typing import Literal
 
 from distill.contradictions import refuse_contradictions
 from runtimes.errors import USAGE, UserError
+from runtimes.volumes import MAX_FILL
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class DistillSettings:
     """Read off the labels when not given."""
     label: str | None = None
     """CSV column that holds the label."""
+    uncertain: Literal["unknown", "positive", "negative"] = "unknown"
+    """What -1 (uncertain) beside 0 and 1 means in a CSV, as CheXpert writes it."""
     unlabelled: Path | None = None
     """Folder of further training images without labels."""
     skip_bad_images: bool = False
@@ -55,6 +58,8 @@ class DistillSettings:
     """How volumes are cut into slices."""
     volume_window: tuple[float, float] | None = None
     """Intensities shown as black and white; each volume's own percentiles 0.5 and 99.5 when not given."""
+    volume_fill: float | None = None
+    """Intensity that stands for NaN in volumes; when not given, NaN is refused."""
     slice_pooling: Literal["attention", "mean"] = "attention"
     """How the features of slices become one of the volume."""
 
@@ -217,6 +222,8 @@ class DistillSettings:
             raise UserError(f"--slices {self.slices} must be between 1 and 512", USAGE)
         if self.volume_window is not None and not self.volume_window[0] < self.volume_window[1]:
             raise UserError(f"--volume-window {self.volume_window} is empty; give the lower intensity first", USAGE)
+        if self.volume_fill is not None and abs(self.volume_fill) > MAX_FILL:
+            raise UserError(f"--volume-fill {self.volume_fill} must be between -{MAX_FILL:g} and {MAX_FILL:g}", USAGE)
         if self.phantom_images is not None and min(self.phantom_images) < 1:
             raise UserError(f"--phantom-images {self.phantom_images} must all be above 0", USAGE)
         for name in ("size", "teacher_size", "phantom_size"):

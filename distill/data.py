@@ -25,7 +25,7 @@ from distill.phantom_volumes import DEPTHS
 from distill.scan import BadImages, Problem, Seen, complaint, mixed_depths, scan
 from distill.sources import SPLITS, Listing, check_task
 from distill.splits import check_groups, complete_splits, merge_groups
-from runtimes.errors import UserError
+from runtimes.errors import USAGE, UserError
 from runtimes.images import ImageSet
 from runtimes.volumes import VolumeSpec, is_volume
 
@@ -74,7 +74,7 @@ def _keep(listing: Listing, rows: NDArray[np.int64]) -> Listing:
 def load_images(
     data: str, *, task: str | None = None, label: str | None = None, seed: int = 0, unlabelled: Path | None = None,
     skip_bad_images: bool = False, phantom_images: tuple[int, int, int] | None = None, phantom_size: int = 96,
-    volume: VolumeSpec | None = None, keep_together: str = "near", earlier: bool = False,
+    volume: VolumeSpec | None = None, uncertain: str = "unknown", keep_together: str = "near", earlier: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImageSet:
     """List, scan, split and check the images of --data; nothing is trained on that was not opened once.
@@ -82,12 +82,13 @@ def load_images(
     `facts` says how it was done: form, task_from, split_from, counts, class_counts, channels, dtype, window, sizes,
     median_size, skipped, skipped_paths, copies, left_out, near_copies, notes. Raises BadImages, one report of every bad image,
     unless they are to be skipped, and UserError for everything else a user can mend. volume: how volumes are cut, should the
-    data hold any; the number of slices is read off the data where it is 0. keep_together: what a split that is made here holds on
-    one side: patients and near copies (near), patients (group) or neither (none). earlier: as versions without keep_together read
-    it, so that the split of an old student comes out again: copies by the bytes of files, no patients by folders.
+    data hold any; the number of slices is read off the data where it is 0. uncertain: what -1 means in a table. keep_together: what a
+    split that is made here holds on one side: patients and near copies (near), patients (group) or neither (none). earlier: as versions
+    without these two read data, so that the split of an old student comes out again: copies by the bytes of files, no patients by
+    folders, tables as they were read.
     """
     check_task(task)
-    listing = list_data(data, task, label, seed, phantom_images, phantom_size)
+    listing = list_data(data, task, label, seed, phantom_images, phantom_size, None if earlier else uncertain)
     if earlier and listing.facts["form"] == "folder":
         listing = replace(listing, groups={}, facts={**listing.facts, "notes": []})
     drawn = len(listing.keys) if listing.synthetic else 0
@@ -165,12 +166,22 @@ def _volumes(listing: Listing, volume: VolumeSpec) -> VolumeSpec | None:
     """How the images become slices when they are volumes; None for images. A mixture of both is an error."""
     if listing.facts.get("form") == "phantom-volumes":
         return replace(volume, axis="axial", scaling="window", window=(0.0, 255.0))
-    files = [one for one in listing.images if isinstance(one, Path)] if isinstance(listing.images, list) else []
-    found = [one for one in files if is_volume(one)]
-    if found and len(found) < len(listing.keys):
-        other = next(one for one in files if not is_volume(one))
-        raise UserError(f"volumes and images are mixed: {found[0]} and {other}; one network reads one kind")
-    return volume if found else None
+    images = listing.images
+    if isinstance(images, np.ndarray):
+        if images.ndim < 5:
+            return None
+        if volume.axis != "axial":
+            raise UserError(f"--axis {volume.axis} is about NIfTI files; the slices of an .npz lie along the first axis of a volume", USAGE)
+        as_they_are = images.dtype == np.uint8 and volume.scaling == "percentile"
+        return replace(volume, scaling="window", window=(0.0, 255.0)) if as_they_are else volume
+    kinds: dict[str, int] = {}
+    for row, item in enumerate(images if isinstance(images, list) else []):
+        stack = is_volume(item) if isinstance(item, Path) else item.ndim == 4
+        kinds.setdefault("image" if not stack else "file" if isinstance(item, Path) else "array", row)
+    if len(kinds) > 1:
+        pair = " and ".join(str(images[row]) if isinstance(images[row], Path) else listing.keys[row] for row in sorted(kinds.values())[:2])
+        raise UserError(f"volumes and images are mixed: {pair}; one network reads one kind")
+    return volume if "file" in kinds else None
 
 
 def _finished(

@@ -42,14 +42,14 @@ def choose_device(name: str) -> str:
 def read_images(settings: DistillSettings, earlier: bool = False) -> ImageSet:
     """The images a set of settings names, checked file by file; bad ones are all listed in a CSV beside --out.
 
-    earlier: as versions without --keep-together read them.
+    earlier: as versions without --keep-together and --uncertain read them.
     """
     try:
         with track("data") as update:
             return load_images(settings.data, task=settings.task, label=settings.label, seed=settings.split_seed,
                                unlabelled=settings.unlabelled, skip_bad_images=settings.skip_bad_images,
                                phantom_images=settings.phantom_images, phantom_size=settings.phantom_size, volume=volume_spec(settings),
-                               keep_together=settings.keep_together, earlier=earlier, progress=update)
+                               uncertain=settings.uncertain, keep_together=settings.keep_together, earlier=earlier, progress=update)
     except BadImages as error:
         listed = _listing_of(settings.out)
         listed.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def _listing_of(out: Path) -> Path:
 
 def volume_spec(settings: DistillSettings) -> VolumeSpec:
     """How volumes are cut and scaled, should the data hold any; the number of slices may still be open."""
-    cut = VolumeSpec(settings.slices or 0, settings.axis)
+    cut = VolumeSpec(settings.slices or 0, settings.axis, fill=settings.volume_fill)
     return cut if settings.volume_window is None else replace(cut, scaling="window", window=settings.volume_window)
 
 

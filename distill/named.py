@@ -1,7 +1,8 @@
 """What --data means: a path of some form, or an image set known by name (MedMNIST's, or our synthetic phantom).
 
 Owns: telling the forms apart, where the file of a name is looked for, the sentence when it cannot be had. Does not own:
-the forms (folders.py, sources.py, tables.py), drawing the phantom (phantom.py). medmnist is imported only when such a set is named.
+the forms (folders.py, sources.py, tables.py, archives.py), drawing the phantom (phantom.py). medmnist is imported only when such a set
+is named.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from distill.archives import list_npz
 from distill.folders import hidden, list_folder
 from distill.phantom import FINDINGS, PhantomImages
 from distill.phantom_volumes import LOCAL, PhantomVolumes
-from distill.sources import SPLITS, Listing, list_npz
+from distill.sources import SPLITS, Listing
 from distill.tables import list_csv
 from runtimes.errors import MISSING, USAGE, UserError
 
@@ -39,9 +41,9 @@ def list_medmnist(name: str, task: str | None) -> Listing:
         near = get_close_matches(name.lower(), [*INFO, *PHANTOMS], 1, 0.6)
         guess = f" Did you mean {near[0]}?" if near else ""
         raise UserError(f"--data {name} does not exist and is no known set.{guess} Expected {forms}")
-    if match[1].endswith("3d"):
-        raise UserError(f"--data {name} holds volumes; expected a set of 2D images, whose name has no 3d")
     size = int(match[2] or 28)
+    if match[1].endswith("3d") and size > 64:
+        raise UserError(f"--data {name}: sets of volumes are published at 28 and 64 voxels a side: {match[1]}, {match[1]}_64")
     stem = match[1] if size == 28 else f"{match[1]}_{size}"
     root = Path(DEFAULT_ROOT or Path.home() / ".medmnist")
     file = root / f"{stem}.npz"
@@ -84,22 +86,25 @@ def list_phantom(name: str, counts: Sequence[int] | None, seed: int, size_px: in
 
 def list_data(
     data: str, task: str | None, label: str | None, seed: int, counts: Sequence[int] | None, size_px: int,
+    uncertain: str | None = "unknown",
 ) -> Listing:
-    """List the images of --data in whichever form it is; UserError where it is in none."""
+    """List the images of --data in whichever form it is; UserError where it is in none. uncertain: as list_csv takes it."""
     path = Path(data).expanduser()
     tables = [] if data in PHANTOMS or not path.is_dir() else sorted(
         one for one in path.iterdir() if one.is_file() and one.suffix.lower() == ".csv" and not hidden(one.name))
     if len(tables) > 1:
         raise UserError(f"{data} holds {len(tables)} CSV files ({', '.join(one.name for one in tables[:5])}); "
                         f"name one: --data {tables[0]}")
-    table = tables[0] if tables else path if path.is_file() and path.suffix.lower() == ".csv" else None
+    table = tables[0] if tables else path if path.is_file() and path.suffix.lower() in (".csv", ".tsv") else None
     if table is not None and data not in PHANTOMS:
-        listing = list_csv(table, task, label)
+        listing = list_csv(table, task, label, uncertain)
         if tables:
             listing.facts.setdefault("notes", []).append(f"labels are those of {table.name} inside the folder")
         return listing
     if label is not None:
         raise UserError(f"--label {label} names a column of a CSV; --data {data} is none", USAGE)
+    if uncertain not in (None, "unknown"):
+        raise UserError(f"--uncertain {uncertain} is about -1 in a CSV; --data {data} is none", USAGE)
     if data in PHANTOMS:
         return list_phantom(data, counts, seed, size_px, task)
     if path.is_dir():

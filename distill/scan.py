@@ -107,8 +107,11 @@ def _look(item: Path | NDArray[Any], volume: VolumeSpec | None) -> tuple[Seen | 
         except OSError as error:
             return None, "unreadable", error.strerror or type(error).__name__
     else:
-        raw = item
-        digest = hashlib.sha256(np.ascontiguousarray(raw).tobytes()).hexdigest()
+        digest = hashlib.sha256(np.ascontiguousarray(item).tobytes()).hexdigest()
+        try:
+            raw = read_image(item, volume)
+        except UserError as error:  # a volume in an array that is flat, or holds NaN
+            return None, "constant" if "single value" in str(error) else "unreadable", str(error)
     grey = raw.shape[-1] == 1 or bool((raw[..., 0] == raw[..., 1]).all() and (raw[..., 0] == raw[..., 2]).all())
     pixels = hash_pixels(raw[..., :1] if grey else raw)
     depth = len(raw) if raw.ndim == 4 else 1

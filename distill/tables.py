@@ -1,215 +1,164 @@
-"""A CSV of images: which column means what, and every mistake in it told with its line number.
+"""A CSV of images: its columns put to use, and every mistake in it told with its line number.
 
-Owns: reading the text, finding the image, label, finding, split and group columns, turning cells into labels.
-Does not own: opening the images, making splits. A mistake in the table is an error; a wrong label is one bad image.
+Owns: list_csv. Does not own: the text (table_text.py), what columns are for (columns.py), labels (labels.py), files (located.py), opening
+images, making splits. A mistake in the table is an error; a wrong label is one bad image.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import re
-from collections.abc import Sequence
-from difflib import get_close_matches
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from distill.scan import SHOWN, Problem
-from distill.sources import NUMBER, SPLIT_WORDS, Listing, class_order, read_task
-from runtimes.errors import USAGE, UserError
-from runtimes.scores import Task
+from distill.columns import (
+    GROUP_COLUMNS,
+    METADATA,
+    MORE_METADATA,
+    PATIENTS,
+    group_columns,
+    image_column,
+    split_column,
+    split_of,
+    squeezed,
+    unused,
+)
+from distill.labels import EMPTY, Labels, columnar, finding, finding_as_before, parted, single, single_as_before
+from distill.located import locate
+from distill.scan import Problem
+from distill.sources import SPLIT_WORDS, Listing
+from distill.table_text import column_named, listed, plain, read_rows, shown, stop, tidy
+from runtimes.errors import UserError
 
-IMAGE_COLUMNS = ("image", "path")
-GROUP_COLUMNS = ("patient", "patient_id", "patientid", "subject", "subject_id", "group", "dup_group")
-METADATA = {
-    *IMAGE_COLUMNS, *GROUP_COLUMNS,
-    "label", "split", "id", "index", "key", "file", "filename", "name", "image_id", "study", "study_id", "series",
-    "series_id", "visit", "follow_up", "age", "sex", "gender", "male", "female", "race", "ethnicity", "weight",
-    "height", "width", "rows", "columns", "view", "view_position", "ap_pa", "frontal_lateral", "laterality", "side",
-    "source", "site", "centre", "center", "hospital", "device", "scanner", "machine", "manufacturer", "model", "year",
-    "date", "time", "fold", "mask", "count", "number",
-}
-EMPTY = {"", "nan"}
-ZERO_ONE = {"0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0}
-Row = tuple[int, list[str]]
-
-
-def read_rows(path: Path) -> tuple[list[str], list[Row]]:
-    """Header and rows (line number, stripped cells) of a CSV in UTF-8, with or without BOM; comma, semicolon or tab."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}); save it as CSV UTF-8") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from None
-    first = text.lstrip("\r\n").splitlines()[:1]
-    delimiter = max(",;\t", key=first[0].count) if first else ","  # max keeps the comma where all are equal
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    records: list[Row] = []
-    line = 1
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                records.append((line, [cell.strip() for cell in cells]))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(f"{path}, line {line}: {error}; "
-                        f"expected cells parted by {delimiter!r} and quotes in pairs") from None
-    if len(records) < 2:
-        what = "a header but no row" if records else "no content"
-        raise UserError(f"{path} has {what}; expected a header and one row per image")
-    header, rows = records[0][1], records[1:]
-    named = [name for name in header if name]
-    twice = sorted({name for name in named if named.count(name) > 1})
-    if twice:
-        raise UserError(f"{path}: column {twice[0]!r} occurs twice in the header; rename one")
-    _stop(path, [f"line {line}: {len(cells)} cells, the header has {len(header)}"
-                 for line, cells in rows if len(cells) != len(header)])
-    return header, rows
+LABEL_NAMES = {"labels", "class", "classname", "classlabel", "target", "diagnosis", "dx", "findinglabels", "finding", "findings",
+               "category", "grade", "pathology", "outcome", "y", "annotation", "groundtruth", "gt"}
 
 
-def _stop(path: Path, faults: Sequence[str]) -> None:
-    if faults:
-        more = f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
-        listed = "\n  ".join(faults[:SHOWN])
-        count = "1 mistake" if len(faults) == 1 else f"{len(faults)} mistakes"
-        raise UserError(f"{path}: {count} in the table; mend them and repeat:\n  {listed}{more}")
+def list_csv(path: Path, task: str | None, label: str | None, uncertain: str | None = "unknown") -> Listing:
+    """List the images of a CSV; labels from --label, `label` or the 0/1 columns; UserError names lines of mistakes.
 
-
-def plain(name: str) -> str:
-    """A column's name for comparison: lower case, words joined by underscores."""
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-
-
-def find_findings(header: Sequence[str], columns: dict[str, list[str]]) -> tuple[list[str], list[str]]:
-    """Columns that are findings, and those left aside; one of 0 and 1 with a few slips or -1 in it is a finding too.
-
-    The slips are reported later, cell by cell: a column that silently dropped out would be worse.
+    uncertain: what -1 means. None reads columns and cells as versions without --uncertain did, for the students they trained.
     """
-    findings: list[str] = []
-    aside: list[str] = []
-    for name in header:
-        if not name or plain(name) in METADATA or plain(name).startswith("source_"):
-            continue
-        values = [cell for cell in columns[name] if cell.lower() not in EMPTY]
-        good = sum(cell in ZERO_ONE for cell in values)
-        uncertain = good > 0 and all(cell in ZERO_ONE or cell in ("-1", "-1.0") for cell in values)
-        (findings if values and (uncertain or good >= 0.9 * len(values)) else aside).append(name)
-    return findings, aside
-
-
-def _named(path: Path, header: Sequence[str], wanted: str) -> str:
-    for name in header:
-        if name == wanted or plain(name) == plain(wanted):
-            return name
-    near = get_close_matches(wanted, [name for name in header if name], 1)
-    guess = f"; did you mean {near[0]}?" if near else ""
-    raise UserError(f"{path} has no column {wanted!r}, it has {', '.join(filter(None, header))}{guess}", USAGE)
-
-
-def _located(folder: Path, cell: str) -> Path:
-    places = [folder / cell, folder / "images" / cell]
-    if "\\" in cell:
-        places += [folder / cell.replace("\\", "/"), folder / "images" / cell.replace("\\", "/")]
-    return next((place for place in places if place.is_file()), places[0])
-
-
-def list_csv(path: Path, task: str | None, label: str | None) -> Listing:
-    """List the images of a CSV; labels from --label, `label` or the 0/1 columns; UserError names lines of mistakes."""
     header, rows = read_rows(path)
-    columns = {name: [cells[place] for _, cells in rows] for place, name in enumerate(header) if name}
+    raw = {name: [cells[place] for _, cells in rows] for place, name in enumerate(header) if name}
+    columns = raw if uncertain is None else {name: list(map(tidy, cells)) for name, cells in raw.items()}
     lines = [line for line, _ in rows]
-    by_name = {plain(name): name for name in reversed(header) if name}
-    image = next((by_name[name] for name in IMAGE_COLUMNS if name in by_name), None)
-    if image is None:
-        raise UserError(f"{path}, line 1: no column image or path; it has {', '.join(columns)}")
-    cells = columns[image]
-    keys = tuple(cell.replace("\\", "/") for cell in cells)
-    paths = [_located(path.parent, cell) for cell in cells]
+    notes: list[str] = []
+    facts: dict[str, Any] = {"form": "csv", "csv": path.name, "notes": notes}
+    image = image_column(path, columns, notes)
+    cells = raw[image]
+    keys = [cell.replace("\\", "/") for cell in cells]
+    paths, faults, completed = locate(path.parent, cells, lines)
+    notes += completed
+    faults += [f"line {line}: the image cell is empty" for line, cell in zip(lines, cells, strict=True) if not cell]
     first: dict[str, int] = {}
-    faults = [f"line {line}: the image cell is empty" for line, cell in zip(lines, cells, strict=True) if not cell]
     for line, key in zip(lines, keys, strict=True):
         if key and first.setdefault(key, line) != line:
-            faults.append(f"line {line}: {key} is already in line {first[key]}")
-    facts: dict[str, Any] = {"form": "csv", "csv": path.name}
-    shown = [str(one) for one in paths]
-    column = _named(path, header, label) if label else by_name.get("label") if task != "multilabel" else None
+            faults.append(f"line {line}: {listed([key])} is already in line {first[key]}")
+    stop(path, _in_order(faults))
+    column = _label_column(path, columns, label, task, uncertain)
+    given, used = _labels(path, raw, columns, column, lines, task, keys, facts, uncertain)
+    used = [*used, image]
+    left = {name: values for name, values in columns.items() if name not in used}
+    if uncertain is None:
+        division, aside = next((name for name in columns if plain(name) == "split" and any(columns[name])), None), list[str]()
+    else:
+        division, aside = split_column(path, left, notes)
+    words = left.pop(division) if division else [""] * len(rows)
+    split, out = _split(path, words, given, lines, uncertain)
+    if uncertain is None:
+        groups = {name: ["" if cell.lower() in EMPTY else cell for cell in columns[name]] for wanted in GROUP_COLUMNS
+                  for name in columns if plain(name) == wanted}
+        groups = {name: values for name, values in groups.items() if any(values)}
+    else:
+        groups, doubtful = group_columns(path, left, given.labels, split, notes)
+        unused(header, {*used, *groups, *aside, *doubtful, division or ""} - {""}, notes)
+    problems = [Problem(str(paths[row]), "wrongly labelled", detail, row) for row, detail in given.wrong]
+    if not notes:
+        del facts["notes"]
+    listing = Listing(paths, tuple(keys), given.labels, given.classes, given.task, split, groups, problems, facts)
+    return _without(listing, out) if any(out) else listing
+
+
+def _in_order(faults: Sequence[str]) -> list[str]:
+    return sorted(faults, key=lambda fault: int(fault.split()[1].rstrip(":")))
+
+
+def _label_column(
+    path: Path, columns: Mapping[str, Sequence[str]], label: str | None, task: str | None, uncertain: str | None,
+) -> str | None:
+    """The column of --label, or `label`; None where labels are columns of findings."""
+    if label:
+        return column_named(path, list(columns), label)
+    named = [name for name in columns if plain(name) == "label"]
+    if len(named) > 1 and uncertain is not None:
+        raise UserError(f"{path}, line 1: columns {named[0]} and {named[1]} have one name but for case; rename one, or choose with --label")
+    if not named or (task == "multilabel" and (uncertain is None or parted(Counter(filter(None, columns[named[0]]))) is None)):
+        return None
+    return named[0]
+
+
+def _labels(
+    path: Path, raw: Mapping[str, Sequence[str]], columns: Mapping[str, Sequence[str]], column: str | None, lines: Sequence[int],
+    task: str | None, keys: Sequence[str], facts: dict[str, Any], uncertain: str | None,
+) -> tuple[Labels, list[str]]:
+    """The labels, and the columns they are from."""
     if column is not None:
-        labels, classes, kind, wrong = _one_label(path, columns[column], lines, task, facts)
-        empty = [cell.lower() in EMPTY for cell in columns[column]]
-    else:
-        labels, classes, kind, wrong, empty = _findings(path, header, columns, lines, task, facts)
-    problems = [Problem(shown[row], "wrongly labelled", detail, row) for row, detail in wrong]
-    split = np.full(len(rows), "", dtype=object)
-    if "split" in by_name and any(columns[by_name["split"]]):
-        for row, word in enumerate(columns[by_name["split"]]):
-            split[row] = SPLIT_WORDS.get(word.lower(), "train" if not word and empty[row] else "")
-            if not split[row]:
-                faults.append(f"line {lines[row]}: split {word!r}; expected train, val or test")
-            elif empty[row] and split[row] != "train":
+        if uncertain is None:
+            return single_as_before(columns[column], lines, task, facts), [column]
+        return single(path, column, raw[column], lines, task, facts, keys, uncertain), [column]
+    meanings: dict[str, Mapping[str, float]] = {}
+    aside: list[str] = []
+    for name, cells in columns.items():
+        known = plain(name) in METADATA or plain(name).startswith("source_")
+        if known or (uncertain is not None and (plain(name) in MORE_METADATA or squeezed(name) in PATIENTS)):
+            continue
+        meaning = finding_as_before(cells) if uncertain is None else finding(cells)
+        if meaning is None:
+            aside.append(name)
+        else:
+            meanings[name] = meaning
+    if len(meanings) < 2:
+        only = f"; the only 0/1 column is {next(iter(meanings))}: --label {next(iter(meanings))} trains on it" if meanings else ""
+        likely = next((f", such as {name}" for name in columns if squeezed(name) in LABEL_NAMES), "")
+        raise UserError(f"{path}, line 1: no column label and not two 0/1 columns of findings; it has {listed(list(columns))}{only}; "
+                        f"--label names another column{likely}")
+    if aside and uncertain is None:
+        facts["notes"].append(f"columns that are no findings: {listed(aside)}")
+    return columnar(path, columns, meanings, lines, task, facts, uncertain), list(meanings)
+
+
+def _split(
+    path: Path, words: Sequence[str], given: Labels, lines: Sequence[int], uncertain: str | None,
+) -> tuple[NDArray[np.object_], list[bool]]:
+    """The given split of every row, and which rows are left out: those to validate or test on whose label is uncertain."""
+    split, out = np.full(len(lines), "", dtype=object), [False] * len(lines)
+    faults: list[str] = []
+    for row, word in enumerate(words if any(words) else []):
+        empty = given.empty[row]
+        part = (SPLIT_WORDS.get(word.lower()) if uncertain is None else split_of(word)) or ("train" if not word and empty else "")
+        if not part:
+            faults.append(f"line {lines[row]}: split {shown(word)}; expected train, val or test")
+        elif empty and part != "train":
+            out[row] = bool(given.unsure) and given.unsure[row]
+            if not out[row]:
                 faults.append(f"line {lines[row]}: no label, but split {word}; only training images may be unlabelled")
-    _stop(path, sorted(faults, key=lambda fault: int(fault.split()[1].rstrip(":"))))
-    groups = {by_name[name]: ["" if cell.lower() in EMPTY else cell for cell in columns[by_name[name]]]
-              for name in GROUP_COLUMNS if name in by_name}
-    groups = {name: values for name, values in groups.items() if any(values)}
-    return Listing(paths, keys, labels, classes, kind, split, groups, problems, facts)
+        split[row] = part
+    stop(path, faults)
+    return split, out
 
 
-def _number(cell: str) -> str:
-    value = float(cell)
-    return str(int(value)) if value.is_integer() else repr(value)
-
-
-def _one_label(
-    path: Path, cells: list[str], lines: list[int], task: str | None, facts: dict[str, Any],
-) -> tuple[Any, ...]:
-    given = [cell for cell in cells if cell.lower() not in EMPTY]
-    numbers = [cell for cell in given if NUMBER.fullmatch(cell)]
-    wrong: list[tuple[int, str]] = []
-    if numbers and len(numbers) >= 0.9 * len(given):  # numbers: 1 and 1.0 are one class, and a stray word is a slip
-        wrong = [(row, f"line {lines[row]}: {cell!r} is not a number as the other labels are")
-                 for row, cell in enumerate(cells) if cell.lower() not in EMPTY and not NUMBER.fullmatch(cell)]
-        cells = [_number(cell) if NUMBER.fullmatch(cell) else "" for cell in cells]
-    else:
-        cells = ["" if cell.lower() in EMPTY else cell for cell in cells]
-    classes, numbered = class_order(cell for cell in cells if cell)
-    spelt: dict[str, str] = {}
-    for name in classes:
-        if spelt.setdefault(name.lower(), name) != name:
-            line = lines[cells.index(name)]
-            raise UserError(f"{path}, line {line}: label {name!r} differs from {spelt[name.lower()]!r} only by case; "
-                            "spell one class one way")
-    kind = read_task(classes, task, numbered, facts)
-    place = {name: index for index, name in enumerate(classes)}
-    return np.asarray([place.get(cell, -1) for cell in cells], dtype=np.int64), classes, kind, wrong
-
-
-def _findings(
-    path: Path, header: Sequence[str], columns: dict[str, list[str]], lines: list[int], task: str | None,
-    facts: dict[str, Any],
-) -> tuple[Any, ...]:
-    findings, aside = find_findings(header, columns)
-    if len(findings) < 2:
-        one = f"; the only 0/1 column is {findings[0]}: --label {findings[0]} trains on it" if findings else ""
-        raise UserError(f"{path}, line 1: no column label and not two 0/1 columns of findings; it has "
-                        f"{', '.join(columns)}{one}; --label names another column")
-    if task not in (None, "multilabel"):
-        raise UserError(f"--task {task} needs one label an image; {path} has {len(findings)} findings: "
-                        "name one with --label", USAGE)
-    table = np.full((len(lines), len(findings)), np.nan, dtype=np.float32)
-    wrong: list[tuple[int, str]] = []
-    empty = np.ones(len(lines), dtype=bool)
-    for place, name in enumerate(findings):
-        for row, cell in enumerate(columns[name]):
-            if cell in ZERO_ONE:
-                table[row, place] = ZERO_ONE[cell]
-            elif cell.lower() not in EMPTY:
-                wrong.append((row, f"line {lines[row]}: {name} is {cell!r}, expected 0, 1 or an empty cell"))
-            empty[row] &= cell.lower() in EMPTY
-    facts["task_from"] = "--task" if task else f"{len(findings)} columns of 0 and 1"
-    if aside:
-        facts.setdefault("notes", []).append(f"columns that are no findings: {', '.join(aside[:20])}")
-    kind: Task = "multilabel"
-    return table, tuple(findings), kind, wrong, empty.tolist()
+def _without(listing: Listing, out: Sequence[bool]) -> Listing:
+    """A listing without some rows, which is noted."""
+    rows = [row for row, gone in enumerate(out) if not gone]
+    place = {row: index for index, row in enumerate(rows)}
+    count = len(out) - len(rows)
+    listing.facts["notes"].append(f"{count:,} images to validate or test on are left out: their label is uncertain")
+    return replace(
+        listing, images=[listing.images[row] for row in rows], keys=tuple(listing.keys[row] for row in rows), labels=listing.labels[rows],
+        split=listing.split[rows], groups={name: [values[row] for row in rows] for name, values in listing.groups.items()},
+        problems=[replace(problem, row=place[problem.row]) for problem in listing.problems if problem.row in place])

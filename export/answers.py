@@ -127,7 +127,7 @@ def device_image(image: Path | NDArray[Any], artifact: Artifact) -> tuple[Path |
     if artifact.baked and raw.shape[:2] != artifact.graph_size:
         raw = replace(spec, height=artifact.graph_size[0], width=artifact.graph_size[1]).resized(raw)
         return raw, raw, True
-    return image if isinstance(image, Path) else raw, raw, False
+    return image if isinstance(image, Path) or spec.volume is not None else raw, raw, False  # volumes are scaled by the session itself
 
 
 def evenly(rows: Sequence[int] | NDArray[np.int64], most: int) -> list[int]:

@@ -143,9 +143,9 @@ class ImageSpec:
 
 
 def read_image(item: Path | NDArray[Any], volume: VolumeSpec | None = None) -> NDArray[Any]:
-    """A file as a raw array: an image (H, W, C), or a volume as grey slices (D, H, W, 1); arrays are what they are."""
+    """A file or array as a raw array: an image (H, W, C), or a volume as grey slices (D, H, W, 1); images in arrays are what they are."""
     if not isinstance(item, Path):
-        return item
+        return item if volume is None else volume.levels(item)
     return decode(item) if volume is None else volume.read(item)
 
 

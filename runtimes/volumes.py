@@ -18,6 +18,7 @@ from runtimes.errors import MISSING, UserError
 SUFFIXES = (".nii", ".nii.gz")
 MAX_VOXELS = 512 * 512 * 2048
 MAX_SLICES = 512
+MAX_FILL = 1e30  # float32 holds it, and differences of it
 Axis = Literal["axial", "coronal", "sagittal"]
 # From RAS+ voxels (x, y, z) to (slice, row, column); rows and columns are reversed afterwards.
 ORDER: dict[str, tuple[int, int, int]] = {"axial": (2, 1, 0), "coronal": (1, 2, 0), "sagittal": (0, 2, 1)}
@@ -27,13 +28,15 @@ ORDER: dict[str, tuple[int, int, int]] = {"axial": (2, 1, 0), "coronal": (1, 2, 
 class VolumeSpec:
     """How a volume becomes grey slices: axis, most slices a network takes (0: as many as there are), and the scaling of intensities.
 
-    percentile: `window` holds two percentiles of the volume itself; window: two intensities, the same for all volumes.
+    percentile: `window` holds two percentiles of the volume itself; window: two intensities, the same for all volumes. fill: the
+    intensity that stands for NaN; None refuses NaN, and is not part of the JSON form.
     """
 
     slices: int = 0
     axis: Axis = "axial"
     scaling: Literal["percentile", "window"] = "percentile"
     window: tuple[float, float] = (0.5, 99.5)
+    fill: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.slices <= MAX_SLICES:
@@ -43,18 +46,21 @@ class VolumeSpec:
                             "percentile or window")
         if not self.window[0] < self.window[1]:
             raise UserError(f"volume window {self.window} is empty; expected low < high")
+        if self.fill is not None and not abs(self.fill) <= MAX_FILL:
+            raise UserError(f"volume fill {self.fill!r}; expected an intensity between -{MAX_FILL:g} and {MAX_FILL:g}")
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> VolumeSpec:
         """Rebuild a spec from its JSON form; unknown or missing keys are errors."""
         names = {one.name for one in fields(cls)}
-        if set(content) != names:
+        if set(content) | {"fill"} != names:
             raise UserError(f"volume spec has keys {sorted(content)}, expected {sorted(names)}")
         return cls(**{**content, "window": tuple(content["window"])})
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON form."""
-        return {**asdict(self), "window": list(self.window)}
+        """The JSON form; it speaks of a fill only where there is one, so that specs without hash as they always did."""
+        plain = {**asdict(self), "window": list(self.window)}
+        return {key: value for key, value in plain.items() if key != "fill" or value is not None}
 
     def places(self, depth: int) -> NDArray[np.int64]:
         """Which of `depth` slices the network sees: all, or as many as it takes, evenly spread from first to last."""
@@ -74,8 +80,13 @@ class VolumeSpec:
         if self.scaling == "window" and self.window == (0.0, 255.0) and stack.dtype == np.uint8:
             return stack
         values = stack.astype(np.float32)
+        if self.fill is not None:
+            values[np.isnan(values)] = self.fill
         if not np.isfinite(values).all():
-            raise UserError("volume holds NaN or Inf; expected finite intensities")
+            holes = int(np.isnan(values).sum())
+            raise UserError(f"volume holds NaN in {holes:,} of {values.size:,} voxels; train with --volume-fill VALUE, such as the "
+                            "intensity of air, which then stands for NaN on the device too" if holes else
+                            "volume holds Inf; expected finite intensities (float32)")
         low, high = self.window if self.scaling == "window" else np.percentile(values, self.window).tolist()
         if low >= high:  # next to nothing stands out of a flat volume: its whole range, then
             low, high = float(values.min()), float(values.max())

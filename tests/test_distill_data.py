@@ -18,7 +18,7 @@ from PIL import Image
 
 from distill.data import load_images, split_table
 from distill.scan import BadImages
-from distill.tables import read_rows
+from distill.table_text import read_rows
 from runtimes.errors import MISSING, USAGE, UserError
 
 REAL = Path(os.environ.get("RD_SHARED", Path(__file__).parent.parent.parent / "shared")) / "data"
