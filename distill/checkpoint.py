@@ -5,7 +5,7 @@ Owns: Checkpoint, Calibration, writing and strict reading. Does not own: reports
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,35 @@ from runtimes.folder import check_files, read_json, read_manifest, write_atomic,
 from runtimes.images import ImageSpec
 
 WEIGHTS = "model.safetensors"
+EVERY_CLASS = "every class"  # what one temperature for all classes is kept under
+UNTESTED = "fitted by an earlier version, which did not test it on other images"
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Temperatures (one, or one a label for multi-label) and, for multi-label, the decision threshold of each label."""
+    """Temperatures (one, or one a label for multi-label) and, for multi-label, the decision threshold of each label.
+
+    not_calibrated: why a temperature is not shown to help, by class (multi-label) or under EVERY_CLASS; empty where each is.
+    few_images: on how few images a threshold rests, by class.
+    """
 
     temperatures: tuple[float, ...] = (1.0,)
     thresholds: tuple[float, ...] = ()
+    not_calibrated: dict[str, str] = field(default_factory=dict)
+    few_images: dict[str, str] = field(default_factory=dict)
+
+    def told(self) -> str:
+        """Whether probabilities are calibrated, in words, and why where they are not."""
+        reasons: dict[str, list[str]] = {}
+        for name, reason in self.not_calibrated.items():
+            reasons.setdefault(reason, []).append(name)
+        if not reasons:
+            return "calibrated"
+        if len(reasons) == 1 and len(self.not_calibrated) == len(self.temperatures):
+            return f"not calibrated ({next(iter(reasons))})"
+        parts = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
+        count = len(self.temperatures) - len(self.not_calibrated)
+        return (f"calibrated for {count} of {len(self.temperatures)} findings, not for {parts}" if count else f"not calibrated: {parts}")
 
 
 @dataclass(frozen=True)
@@ -81,6 +102,8 @@ def save_checkpoint(folder: Path, model: Model, image_spec: ImageSpec, calibrati
             "image": image_spec.as_dict(),
             "temperatures": list(calibration.temperatures),
             "thresholds": list(calibration.thresholds),
+            "not_calibrated": calibration.not_calibrated,
+            "few_images": calibration.few_images,
             "licences": licences or {},
         },
     }
@@ -102,7 +125,9 @@ def load_checkpoint(folder: Path, *kinds: str) -> Checkpoint:
         record = config["rd"]
         spec = ModelSpec.from_dict(record["model"])
         image_spec = ImageSpec.from_dict(record["image"])
-        calibration = Calibration(tuple(record["temperatures"]), tuple(record["thresholds"]))
+        names = spec.classes if spec.task == "multilabel" else (EVERY_CLASS,)
+        calibration = Calibration(tuple(record["temperatures"]), tuple(record["thresholds"]),
+                                  dict(record.get("not_calibrated", dict.fromkeys(names, UNTESTED))), dict(record.get("few_images", {})))
     except KeyError as error:
         raise UserError(f"{folder / 'config.json'} lacks {error}; expected a folder written by rd-distill") from None
     model = build_model(spec)

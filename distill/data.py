@@ -23,6 +23,7 @@ from distill.sources import SPLITS, Listing, check_task, image_files
 from distill.splits import check_groups, complete_splits, merge_groups
 from runtimes.errors import UserError
 from runtimes.images import ImageSet
+from runtimes.text import check_class_names
 from runtimes.volumes import VolumeSpec, is_volume
 
 WINDOW_IMAGES = 4096  # 16-bit training images the window is read from, evenly spaced: more do not move a percentile
@@ -77,6 +78,7 @@ def load_images(
     """
     check_task(task)
     listing = list_data(data, task, label, seed, phantom_images, phantom_size)
+    check_class_names(listing.classes)
     drawn = len(listing.keys) if listing.synthetic else 0
     if unlabelled is not None:
         listing = _with_unlabelled(listing, unlabelled)
