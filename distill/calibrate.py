@@ -139,8 +139,9 @@ def _chosen(scores: Array, given: Array, groups: Array, before: float, seed: int
     if len(np.unique(given)) < 2:
         return before, f"{count} of one outcome alone"
     temperature = _fitted(scores, given)
-    if not LOWEST_TEMPERATURE * 1.001 < temperature < HIGHEST_TEMPERATURE / 1.001:
-        return before, f"no temperature from {LOWEST_TEMPERATURE:g} to {HIGHEST_TEMPERATURE:g} fits the {count}"
+    loss, *ends = (_losses(scores, given, one).mean() for one in (temperature, LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE))
+    if min(ends) <= loss + 1e-9:  # all decisions right, or hardly any: the sharper, or the flatter, the better
+        return before, f"the best temperature for {count} lies beyond {LOWEST_TEMPERATURE:g} to {HIGHEST_TEMPERATURE:g}"
     parts = _folds(given, groups, seed)
     gain = np.zeros(len(given))
     for part in np.unique(parts):
