@@ -127,7 +127,7 @@ def load_checkpoint(folder: Path, *kinds: str) -> Checkpoint:
         image_spec = ImageSpec.from_dict(record["image"])
         names = spec.classes if spec.task == "multilabel" else (EVERY_CLASS,)
         calibration = Calibration(tuple(record["temperatures"]), tuple(record["thresholds"]),
-                                  dict(record.get("not_calibrated", dict.fromkeys(names, UNTESTED))), dict(record.get("few_images", {})))
+                                  _sentences(record, "not_calibrated", dict.fromkeys(names, UNTESTED)), _sentences(record, "few_images", {}))
     except KeyError as error:
         raise UserError(f"{folder / 'config.json'} lacks {error}; expected a folder written by rd-distill") from None
     model = build_model(spec)
@@ -136,6 +136,14 @@ def load_checkpoint(folder: Path, *kinds: str) -> Checkpoint:
     except (SafetensorError, RuntimeError, OSError) as error:
         raise UserError(f"{folder / WEIGHTS} does not fit {spec.arch}: {str(error).splitlines()[0]}") from None
     return Checkpoint(model.eval(), image_spec, calibration, manifest)
+
+
+def _sentences(record: dict[str, Any], key: str, absent: dict[str, str]) -> dict[str, str]:
+    """What a record says of classes under a key, or what its absence means."""
+    held = record.get(key, absent)
+    if not isinstance(held, dict) or not all(isinstance(sentence, str) for sentence in held.values()):
+        raise UserError(f"config.json: rd.{key} is {str(held)[:80]!r}, expected a sentence by class as rd-distill writes it")
+    return held
 
 
 def _sized(spec: ModelSpec) -> bool:

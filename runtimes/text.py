@@ -6,6 +6,7 @@ Owns: which letters nobody sees, the escapes of each place, the sentence on a na
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Callable, Iterable
 from typing import Literal
@@ -103,7 +104,7 @@ def _python(letter: str) -> str:
 
 
 def _javascript(letter: str) -> str:
-    return f"\\u{{{ord(letter):x}}}"
+    return json.dumps(letter)[1:-1]  # \uXXXX, beyond 16 bits as a pair
 
 
 def _cpp(letter: str) -> str:
