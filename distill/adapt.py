@@ -97,8 +97,8 @@ def _adapt(settings: AdaptSettings, command: str, opened: Run) -> int:
     made = {split: answer(branches, images.rows(split)) for split in ("val", "test")}
     calibrations = {branch: calibrate(images, getattr(made["val"], branch), made["val"].rows) for branch in ("student", "probe")}
     splits = score(images, made, calibrations, bootstrap=settings.bootstrap, seed=settings.seed)
-    for line in summary(splits):
-        say(line.split(" ", 1)[0], line.split(" ", 1)[1].replace("student", "teacher", 1))
+    for line in summary(splits, calibrations["student"]):
+        say(line.split(" ", 1)[0], line.split(" ", 1)[1].replace("student AUROC", "teacher AUROC", 1))
     macs = count_macs(branches.student, spec.height, spec.width)
     outcome = Outcome(branches.student, spec, images, made, calibrations, splits, history, [], macs, taught.facts, record(settings),
                       command)

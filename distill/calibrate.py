@@ -1,8 +1,8 @@
 """Temperatures and decision thresholds, fitted on validation logits.
 
 Owns: temperature scaling (Guo et al. 2017; one temperature for a softmax, one per label for independent sigmoids), the
-negative log-likelihood it minimises, and the multi-label thresholds. Does not run a network or choose the split, nor
-judge the result (evaluate.py).
+negative log-likelihood it minimises, whether cross-validation shows that a temperature helps, and the multi-label
+thresholds. Does not run a network or choose the split, nor judge the result (evaluate.py).
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from runtimes.scores import TASKS, Task
 
 Array = NDArray[Any]
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.05, 20.0
+FEWEST_IMAGES = 50  # labelled validation images; fewer show nothing about probabilities
+FEWEST_OF_OUTCOME = 10  # validation images with and without a finding that its threshold should rest on
+FOLDS = 5
 _SMALLEST_GAP = 1e-6  # scores nearer than this are one score: float32 round-off on another runtime could swap them
 
 
@@ -26,24 +29,22 @@ def fit_temperatures(logits: ArrayLike, labels: ArrayLike, task: Task) -> tuple[
     Never worse than temperature 1; missing labels (-1 or nan) are left out; where only one outcome occurs the
     temperature stays 1. ValueError when a logit is nan.
     """
-    scores, given = _arrays(logits, labels, task)
-    if np.isnan(scores).any():
-        raise ValueError(f"{int(np.isnan(scores).sum())} of {scores.size} logits are nan: the training has diverged")
-    if task != "multilabel":
-        kept = given >= 0
-        rows, index = scores[kept], given[kept].astype(np.int64)
-        if len(np.unique(index)) < 2:
-            return (1.0,)
-        at = np.arange(len(index))
-        return (_best_temperature(lambda temperature: float(-_log_softmax(rows / temperature)[at, index].mean())),)
-    temperatures = []
-    for c in range(scores.shape[1]):
-        kept = ~np.isnan(given[:, c])
-        # log(1 + exp(-z)) for a positive, log(1 + exp(z)) for a negative: one formula with the sign folded into z.
-        signed = np.where(given[kept, c] == 1, -scores[kept, c], scores[kept, c])
-        one_outcome = len(np.unique(given[kept, c])) < 2
-        temperatures.append(1.0 if one_outcome else _best_temperature(_sigmoid_loss(signed)))
-    return tuple(temperatures)
+    return tuple(_fitted(scores, given) for scores, given, _ in _columns(logits, labels, task))
+
+
+def choose_temperatures(
+    logits: ArrayLike, labels: ArrayLike, task: Task, *, groups: ArrayLike | None = None, kept: Sequence[float] = (), seed: int = 0,
+) -> tuple[tuple[float, ...], tuple[str, ...]]:
+    """Temperatures of fit_temperatures where cross-validation shows that they help, else `kept` (1); and why one is not shown to.
+
+    A reason is "" where the temperature lowers the log loss of images that it was not fitted on, by more than one standard
+    error over images, on FEWEST_IMAGES at least and inside its bounds. groups: images of one group (a patient) share a fold.
+    """
+    columns = _columns(logits, labels, task)
+    names = np.arange(len(np.asarray(labels))) if groups is None else np.asarray(groups)
+    chosen = [_chosen(scores, given, names[rows], before, seed)
+              for (scores, given, rows), before in zip(columns, kept or [1.0] * len(columns), strict=True)]
+    return tuple(temperature for temperature, _ in chosen), tuple(reason for _, reason in chosen)
 
 
 def apply_temperatures(logits: ArrayLike, temperatures: Sequence[float], task: Task) -> NDArray[np.float64]:
@@ -91,6 +92,76 @@ def nll(probabilities: ArrayLike, labels: ArrayLike, task: Task) -> float:
     return float(-np.log(np.maximum(likelihood, np.finfo(np.float64).tiny)).mean())
 
 
+def few_images(labels: ArrayLike, task: Task, classes: Sequence[str]) -> dict[str, str]:
+    """Findings whose threshold rests on few images, and on how many; empty for tasks that decide by argmax."""
+    if task != "multilabel":
+        return {}
+    told = {}
+    for name, column in zip(classes, np.asarray(labels, dtype=np.float64).T, strict=True):
+        counts = [int((column == value).sum()) for value in (1, 0)]
+        if min(counts) < FEWEST_OF_OUTCOME or sum(counts) < FEWEST_IMAGES:
+            told[name] = f"{counts[0]} with it, {counts[1]} without"
+    return told
+
+
+def _columns(logits: ArrayLike, labels: ArrayLike, task: Task) -> list[tuple[Array, Array, Array]]:
+    """What each temperature is fitted to: logits (n, C) and labels (n,) of labelled images, and their rows; sigmoids as two classes."""
+    scores, given = _arrays(logits, labels, task)
+    if np.isnan(scores).any():
+        raise ValueError(f"{int(np.isnan(scores).sum())} of {scores.size} logits are nan: the training has diverged")
+    if task != "multilabel":
+        rows = np.flatnonzero(given >= 0)
+        return [(scores[rows], given[rows].astype(np.int64), rows)]
+    columns = []
+    for c in range(scores.shape[1]):
+        rows = np.flatnonzero(~np.isnan(given[:, c]))
+        columns.append((scores[rows, c:c + 1], (given[rows, c] == 1).astype(np.int64), rows))
+    return columns
+
+
+def _losses(scores: Array, given: Array, temperature: float) -> Array:
+    """Log loss of each image (n,): a softmax over classes, or of a single column a sigmoid."""
+    if scores.shape[1] == 1:
+        # log(1 + exp(-z)) for a positive, log(1 + exp(z)) for a negative: one formula with the sign folded into z.
+        return np.asarray(np.logaddexp(0.0, np.where(given == 1, -scores[:, 0], scores[:, 0]) / temperature))
+    return np.asarray(-_log_softmax(scores / temperature)[np.arange(len(given)), given])
+
+
+def _fitted(scores: Array, given: Array) -> float:
+    if len(np.unique(given)) < 2:
+        return 1.0
+    return _best_temperature(lambda temperature: float(_losses(scores, given, temperature).mean()))
+
+
+def _chosen(scores: Array, given: Array, groups: Array, before: float, seed: int) -> tuple[float, str]:
+    """The temperature of one column, and why it is not shown to help ("" where it is)."""
+    count = f"{len(given)} labelled validation images"
+    if len(np.unique(given)) < 2:
+        return before, f"{count} of one outcome alone"
+    temperature = _fitted(scores, given)
+    loss, *ends = (_losses(scores, given, one).mean() for one in (temperature, LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE))
+    if min(ends) <= loss + 1e-9:  # all decisions right, or hardly any: the sharper, or the flatter, the better
+        return before, f"the best temperature for {count} lies beyond {LOWEST_TEMPERATURE:g} to {HIGHEST_TEMPERATURE:g}"
+    parts = _folds(given, groups, seed)
+    gain = np.zeros(len(given))
+    for part in np.unique(parts):
+        out = parts == part
+        gain[out] = _losses(scores[out], given[out], before) - _losses(scores[out], given[out], _fitted(scores[~out], given[~out]))
+    if gain.mean() <= gain.std() / np.sqrt(len(gain)):
+        return before, f"cross-validation on {count} does not show that a temperature lowers the log loss"
+    return temperature, f"only {count}, fewer than {FEWEST_IMAGES}" if len(given) < FEWEST_IMAGES else ""
+
+
+def _folds(given: Array, groups: Array, seed: int) -> Array:
+    """A fold for each image (n,), whole groups in one, classes spread alike: shuffled groups, dealt out class by class."""
+    _, first, member = np.unique(groups, return_index=True, return_inverse=True)
+    shuffled = np.random.default_rng(seed).permutation(len(first))
+    dealt = shuffled[np.argsort(given[first][shuffled], kind="stable")]
+    fold = np.empty(len(first), dtype=np.int64)
+    fold[dealt] = np.arange(len(first)) % FOLDS
+    return np.asarray(fold[member.reshape(-1)])
+
+
 def _best_temperature(loss: Callable[[float], float]) -> float:
     """Minimiser over log temperature: the loss is convex in 1 / temperature, so it has one minimum there too."""
     from scipy.optimize import minimize_scalar
@@ -99,10 +170,6 @@ def _best_temperature(loss: Callable[[float], float]) -> float:
     found = minimize_scalar(lambda t: loss(float(np.exp(t))), bounds=bounds, method="bounded", options={"xatol": 1e-6})
     temperature = float(np.clip(np.exp(found.x), LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE))
     return temperature if loss(temperature) < loss(1.0) else 1.0
-
-
-def _sigmoid_loss(signed: Array) -> Callable[[float], float]:
-    return lambda temperature: float(np.logaddexp(0.0, signed / temperature).mean())
 
 
 def _log_softmax(scores: Array) -> Array:

@@ -5,12 +5,15 @@ Owns: its words. Does not own: the figures in it, the folder's other files (outc
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from distill.checkpoint import Calibration
 from distill.models import ModelSpec
 from runtimes.images import ImageSpec
+from runtimes.text import code, markdown
 
 
 def input_line(spec: ImageSpec) -> str:
@@ -26,7 +29,7 @@ def input_line(spec: ImageSpec) -> str:
 
 
 def model_card(spec: ModelSpec, image_spec: ImageSpec, metrics: dict[str, Any], *, synthetic: bool, teacher: dict[str, Any],
-               settings: dict[str, Any], command: str) -> str:
+               settings: dict[str, Any], command: str, calibration: Calibration) -> str:
     """The card of a model as Markdown."""
     test = metrics["splits"]["test"]
 
@@ -37,24 +40,28 @@ def model_card(spec: ModelSpec, image_spec: ImageSpec, metrics: dict[str, Any], 
 
     rows = "\n".join(f"| {branch} | {' | '.join(cells(branch))} |" for branch in ("student", "teacher", "probe") if branch in test)
     banner = "\n**The data is synthetic: a drawn phantom, not patients.**\n" if synthetic else ""
-    return f"""# {spec.arch}, {metrics['task']}
+    few = "; ".join(f"{name}: {count}" for name, count in calibration.few_images.items())
+    thresholds = f"- thresholds that rest on few validation images: {markdown(few)}\n" if few else ""
+    export = f"rd-export --target onnx --student-dir {shlex.quote(Path(settings['out']).name)}"
+    return f"""# {markdown(spec.arch)}, {metrics['task']}
 
-Distilled from {teacher.get('teacher', 'no teacher')} with method `{settings['method']}`.
+Distilled from {markdown(str(teacher.get('teacher', 'no teacher')))} with method `{settings['method']}`.
 Research tool, not a medical device.
 {banner}
-- classes: {', '.join(spec.classes)}
+- classes: {', '.join(map(markdown, spec.classes))}
 - input: {input_line(image_spec)}
 - {metrics['params']:,} parameters, {metrics['macs']:,} multiply-accumulates{', pruned' if spec.cuts else ''}
 - test images: {test['n']}
-
+- probabilities: {markdown(calibration.told())}
+{thresholds}
 | branch (test) | AUROC | balanced accuracy | accuracy | Brier | ECE |
 |---|---|---|---|---|---|
 {rows}
 
-95 % bootstrap intervals. Teacher licence: {teacher.get('licence', 'none: no teacher')}.
+95 % bootstrap intervals. Teacher licence: {markdown(str(teacher.get('licence', 'none: no teacher')))}.
 
-Made by: `{command}`. Export: `rd-export --target onnx --student-dir {Path(settings['out']).name}`.
-Load: `{loader(spec)}`.
+Made by: {code(command)}. Export: {code(export)}.
+Load: {code(loader(spec))}.
 """
 
 

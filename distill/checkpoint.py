@@ -6,7 +6,7 @@ Owns: Checkpoint, Calibration, writing and strict reading. Does not own: reports
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,35 @@ from runtimes.folder import check_files, read_json, read_manifest, write_atomic,
 from runtimes.images import ImageSpec
 
 WEIGHTS = "model.safetensors"
+EVERY_CLASS = "every class"  # what one temperature for all classes is kept under
+UNTESTED = "fitted by an earlier version, which did not test it on other images"
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Temperatures (one, or one a label for multi-label) and, for multi-label, the decision threshold of each label."""
+    """Temperatures (one, or one a label for multi-label) and, for multi-label, the decision threshold of each label.
+
+    not_calibrated: why a temperature is not shown to help, by class (multi-label) or under EVERY_CLASS; empty where each is.
+    few_images: on how few images a threshold rests, by class.
+    """
 
     temperatures: tuple[float, ...] = (1.0,)
     thresholds: tuple[float, ...] = ()
+    not_calibrated: dict[str, str] = field(default_factory=dict)
+    few_images: dict[str, str] = field(default_factory=dict)
+
+    def told(self) -> str:
+        """Whether probabilities are calibrated, in words, and why where they are not."""
+        reasons: dict[str, list[str]] = {}
+        for name, reason in self.not_calibrated.items():
+            reasons.setdefault(reason, []).append(name)
+        if not reasons:
+            return "calibrated"
+        if len(reasons) == 1 and len(self.not_calibrated) == len(self.temperatures):
+            return f"not calibrated ({next(iter(reasons))})"
+        parts = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
+        count = len(self.temperatures) - len(self.not_calibrated)
+        return (f"calibrated for {count} of {len(self.temperatures)} findings, not for {parts}" if count else f"not calibrated: {parts}")
 
 
 @dataclass(frozen=True)
@@ -83,6 +104,8 @@ def save_checkpoint(folder: Path, model: Model, image_spec: ImageSpec, calibrati
             "image": image_spec.as_dict(),
             "temperatures": list(calibration.temperatures),
             "thresholds": list(calibration.thresholds),
+            "not_calibrated": calibration.not_calibrated,
+            "few_images": calibration.few_images,
             "licences": licences or {},
         },
     }
@@ -136,7 +159,9 @@ def read_config(folder: Path) -> tuple[ModelSpec, ImageSpec, Calibration]:
         raise UserError(f"{path}: temperatures is {shown(scales)}, expected 1 or {several} numbers above 0")
     if not isinstance(cuts, list) or len(cuts) not in (0, several) or not all(is_number(cut, 0, 1) for cut in cuts):
         raise UserError(f"{path}: thresholds is {shown(cuts)}, expected none or {several} numbers from 0 to 1")
-    return spec, image_spec, Calibration(tuple(scales), tuple(cuts))
+    names = spec.classes if spec.task == "multilabel" else (EVERY_CLASS,)
+    return spec, image_spec, Calibration(tuple(scales), tuple(cuts), _sentences(record, "not_calibrated", dict.fromkeys(names, UNTESTED)),
+                                         _sentences(record, "few_images", {}))
 
 
 def _numbers(value: Any) -> Iterator[Any]:
@@ -149,6 +174,14 @@ def _numbers(value: Any) -> Iterator[Any]:
             yield from _numbers(entry)
     elif not isinstance(value, str):
         yield value
+
+
+def _sentences(record: dict[str, Any], key: str, absent: dict[str, str]) -> dict[str, str]:
+    """What a record says of classes under a key, or what its absence means."""
+    held = record.get(key, absent)
+    if not isinstance(held, dict) or not all(isinstance(sentence, str) for sentence in held.values()):
+        raise UserError(f"config.json: rd.{key} is {str(held)[:80]!r}, expected a sentence by class as rd-distill writes it")
+    return held
 
 
 def _sized(spec: ModelSpec) -> bool:

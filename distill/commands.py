@@ -109,7 +109,7 @@ def _distill(settings: DistillSettings, command: str, opened: Run) -> int:
                     for branch in ("student", "teacher", "probe") if getattr(made["val"], branch) is not None}
     splits = score(images, made, calibrations, bootstrap=settings.bootstrap, seed=settings.seed)
     warnings = judge_gain(splits)
-    for line in summary(splits):
+    for line in summary(splits, calibrations["student"]):
         say("test" if line.startswith("test") else "val", line.split(" ", 1)[1])
     for warning in warnings:
         say("warning", warning)

@@ -17,11 +17,12 @@ import torch
 
 from distill.config import DistillSettings
 from distill.data import load_images
-from distill.outcome import data_name, write_table
+from distill.outcome import data_name
 from distill.progress import track
 from distill.scan import BadImages
 from runtimes.errors import MISSING, USAGE, UserError
 from runtimes.images import ImageSet
+from runtimes.spreadsheet import write_table
 from runtimes.volumes import VolumeSpec
 
 

@@ -5,7 +5,6 @@ Owns: Outcome and the files around the checkpoint. Does not own: the checkpoint'
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from distill.volume_views import heaviest, strips
 from runtimes.folder import write_json, write_manifest
 from runtimes.images import ImageSet, ImageSpec
 from runtimes.outputs import new_folder
+from runtimes.spreadsheet import write_table
 
 WORST = 8
 MADE = {"student": "distilled on", "teacher": "adapted to"}
@@ -110,15 +110,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows as CSV under the union of their keys, in order of appearance."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def write_predictions(path: Path, outcome: Outcome) -> None:
     """Write image, label and calibrated probabilities of the test split."""
     images, made = outcome.images, outcome.made["test"]
@@ -179,19 +170,21 @@ def worst_cases(outcome: Outcome) -> list[dict[str, Any]]:
 def card(outcome: Outcome, metrics: dict[str, Any]) -> str:
     """The folder's README."""
     return model_card(outcome.model.spec, outcome.image_spec, metrics, synthetic=outcome.images.synthetic, teacher=outcome.teacher,
-                      settings=outcome.settings, command=outcome.command)
+                      settings=outcome.settings, command=outcome.command, calibration=outcome.calibrations["student"])
 
 
 def facts(outcome: Outcome) -> dict[str, str]:
     """The report's table of facts."""
-    spec, images = outcome.image_spec, outcome.images
+    spec, images, calibration = outcome.image_spec, outcome.images, outcome.calibrations["student"]
     rows = {"command": outcome.command, "synthetic": "yes" if images.synthetic else "no",
             "data": data_name(images),
             "split": str(images.facts.get("split_from", "given")),
             "images": " / ".join(f"{len(images.rows(split)):,} {split}" for split in ("train", "val", "test")),
             "teacher": str(outcome.teacher.get("teacher", "none")), "student": outcome.model.spec.arch,
             "method": str(outcome.settings["method"]), "input": input_line(spec),
-            "temperature": ", ".join(f"{value:.2f}" for value in outcome.calibrations["student"].temperatures)}
+            "temperature": ", ".join(f"{value:.2f}" for value in calibration.temperatures), "calibration": calibration.told()}
+    if calibration.few_images:
+        rows["thresholds on few images"] = "; ".join(f"{name}: {count}" for name, count in calibration.few_images.items())
     skipped = images.facts.get("skipped")
     if skipped:
         rows["skipped images"] = ", ".join(f"{count} {reason}" for reason, count in skipped.items())

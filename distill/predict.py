@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distill.bank import FeatureBank
-from distill.calibrate import apply_temperatures, fit_temperatures, fit_thresholds
-from distill.checkpoint import Calibration
+from distill.calibrate import apply_temperatures, choose_temperatures, few_images, fit_thresholds
+from distill.checkpoint import EVERY_CLASS, Calibration
 from distill.evaluate import evaluate
 from distill.losses import cka, task_loss
 from distill.models import Model
@@ -112,11 +112,13 @@ def judge(images: ImageSet, made: Predictions) -> dict[str, float]:
 
 
 def calibrate(images: ImageSet, logits: NDArray[np.float32], rows: NDArray[np.int64]) -> Calibration:
-    """Temperatures and, for multi-label, thresholds of one branch, fitted on validation."""
-    labels = images.labels[rows]
-    temperatures = fit_temperatures(logits, labels, images.task)
+    """Temperatures and, for multi-label, thresholds of one branch, fitted on validation; 1 where a temperature is not shown to help."""
+    labels, groups = images.labels[rows], None if images.groups is None else images.groups[rows]
+    temperatures, reasons = choose_temperatures(logits, labels, images.task, groups=groups)
     thresholds = fit_thresholds(apply_temperatures(logits, temperatures, images.task), labels, images.task)
-    return Calibration(temperatures, thresholds)
+    names = images.classes if images.task == "multilabel" else (EVERY_CLASS,)
+    return Calibration(temperatures, thresholds, {name: reason for name, reason in zip(names, reasons, strict=True) if reason},
+                       few_images(labels, images.task, images.classes))
 
 
 def score(images: ImageSet, made: dict[str, Predictions], calibrations: dict[str, Calibration], *, bootstrap: int,
@@ -165,8 +167,8 @@ def judge_gain(splits: dict[str, Any]) -> list[str]:
     return []
 
 
-def summary(splits: dict[str, Any]) -> list[str]:
-    """Probe, teacher branch and student side by side, a line a split."""
+def summary(splits: dict[str, Any], calibration: Calibration) -> list[str]:
+    """Probe, teacher branch and student side by side, a line a split, then whether the student's probabilities are calibrated."""
     lines = []
     for split in ("val", "test"):
         words = []
@@ -176,10 +178,16 @@ def summary(splits: dict[str, Any]) -> list[str]:
                 words.append(f"{name} AUROC {found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})")
         ece = splits[split]["student"].get("ece")
         if ece:
-            words.append(f"ECE {ece['value']:.3f} ({splits[split]['student']['ece_uncalibrated']['value']:.3f} before calibration)")
+            before = splits[split]["student"]["ece_uncalibrated"]["value"]
+            shown = len(calibration.not_calibrated) < len(calibration.temperatures)
+            words.append(f"ECE {ece['value']:.3f} ({f'{before:.3f} before calibration' if shown else 'not calibrated'})")
         lines.append(f"{split} " + ", ".join(words))
         landed = splits[split].get("attention")
         if landed:
             lines.append(f"{split} attention {landed['on_findings']:.2f} on slices that hold a finding ({landed['if_uniform']:.2f} if all "
                          f"weighed alike), the heaviest slice holds one in {landed['heaviest_right']:.2f} of {landed['n']} volumes")
+    lines.append(f"val probabilities {calibration.told()}")
+    if calibration.few_images:
+        few = "; ".join(f"{name}: {count}" for name, count in calibration.few_images.items())
+        lines.append(f"val thresholds on few images: {few}")
     return lines

@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from runtimes.text import one_line
+
 PLAIN_SECONDS = 10.0
 
 
 def say(label: str, text: str) -> None:
-    """One aligned line of the log."""
-    print(f"{label:<9} {text}", flush=True)
+    """One aligned line of the log; no name in it moves the cursor or breaks the line."""
+    print(f"{label:<9} {one_line(text)}", flush=True)
 
 
 @contextmanager
@@ -24,13 +26,14 @@ def track(label: str) -> Iterator[Callable[..., None]]:
     if sys.stdout.isatty():
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-        columns = (TextColumn(f"{label:<9}"), TextColumn("{task.fields[text]}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
+        columns = (TextColumn(f"{label:<9}"), TextColumn("{task.fields[text]}", markup=False), BarColumn(),
+                   TextColumn("{task.percentage:>3.0f} %"),
                    TimeElapsedColumn(), TimeRemainingColumn())
         with Progress(*columns) as bars:
             task = bars.add_task(label, total=None, text="")
 
             def draw(done: int, total: int, text: str = "") -> None:
-                bars.update(task, completed=done, total=total, text=text)
+                bars.update(task, completed=done, total=total, text=one_line(text))
 
             yield draw
         return

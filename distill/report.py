@@ -22,6 +22,7 @@ from distill.evaluate import confidences, decisions, ece
 from distill.metrics import auroc_columns, bin_of
 from distill.plots import reliability, roc, training
 from runtimes.scores import Task
+from runtimes.text import shown
 
 Array = NDArray[Any]
 
@@ -61,7 +62,8 @@ def write_report(
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     loader = FileSystemLoader(Path(__file__).parent / "templates")
-    page = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+                       finalize=shown)
     page.filters["figure"] = lambda value: "–" if value is None else f"{value:.3f}"
     task: Task = metrics["task"]
     text = page.get_template("report.html").render(
@@ -86,6 +88,7 @@ def write_report(
             for name, split in (("validation", val), ("test", test))
             if _labelled(split, task)
         ],
+        calibrated=facts.get("calibration", "not known to be calibrated"),
         confusion=None if task == "multilabel" else _confusion(metrics, test),
         students=students_view(metrics),
         methods=methods_view(metrics),

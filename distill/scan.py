@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from runtimes.errors import MISSING, UserError
 from runtimes.folder import sha256_file
 from runtimes.images import read_image, resize_matrix
+from runtimes.text import one_line
 from runtimes.volumes import VolumeSpec
 
 SHOWN = 20
@@ -37,7 +38,7 @@ class Problem:
     row: int = -1
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}" + (f" ({self.detail})" if self.detail else "")
+        return one_line(f"{self.path}: {self.reason}" + (f" ({self.detail})" if self.detail else ""))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,24 +9,26 @@ from typing import Any
 
 from export.listings import listings
 from runtimes.artifact import Artifact
+from runtimes.text import markdown
 
 METRICS = ("auroc", "accuracy", "balanced_accuracy", "f1", "kappa", "ece")
 
 
 def artifact_card(artifact: Artifact, *, facts: dict[str, Any], parity: dict[str, Any], latency: dict[str, float],
-                  latency_facts: dict[str, Any], metrics: dict[str, Any]) -> str:
-    """Markdown for README.md; facts: student, teacher, licences, data, synthetic."""
-    licences = "".join(f"- {name}: {licence}\n" for name, licence in sorted(facts["licences"].items())) or "- not stated\n"
+                  latency_facts: dict[str, Any], metrics: dict[str, Any], calibrated: str) -> str:
+    """Markdown for README.md; facts: student, teacher, licences, synthetic; calibrated: what is to be said of the probabilities."""
+    stated = [f"- {markdown(name)}: {markdown(str(licence))}\n" for name, licence in sorted(facts["licences"].items())]
+    licences = "".join(stated) or "- not stated\n"
     synthetic = "\n**Made from synthetic images: it says nothing about patients.**\n" if facts["synthetic"] else ""
-    classes = ", ".join(artifact.classes)
-    return f"""# {facts["student"]} for {artifact.target}, {artifact.precision}
+    classes = ", ".join(map(markdown, artifact.classes))
+    return f"""# {markdown(facts["student"])} for {artifact.target}, {artifact.precision}
 
-Task: {artifact.task}. Classes: {classes}. Teacher: {facts["teacher"]}.
+Task: {artifact.task}. Classes: {classes}. Teacher: {markdown(str(facts["teacher"]))}.
 Research tool, not a medical device.
 {synthetic}
 ## Input and output
 
-{_interface(artifact)}
+{_interface(artifact, calibrated)}
 {_preprocessing(artifact)}
 
 ## Run it
@@ -72,12 +74,12 @@ def _lower(parity: dict[str, Any]) -> str:
 
 def _speed(latency: dict[str, float], facts: dict[str, Any]) -> str:
     if not latency:
-        return f"Latency was not measured at export: {facts['not_measured']}."
-    return (f"One image: {latency['p50_ms']:.2f} ms (median) from array to decision on {facts['cpu']}, {facts['threads']} thread(s), "
-            f"{facts['provider']}; raw values in `latency.json`.")
+        return f"Latency was not measured at export: {markdown(facts['not_measured'])}."
+    return (f"One image: {latency['p50_ms']:.2f} ms (median) from array to decision on {markdown(facts['cpu'])}, {facts['threads']} "
+            f"thread(s), {facts['provider']}; raw values in `latency.json`.")
 
 
-def _interface(artifact: Artifact) -> str:
+def _interface(artifact: Artifact, calibrated: str) -> str:
     spec, count = artifact.image_spec, len(artifact.classes)
     if artifact.input_kind == "tensor":
         rows = [f"| input | `pixel_values` | float32 | (batch, 3, {spec.height}, {spec.width}) | normalised pixels |",
@@ -87,14 +89,14 @@ def _interface(artifact: Artifact) -> str:
         rows = [f"| input | `image` | uint8 | (batch, {spec.slices}, {height}, {width}, {spec.channels}) | slices |",
                 f"| input | `mask` | uint8 | (batch, {spec.slices}) | 1 where a slice is there |",
                 f"| output | `logits` | float32 | (batch, {count}) | before temperature {_numbers(artifact.temperatures)} |",
-                f"| output | `probabilities` | float32 | (batch, {count}) | calibrated |",
+                f"| output | `probabilities` | float32 | (batch, {count}) | {markdown(calibrated)} |",
                 f"| output | `attention` | float32 | (batch, {spec.slices}) | what each slice weighed |"]
     else:
         height, width = artifact.graph_size
         levels = f"raw grey levels, {spec.window[0]:g} to {spec.window[1]:g} are told apart"
         rows = [f"| input | `image` | {spec.dtype} | (batch, {height}, {width}, {spec.channels}) | {levels} |",
                 f"| output | `logits` | float32 | (batch, {count}) | before temperature {_numbers(artifact.temperatures)} |",
-                f"| output | `probabilities` | float32 | (batch, {count}) | calibrated |"]
+                f"| output | `probabilities` | float32 | (batch, {count}) | {markdown(calibrated)} |"]
     thresholds = f"\nDecision thresholds by class: {_numbers(artifact.thresholds)}.\n" if artifact.thresholds else ""
     return "| | name | type | shape | |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n" + thresholds
 

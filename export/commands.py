@@ -35,6 +35,7 @@ from runtimes.images import ImageSet
 from runtimes.ort import OrtSession, load_runtime
 from runtimes.outputs import check_apart, check_out, claimed, new_folder
 from runtimes.session import CheckedSession, Runtime, Session, open_runtime
+from runtimes.text import printable
 
 
 def export(settings: ExportSettings, command: str = "", images_of: Callable[[Checkpoint], ImageSet] | None = None) -> int:
@@ -66,6 +67,7 @@ def _export(settings: ExportSettings, command: str, images_of: Callable[[Checkpo
     say("student", f"{settings.student_dir}: {checkpoint.spec.arch}, {checkpoint.spec.task}, {len(checkpoint.spec.classes)} classes, "
                    f"{checkpoint.image_spec.height}x{checkpoint.image_spec.width} {checkpoint.image_spec.dtype}")
     _check_data(settings, checkpoint)
+    say("", f"probabilities {checkpoint.calibration.told()}")
     images = images_of(checkpoint) if images_of is not None else _images(checkpoint, settings.data)
     if checkpoint.image_spec.volume is not None and (settings.input != "image" or settings.input_size):
         raise UserError("a student of volumes takes slices of its own size and a mask; leave --input tensor and --input-size out", USAGE)
@@ -117,13 +119,14 @@ def _export_one(settings: ExportSettings, checkpoint: Checkpoint, data: bytes, i
             session.close()
         metrics_file = settings.student_dir / "metrics.json"
         card = artifact_card(artifact, facts=facts["artifact"], parity=proof, latency=timing, latency_facts=read_json(
-            folder / "latency.json")["facts"], metrics=read_json(metrics_file) if metrics_file.is_file() else {})
+            folder / "latency.json")["facts"], metrics=read_json(metrics_file) if metrics_file.is_file() else {},
+                             calibrated=made.checkpoint.calibration.told())
         write_atomic(folder / "README.md", card.encode())
         write_manifest(folder, "artifact", facts)
         if key is not None:
             say("signed", f"{SIGNATURE} by key {sign_manifest(folder, key)}")
-    print(f"{out}/  {', '.join(sorted(path.name for path in out.iterdir()))}")
-    print(f"next: rd-verify {out}{' --public-key pub.pem' if key is not None else ''}   (on the device)")
+    print(printable(f"{out}/  {', '.join(sorted(path.name for path in out.iterdir()))}"))
+    print(printable(f"next: rd-verify {out}{' --public-key pub.pem' if key is not None else ''}   (on the device)"))
 
 
 def _check_data(settings: ExportSettings, checkpoint: Checkpoint) -> None:

@@ -32,6 +32,7 @@ def facts_of(checkpoint: Checkpoint, settings: ExportSettings) -> dict[str, Any]
         "task": spec.task, "classes": list(spec.classes), "image": checkpoint.image_spec.as_dict(),
         "input": settings.input, "graph_size": list(graph_size(checkpoint, settings)),
         "temperatures": list(checkpoint.calibration.temperatures), "thresholds": list(checkpoint.calibration.thresholds),
+        **({"not_calibrated": checkpoint.calibration.not_calibrated} if checkpoint.calibration.not_calibrated else {}),
         "student": spec.arch, "parameters": count_parameters(checkpoint.model),
         "weights_sha256": manifest.get("files", {}).get("model.safetensors", ""),
         "teacher": bare_name(manifest.get("teacher") or "no teacher"), "licences": dict(licences),
@@ -42,7 +43,7 @@ def facts_of(checkpoint: Checkpoint, settings: ExportSettings) -> dict[str, Any]
 def metadata(checkpoint: Checkpoint, settings: ExportSettings) -> dict[str, str]:
     """The metadata_props of the graph: everything a program needs that has nothing but this one file."""
     facts = facts_of(checkpoint, settings)
-    calibration = {"temperatures": facts.pop("temperatures"), "thresholds": facts.pop("thresholds")}
+    calibration = {key: facts.pop(key) for key in ("temperatures", "thresholds", "not_calibrated") if key in facts}
     content = {**facts, "calibration": calibration, "format": 1, "precision": settings.precision}
     texts = {f"rd.{key}": value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
              for key, value in content.items()}

@@ -6,12 +6,12 @@ them (card.py).
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from runtimes.artifact import INPUT_NAMES, MASK, Artifact
 from runtimes.ov import HINTS
+from runtimes.text import code, fenced, html_text, literal
 
 ELEMENTS = {"uint8": "u8", "uint16": "u16"}
 
@@ -19,7 +19,7 @@ ELEMENTS = {"uint8": "u8", "uint16": "u16"}
 def listings(artifact: Artifact) -> str:
     """Markdown: the section on how to run an artifact, every program complete."""
     engine = artifact.manifest.get("engine")
-    parts = [f"Save these beside the folder `{_folder(artifact)}`, not in it: with a file more it is refused as changed.",
+    parts = [f"Save these beside the folder {code(_folder(artifact))}, not in it: with a file more it is refused as changed.",
              "Python with `runtimes` (numpy, Pillow and one runtime; no torch):", _fenced("runtimes.py.txt", artifact)]
     if artifact.target == "openvino":
         parts += ["Python with openvino and numpy alone:", _fenced("openvino.py.txt", artifact),
@@ -31,7 +31,7 @@ def listings(artifact: Artifact) -> str:
     if engine:
         names = ", ".join(f"`{name}`" for name in artifact.input_names)
         outputs = ", `probabilities`" if artifact.input_kind == "image" else ""
-        parts.append(f"C++ on the engine: `{artifact.model}` is for {engine['library']} {engine['version']} and GPUs of "
+        parts.append(f"C++ on the engine: {code(artifact.model)} is for {engine['library']} {engine['version']} and GPUs of "
                      f"{', '.join(engine['gpus'])}, no other. Deserialise it with `createInferRuntime` and `deserializeCudaEngine`; bind "
                      f"{names} and `logits`{outputs} by `setTensorAddress` in the shapes above, batches {engine['batches'][0]} to "
                      f"{engine['batches'][2]}. Whether that runs, only its device can tell (`rd-verify`). C++ on the ONNX beside it:")
@@ -52,7 +52,9 @@ def listing(name: str, artifact: Artifact) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     pages = Environment(loader=FileSystemLoader(Path(__file__).parent / "listings"), undefined=StrictUndefined, trim_blocks=True,
-                        lstrip_blocks=True, autoescape=False)  # programs: names reach them as JSON strings
+                        lstrip_blocks=True, autoescape=False)  # programs: names reach them as string literals
+    pages.filters |= {"python": lambda text: literal(text, "python"), "javascript": lambda text: literal(text, "javascript"),
+                      "cpp": lambda text: literal(text, "cpp"), "html_text": html_text}
     return str(pages.get_template(name).render(**_facts(artifact))).rstrip() + "\n"
 
 
@@ -63,7 +65,7 @@ def _folder(artifact: Artifact) -> str:
 
 def _fenced(name: str, artifact: Artifact) -> str:
     language = {"py": "python", "mjs": "javascript"}.get(kind := name.split(".")[1], kind)
-    return f"```{language}\n{listing(name, artifact)}```"
+    return fenced(listing(name, artifact), language)
 
 
 def _facts(artifact: Artifact) -> dict[str, Any]:
@@ -86,7 +88,7 @@ def _facts(artifact: Artifact) -> dict[str, Any]:
         "height": height, "width": width, "channels": spec.channels, "slices": spec.slices, "dtype": spec.dtype,
         "bytes": height * width * spec.channels * (2 if spec.dtype == "uint16" else 1), "low": low, "high": high,
         "scale": 255 / (high - low), "mean": list(map(float, spec.mean)), "std": list(map(float, spec.std)),
-        "classes": list(artifact.classes), "strings": ", ".join(json.dumps(name, ensure_ascii=False) for name in artifact.classes),
+        "classes": list(artifact.classes),
         "multilabel": artifact.task == "multilabel", "thresholds": [] if tensor else list(artifact.thresholds),
         "temperatures": list(artifact.temperatures), "hint": HINTS[artifact.precision] if artifact.target == "openvino" else "",
         "element": "f32" if tensor else ELEMENTS[spec.dtype], "raw": raw,

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.calibrate import fit_temperatures
-from distill.checkpoint import Calibration
+from distill.calibrate import choose_temperatures
+from distill.checkpoint import EVERY_CLASS, Calibration
 from export.gate import Limits, Verdict, judge_logits
 from export.int8 import METHODS, Feeds, Form, quantised, ranges, sensitivities
 from runtimes.errors import PARITY, UserError
@@ -35,12 +35,13 @@ class Problem:
     task: Task
     limits: Limits
     student: Calibration
+    classes: tuple[str, ...]
 
     def judge(self, logits: NDArray[Any]) -> tuple[Verdict, Calibration]:
         """The verdict on logits (N, C) under a temperature fitted to them, and that calibration."""
         # Thresholds move with the temperatures, so decisions are compared under the student's own.
         verdict = judge_logits(logits, self.expected, self.labels, self.task, self.student, self.limits)
-        return verdict, refitted(logits, self.labels, self.task, self.student) if np.isfinite(logits).all() else self.student
+        return verdict, refitted(logits, self.labels, self.task, self.student, self.classes) if np.isfinite(logits).all() else self.student
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,16 @@ class Found:
     record: dict[str, Any] = field(default_factory=dict)
 
 
-def refitted(logits: NDArray[Any], labels: NDArray[Any], task: Task, old: Calibration) -> Calibration:
-    """Temperatures fitted to these logits; thresholds move with them, so that every border stays where it was in logits."""
-    if task != "multilabel" and len(np.unique(labels[labels >= 0])) < 2:  # nothing to fit on
-        return old
-    temperatures = fit_temperatures(logits, labels, task)
+def refitted(logits: NDArray[Any], labels: NDArray[Any], task: Task, old: Calibration, classes: Sequence[str]) -> Calibration:
+    """Temperatures fitted to these logits where that is shown to help; thresholds move along, so that borders in logits stay."""
+    temperatures, reasons = choose_temperatures(logits, labels, task, kept=old.temperatures)
+    names = classes if task == "multilabel" else (EVERY_CLASS,)
+    moved = {name: reason for name, before, after, reason in zip(names, old.temperatures, temperatures, reasons, strict=True)
+             if before != after}
+    held = {name: reason for name, reason in {**old.not_calibrated, **moved}.items() if reason}
+    old = replace(old, not_calibrated=held)
     if not old.thresholds:
-        return Calibration(temperatures)
+        return replace(old, temperatures=temperatures)
     limits = np.clip(np.asarray(old.thresholds, dtype=np.float64), 1e-12, 1 - 1e-12)
     border = np.log(limits / (1 - limits)) * np.asarray(old.temperatures) / np.asarray(temperatures)
     return replace(old, temperatures=temperatures, thresholds=tuple(float(one) for one in 1 / (1 + np.exp(-border))))

@@ -71,7 +71,7 @@ def posed(checkpoint: Checkpoint, images: ImageSet, rows: Sequence[int], setting
     feeds, judged_feeds = ([dict(zip(artifact.input_names, one, strict=True)) for one in batches] for batches in (ranged, judged))
     labels = images.labels[used]
     return Problem(feeds, judged_feeds, labels, calibrated(logits, artifact.task, checkpoint.calibration.temperatures),
-                   artifact.task, Limits(settings.flip_share(), settings.max_auc_drop), checkpoint.calibration)
+                   artifact.task, Limits(settings.flip_share(), settings.max_auc_drop), checkpoint.calibration, checkpoint.spec.classes)
 
 
 def by_ort(data: bytes, feeds: Feeds) -> NDArray[Any]:

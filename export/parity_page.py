@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from export.answers import Image, device_image, graph_inputs
 from runtimes.artifact import Artifact
+from runtimes.text import shown
 
 MOST_PIXELS = 192  # a side of a picture; larger ones are shrunk, smaller ones are left as they are
 MOST_CLASSES = 4
@@ -28,7 +29,7 @@ def parity_page(proof: dict[str, Any], artifact: Artifact, pictures: Sequence[st
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     page = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
-                       trim_blocks=True, lstrip_blocks=True)
+                       trim_blocks=True, lstrip_blocks=True, finalize=shown)
     cases = [_case(one, artifact, pictures[place] if place < len(pictures) else "") for place, one in enumerate(proof["worst"])]
     return page.get_template("parity.html").render(
         title=f"{student} for {artifact.target}, {artifact.precision}", p={"executed_share": {}, **proof}, cases=cases,

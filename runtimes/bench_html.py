@@ -7,7 +7,6 @@ Owns: which pictures and tables there are, in which words. Does not own: drawing
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,10 @@ import numpy as np
 
 from runtimes import svg
 from runtimes.bench_report import auroc_text, machine_text, number, threads_text, warnings_of
+from runtimes.text import html_text
 
 COLOURS = 8
+POLICY = ("<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">")
 DASHES = ("", "7 4", "2 3", "10 3 2 3")
 
 
@@ -32,19 +33,19 @@ def as_html(report: Mapping[str, Any], samples: Mapping[str, Any]) -> str:
              *(_distributions(rows, raw, names, path, report) for path in ("array", "file")), _verdicts(report), "</div>", _table(rows),
              _roofline(rows), _operators(report), _facts(report), _repeat(report)]
     body = "\n".join(part for part in parts if part)
-    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, '
-            f'initial-scale=1"><link rel="icon" href="data:,"><title>{escape(title)}</title>\n<style>\n{style}</style></head>\n'
+    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">{POLICY}<meta name="viewport" content="width=device-width, '
+            f'initial-scale=1"><link rel="icon" href="data:,"><title>{html_text(title)}</title>\n<style>\n{style}</style></head>\n'
             f"<body><main>\n{body}\n<footer>rd-bench, format {report['format']}. Raw nanoseconds: samples.json.</footer></main></body>"
             "</html>\n")
 
 
 def _header(title: str, report: Mapping[str, Any], names: list[str]) -> str:
-    return (f"<header><h1>{escape(title)}</h1><p>{len(names)} artifact{'' if len(names) == 1 else 's'}, {len(report['rows'])} cells. "
-            f"{escape(machine_text(report['machine'], report))}</p></header>")
+    return (f"<header><h1>{html_text(title)}</h1><p>{len(names)} artifact{'' if len(names) == 1 else 's'}, {len(report['rows'])} cells. "
+            f"{html_text(machine_text(report['machine'], report))}</p></header>")
 
 
 def _warnings(report: Mapping[str, Any]) -> str:
-    told = "".join(f"<h2>{title}</h2><ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
+    told = "".join(f"<h2>{title}</h2><ul>{''.join(f'<li>{html_text(line)}</li>' for line in lines)}</ul>"
                    for title, lines in warnings_of(report["rows"]))
     return f'<section class="warnings">{told}</section>' if told else ""
 
@@ -82,13 +83,13 @@ def _front(rows: list[dict[str, Any]], names: list[str]) -> str:
                              f"{row['artifact']}, {threads_text(row)}: {number(row['p50_ms'])} ms, AUROC {score['value']:.3f}",
                              hollow=row["threads"] != threads[0]))
     picture = svg.chart(x, y, body, x_label="p50 of one call, ms (log)", y_label="AUROC", title="AUROC over latency")
-    keys = "".join(f"<span>{svg.sample('teacher' if teacher else precision, _colour(names, name))}{escape(name)}"
+    keys = "".join(f"<span>{svg.sample('teacher' if teacher else precision, _colour(names, name))}{html_text(name)}"
                    f"{' (teacher)' if teacher else ''}</span>" for name, precision, teacher in dict.fromkeys(
                        (row["artifact"], row["precision"], bool(row.get("teacher"))) for row in scored))
     line = f" Dashed: the teacher {', '.join(f'{one:.3f}' for one in sorted(told))}, not measured here." if told and not measured else ""
     hollow = f" Hollow: more than {threads_text({'threads': threads[0]})}." if len(threads) > 1 else ""
-    return (f'{head}<p class="note">AUROC of the student on its {escape(scored[0]["score"]["split"])} split with its 95 % interval; array '
-            f'to decision, batch {scored[0]["batch"]}.{hollow}{line}</p>{picture}<div class="legend">{keys}</div></section>')
+    return (f'{head}<p class="note">AUROC of the student on its {html_text(scored[0]["score"]["split"])} split with its 95 % interval; '
+            f'array to decision, batch {scored[0]["batch"]}.{hollow}{line}</p>{picture}<div class="legend">{keys}</div></section>')
 
 
 def _distributions(rows: list[dict[str, Any]], raw: list[Any], names: list[str], path: str, report: Mapping[str, Any]) -> str:
@@ -117,7 +118,7 @@ def _distributions(rows: list[dict[str, Any]], raw: list[Any], names: list[str],
         body.append(svg.line([(x.at(float(ms)), y.at(float(share))) for ms, share in zip(places, shares, strict=True)],
                              _colour(names, row["artifact"]), dashes=dashes, told=told))
     title = "Array to decision" if path == "array" else "File on disk to decision"
-    keys = "".join(f"<span>{svg.stroke_sample(_colour(names, name))}{escape(name)}</span>"
+    keys = "".join(f"<span>{svg.stroke_sample(_colour(names, name))}{html_text(name)}</span>"
                    for name in dict.fromkeys(row["artifact"] for row, _ in chosen))
     keys += "".join(f"<span>{svg.stroke_sample('var(--ink)', DASHES[place % len(DASHES)])}"
                     f"{threads_text({'threads': count, 'spin': None if spin else False})}</span>"
@@ -138,18 +139,18 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
             number(row["images_per_s"]), "yes" if row["valid"] else "no",
             auroc_text(row).partition(" ")[0], number(row["first_ms"]), number(row["load_ms"]), number(row.get("peak_rss_mib")),
             number(row["model_bytes"] / 1e6)]
-        lines.append(f"<tr><th>{escape(row['artifact'])}{' (teacher)' if row.get('teacher') else ''}</th>"
-                     + "".join(f"<td{' class=no' if cell == 'no' else ''}>{escape(cell)}</td>" for cell in cells) + "</tr>")
+        lines.append(f"<tr><th>{html_text(row['artifact'])}{' (teacher)' if row.get('teacher') else ''}</th>"
+                     + "".join(f"<td{' class=no' if cell == 'no' else ''}>{html_text(cell)}</td>" for cell in cells) + "</tr>")
     return "<section><h2>All cells</h2>" + _scrolled(head, lines) + (
         '<p class="note">A percentile that has too few samples behind it is not shown.</p></section>')
 
 
 def _verdicts(report: Mapping[str, Any]) -> str:
-    lines = [f"<li>{escape(one['artifact'])}: int8 is {'' if one['keep'] else 'not '}worth it here, {escape(one['reason'])}.</li>"
+    lines = [f"<li>{html_text(one['artifact'])}: int8 is {'' if one['keep'] else 'not '}worth it here, {html_text(one['reason'])}.</li>"
              for one in report.get("int8", ())]
-    lines += [f"<li>{escape(one['artifact'])}, {one['streams']} streams of {threads_text(one)}: {number(one['images_per_s'])} "
+    lines += [f"<li>{html_text(one['artifact'])}, {one['streams']} streams of {threads_text(one)}: {number(one['images_per_s'])} "
               f"images/s, {number(one['mean_ms'])} ms each on average.</li>" for one in report.get("streams", ())]
-    lines += [f"<li>{escape(name)}: {number(one['images_per_s'])} images/s at most, batch {one['batch']}"
+    lines += [f"<li>{html_text(name)}: {number(one['images_per_s'])} images/s at most, batch {one['batch']}"
               f"{', ' + str(one['streams']) + ' streams' if one['streams'] > 1 else ''}.</li>"
               for name, one in report.get("offline", {}).items() if len({row["batch"] for row in report["rows"]}) > 1]
     return f"<section><h2>Precision and throughput</h2><ul>{''.join(lines)}</ul></section>" if lines else ""
@@ -160,7 +161,7 @@ def _roofline(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         if row.get("roofline"):
             one = row["roofline"]
-            lines.append(f"<tr><th>{escape(row['artifact'])}</th>" + "".join(f"<td>{escape(cell)}</td>" for cell in (
+            lines.append(f"<tr><th>{html_text(row['artifact'])}</th>" + "".join(f"<td>{html_text(cell)}</td>" for cell in (
                 str(row["batch"]), str(row["threads"]), number(one["macs"] / 1e6), number(one["bytes"] / 1e6), one["precision"],
                 number(one["compute_ms"]), number(one["memory_ms"]), number(row["p50_ms"]), f"{100 * one['share']:.0f} %")) + "</tr>")
     if not lines:
@@ -175,20 +176,20 @@ def _operators(report: Mapping[str, Any]) -> str:
     parts = []
     for one in report.get("profiles", ()):
         if one.get("operators"):
-            lines = [f"<tr><th>{escape(operator['name'])}</th><td>{escape(operator['kind'])}</td><td>{number(operator['us'])}</td>"
+            lines = [f"<tr><th>{html_text(operator['name'])}</th><td>{html_text(operator['kind'])}</td><td>{number(operator['us'])}</td>"
                      f"<td>{100 * operator['share']:.1f} %</td></tr>" for operator in one["operators"]]
             kinds = ", ".join(f"{kind['kind']} {100 * kind['share']:.0f} %" for kind in one.get("kinds") or () if kind["share"] >= 0.01)
-            parts += [f"<h3>{escape(one['artifact'])}, {threads_text(one)}</h3>",
-                      f'<p class="note">All operators by kind: {escape(kinds)}.</p>' if kinds else "",
+            parts += [f"<h3>{html_text(one['artifact'])}, {threads_text(one)}</h3>",
+                      f'<p class="note">All operators by kind: {html_text(kinds)}.</p>' if kinds else "",
                       _scrolled(("operator", "kind", "microseconds", "share"), lines)]
         else:
-            parts.append(f'<p class="note">{escape(one["artifact"])}: {escape(one.get("reason", "no profile"))}</p>')
+            parts.append(f'<p class="note">{html_text(one["artifact"])}: {html_text(one.get("reason", "no profile"))}</p>')
     return (f'<section><h2>Slowest operators</h2><p class="note">By the runtime\'s own profiler, which slows it down; batch 1.</p>'
             f"{''.join(parts)}</section>") if parts else ""
 
 
 def _scrolled(head: Sequence[str], lines: Sequence[str]) -> str:
-    top = "".join(f"<th>{escape(name)}</th>" for name in head)
+    top = "".join(f"<th>{html_text(name)}</th>" for name in head)
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 
@@ -201,7 +202,7 @@ def _facts(report: Mapping[str, Any]) -> str:
         ran = ", ".join(f"{count} layers {kind}" for kind, count in (row.get("layers") or {}).items()) or "layers not told"
         machine[row["artifact"]] = (f"{row['target']} {row['precision']}, {row['provider']}, {row['runtime']} {row['version']}, {ran}, "
                                     f"sha256 {row['model_sha256'][:16]}")
-    lines = "".join(f"<dt>{escape(key if ' ' in key else key.replace('_', ' '))}</dt><dd>{escape(_plain(value))}</dd>"
+    lines = "".join(f"<dt>{html_text(key if ' ' in key else key.replace('_', ' '))}</dt><dd>{html_text(_plain(value))}</dd>"
                     for key, value in machine.items())
     return f"<section><h2>Machine and artifacts</h2><dl>{lines}</dl></section>"
 
@@ -213,4 +214,4 @@ def _plain(value: Any) -> str:
 
 
 def _repeat(report: Mapping[str, Any]) -> str:
-    return f"<section><h2>How to repeat it</h2><pre>{escape(report['command'])}</pre></section>"
+    return f"<section><h2>How to repeat it</h2><pre>{html_text(report['command'])}</pre></section>"

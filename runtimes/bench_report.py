@@ -5,15 +5,15 @@ Owns: the format of report.json, tables. Does not own: figures (bench_rows.py), 
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from runtimes import spreadsheet
 from runtimes.folder import write_atomic, write_json
+from runtimes.text import fenced, markdown, one_line
 
 FORMAT = 1
 # The columns of report.csv: plain values, one row a cell.
@@ -34,13 +34,9 @@ def write_report(folder: Path, report: dict[str, Any], samples: Mapping[str, Any
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows as CSV, with the machine's column left to the file's reader: a file is of one machine."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*COLUMNS, "auroc", "notices"])
-    for row in rows:
-        score = (row.get("score") or {}).get("auroc") or {}
-        writer.writerow([*("" if row.get(key) is None else row[key] for key in COLUMNS), score.get("value", ""), "; ".join(row["notices"])])
-    return text.getvalue()
+    scores = [((row.get("score") or {}).get("auroc") or {}).get("value", "") for row in rows]
+    cells = ({**row, "auroc": score, "notices": "; ".join(row["notices"])} for row, score in zip(rows, scores, strict=True))
+    return spreadsheet.as_csv([*COLUMNS, "auroc", "notices"], cells, line_end="\n")
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -59,7 +55,7 @@ def auroc_text(row: Mapping[str, Any]) -> str:
 
 def line_of(row: Mapping[str, Any]) -> str:
     """One row as a line of the terminal."""
-    what = f"{row['artifact']}, {row['path']}, batch {row['batch']}, {threads_text(row)}"
+    what = f"{one_line(row['artifact'])}, {row['path']}, batch {row['batch']}, {threads_text(row)}"
     shown = ", ".join(f"{key.removesuffix('_ms')} {number(row[key])}" for key in SHOWN if key in row)
     late = f", {row['deadline']['missed']} of {row['deadline']['samples']} late" if "deadline" in row else ""
     return f"{what}: {shown} ms{late}" + (f"  [{row['notices'][0]}]" if not row["valid"] else "")
@@ -70,20 +66,20 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     machine, rows = report["machine"], report["rows"]
     head = ["artifact", "path", "batch", "threads", "p50 ms", "p90", "p95", "p99", "p99.9", "max", "images/s", "first ms", "load ms",
             "peak MiB", "model MB", "AUROC", "valid"]
-    body = [[row["artifact"] + (" (teacher)" if row.get("teacher") else ""), row["path"], row["batch"], threads_text(row),
+    body = [[markdown(row["artifact"]) + (" (teacher)" if row.get("teacher") else ""), row["path"], row["batch"], threads_text(row),
              *(number(row.get(f"{key}_ms")) for key in ("p50", "p90", "p95", "p99", "p99.9", "max")), number(row["images_per_s"]),
              number(row["first_ms"]), number(row["load_ms"]), number(row.get("peak_rss_mib")), number(row["model_bytes"] / 1e6),
              auroc_text(row), "yes" if row["valid"] else "NO"] for row in rows]
-    parts = [f"# Latency on {machine['cpu']}", "", machine_text(machine, report), "", table(head, body), ""]
+    parts = [f"# Latency on {markdown(machine['cpu'])}", "", markdown(machine_text(machine, report)), "", table(head, body), ""]
     for title, lines in warnings_of(rows):
-        parts += [f"{title}:", "", *(f"- {line}" for line in lines), ""]
-    parts += [f"- {one['artifact']}: int8 {'is worth it' if one['keep'] else 'is NOT worth it'} here: {one['reason']}."
+        parts += [f"{title}:", "", *(f"- {markdown(line)}" for line in lines), ""]
+    parts += [f"- {markdown(one['artifact'])}: int8 {'is worth it' if one['keep'] else 'is NOT worth it'} here: {markdown(one['reason'])}."
               for one in report.get("int8", ())]
     parts += streams_text(report)
     parts += ["", "A percentile is left out where there are too few samples for it (64 for p90, 130 for p95, 662 for p99, 6,636 for "
               "p99.9). Path array: pixels in memory to probabilities and decision. Path file: file on disk (in the page cache) "
               "to decision.", "",
-              "Repeat:", "", "```", report["command"], "```", ""]
+              "Repeat:", "", fenced(one_line(report["command"])), ""]
     return "\n".join(parts)
 
 
@@ -131,9 +127,9 @@ def machine_text(machine: Mapping[str, Any], report: Mapping[str, Any]) -> str:
 
 def streams_text(report: Mapping[str, Any]) -> list[str]:
     """Throughput in words."""
-    lines = [f"- {one['artifact']}, {one['streams']} streams of {threads_text(one)}, batch {one['batch']}: "
+    lines = [f"- {markdown(one['artifact'])}, {one['streams']} streams of {threads_text(one)}, batch {one['batch']}: "
              f"{number(one['images_per_s'])} images/s, {number(one['mean_ms'])} ms each on average" for one in report.get("streams", ())]
-    best = [f"- {name}: {number(one['images_per_s'])} images/s at most (batch {one['batch']}, {one['streams']} stream(s))"
+    best = [f"- {markdown(name)}: {number(one['images_per_s'])} images/s at most (batch {one['batch']}, {one['streams']} stream(s))"
             for name, one in report.get("offline", {}).items()]
     return ["", "Throughput, all images at hand (MLPerf's offline):", "", *best, *lines] if best else lines
 

@@ -15,6 +15,7 @@ import tyro
 
 from runtimes.errors import DONE, finish
 from runtimes.flags import parse
+from runtimes.text import one_line
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def told_signature(report: dict[str, Any]) -> str:
 def _print(report: dict[str, Any]) -> None:
     print(f"files     {report['files']} with the bytes of the manifest, no external data")
     print(f"signature {told_signature(report)}")
-    print(f"model     {report['model']}, {report['target']} {report['precision']}, opset {report['opset']}, "
+    print(f"model     {one_line(report['model'])}, {report['target']} {report['precision']}, opset {report['opset']}, "
           f"sha256 {report['model_sha256'][:16]}")
     print(f"runtime   {report['runtime']} {report['version']}, {report['provider']}, {report['threads']} threads")
     print(f"golden    {report['golden_images']} images, {report['flips']} flips ({report['excused']} on the border), "

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+
+from runtimes.text import html_text
 
 WIDTH, HEIGHT = 460, 330
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 46
@@ -58,7 +59,7 @@ def vertical(low: float, high: float) -> Scale:
 
 def chart(x: Scale, y: Scale, body: Sequence[str], *, x_label: str, y_label: str, title: str) -> str:
     """Axes, grid, labels and what is drawn between them as one <svg>."""
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html_text(title)}">']
     for value in y.ticks():
         place = y.at(value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{place:.1f}" y2="{place:.1f}"/>'
@@ -68,9 +69,9 @@ def chart(x: Scale, y: Scale, body: Sequence[str], *, x_label: str, y_label: str
         parts.append(f'<line class="grid" x1="{place:.1f}" x2="{place:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
                      f'<text class="tick" x="{place:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{value:g}</text>')
     middle = (TOP + HEIGHT - BOTTOM) / 2
-    parts.append(f'<text class="label" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>'
+    parts.append(f'<text class="label" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{html_text(x_label)}</text>'
                  f'<text class="label" x="13" y="{middle}" text-anchor="middle" transform="rotate(-90 13 {middle})">'
-                 f"{escape(y_label)}</text>")
+                 f"{html_text(y_label)}</text>")
     return "".join([*parts, *body, "</svg>"])
 
 
@@ -83,7 +84,7 @@ def mark(kind: str, x: float, y: float, colour: str, told: str, *, hollow: bool 
     else:
         corners = " ".join(f"{x + size * dx:.1f},{y + size * dy:.1f}" for dx, dy in _corners(shape))
         drawn = f'<polygon points="{corners}" {fill}>'
-    return f"{drawn}<title>{escape(told)}</title></{'circle' if shape == 'circle' else 'polygon'}>"
+    return f"{drawn}<title>{html_text(told)}</title></{'circle' if shape == 'circle' else 'polygon'}>"
 
 
 def line(points: Sequence[tuple[float, float]], colour: str, *, dashes: str = "", told: str = "", width: float = 2) -> str:
@@ -91,12 +92,12 @@ def line(points: Sequence[tuple[float, float]], colour: str, *, dashes: str = ""
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     dashed = f'stroke-dasharray="{dashes}" ' if dashes else ""
     return (f'<polyline points="{path}" {dashed}style="fill:none;stroke:{colour};stroke-width:{width}">'
-            f"<title>{escape(told)}</title></polyline>")
+            f"<title>{html_text(told)}</title></polyline>")
 
 
 def words(x: float, y: float, text: str, *, anchor: str = "start", colour: str = "var(--muted)") -> str:
     """Text inside a picture."""
-    return f'<text class="tick" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" style="fill:{colour}">{escape(text)}</text>'
+    return f'<text class="tick" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" style="fill:{colour}">{html_text(text)}</text>'
 
 
 def sample(kind: str, colour: str, *, hollow: bool = False) -> str:

@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 from scipy.special import expit, softmax
 from sklearn.metrics import log_loss, roc_curve
 
-from distill.calibrate import apply_temperatures, fit_temperatures, fit_thresholds, nll
+from distill.calibrate import (
+    FEWEST_IMAGES,
+    FOLDS,
+    _folds,
+    apply_temperatures,
+    choose_temperatures,
+    few_images,
+    fit_temperatures,
+    fit_thresholds,
+    nll,
+)
+from distill.checkpoint import Calibration
 
 SOFTMAX_TASKS = ("binary", "multiclass", "ordinal")
 
@@ -145,3 +156,106 @@ def test_thresholds_are_one_half_where_undefined_and_absent_where_argmax_decides
 def test_input_that_does_not_fit_is_refused(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@settings(max_examples=6, deadline=None)
+@given(seed=st.integers(0, 1000), temperature=st.sampled_from((0.3, 2.0, 4.0)), task=st.sampled_from((*SOFTMAX_TASKS, "multilabel")))
+def test_a_temperature_that_helps_is_kept_as_fitted_on_the_whole_set(seed: int, temperature: float, task: Any) -> None:
+    logits, labels = drawn(seed, 400, 2 if task == "binary" else 3, task, temperature)
+    chosen, reasons = choose_temperatures(logits, labels, task)
+    assert chosen == fit_temperatures(logits, labels, task)
+    assert set(reasons) == {""}
+    grid = np.exp(np.linspace(np.log(0.05), np.log(20), 300))
+    for c in range(len(chosen)):  # the float64 likelihood over a fine grid has its least value there
+        rows, given_labels = (logits[:, [c]], labels[:, [c]]) if task == "multilabel" else (logits, labels)
+        losses = [nll(apply_temperatures(rows, (one,), task), given_labels, task) for one in grid]
+        assert chosen[c] == pytest.approx(grid[int(np.argmin(losses))], rel=0.03)
+
+
+def test_logits_that_are_calibrated_mostly_keep_temperature_one() -> None:
+    kept = [choose_temperatures(*drawn(seed, 100, 3, "multiclass", 1.0), "multiclass")[0] == (1.0,) for seed in range(40)]
+    assert sum(kept) >= 34
+    assert sum(fit_temperatures(*drawn(seed, 100, 3, "multiclass", 1.0), "multiclass") == (1.0,) for seed in range(40)) <= 5
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "reason"),
+    [
+        ([[9.0, 1.0], [2.0, 1.0]], [1, 0], "2 labelled validation images"),  # one right, one wrong, no third to tell
+        ([[9.0, 1.0], [1.0, 9.0]] * 40, [1, 0] * 40, "for 80 labelled validation images lies beyond 0.05 to 20"),  # all wrong
+        ([[9.0, 1.0], [1.0, 9.0]] * 40, [0, 1] * 40, "for 80 labelled validation images lies beyond 0.05 to 20"),  # separable
+        ([[3.0, 1.0]] * 60, [0] * 60, "60 labelled validation images of one outcome alone"),
+        ([[3.0, 1.0]] * 4, [-1] * 4, "0 labelled validation images"),
+    ],
+)
+def test_a_temperature_that_nothing_supports_stays_one_and_says_why(logits: Any, labels: Any, reason: str) -> None:
+    chosen, reasons = choose_temperatures(logits, labels, "binary")
+    assert chosen == (1.0,)
+    assert reason in reasons[0]
+
+
+def test_few_images_are_said_even_where_the_temperature_is_used() -> None:
+    logits, labels = drawn(3, FEWEST_IMAGES - 1, 3, "multiclass", 6.0)
+    chosen, reasons = choose_temperatures(logits, labels, "multiclass")
+    assert chosen == fit_temperatures(logits, labels, "multiclass")
+    assert reasons == ("only 49 labelled validation images, fewer than 50",)
+
+
+def test_each_finding_is_chosen_for_itself_and_missing_labels_are_left_out() -> None:
+    logits, labels = drawn(0, 400, 3, "multilabel", 3.0)
+    logits[:, 1] /= 3.0
+    labels[:, 2] = np.nan
+    chosen, reasons = choose_temperatures(logits, labels, "multilabel")
+    assert chosen[0] == fit_temperatures(logits, labels, "multilabel")[0] > 2
+    assert chosen[1:] == (1.0, 1.0)
+    assert reasons[0] == ""
+    assert "does not show" in reasons[1]
+    assert "0 labelled" in reasons[2]
+    more, missing = np.vstack([logits, np.full((50, 3), 30.0)]), np.vstack([labels, np.full((50, 3), np.nan)])
+    assert choose_temperatures(more, missing, "multilabel")[0][0] == pytest.approx(chosen[0], rel=1e-5)
+
+
+def test_a_known_start_is_kept_where_a_new_fit_is_not_shown_to_be_better() -> None:
+    logits, labels = drawn(1, 200, 3, "multiclass", 2.0)
+    assert choose_temperatures(logits, labels, "multiclass", kept=(2.0,))[0] == (2.0,)
+    assert choose_temperatures(logits, labels, "multiclass", kept=(8.0,))[0] == fit_temperatures(logits, labels, "multiclass")
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), n=st.integers(1, 80), n_groups=st.integers(1, 80))
+def test_no_group_is_in_two_folds_and_classes_are_spread(seed: int, n: int, n_groups: int) -> None:
+    generator = np.random.default_rng(seed)
+    groups, labels = generator.integers(0, n_groups, n), generator.integers(0, 2, n)
+    folds = _folds(labels, groups, 0)
+    assert all(len(np.unique(folds[groups == one])) == 1 for one in np.unique(groups))
+    alone = _folds(labels, np.arange(n), seed)
+    for outcome in (0, 1):
+        counts = np.bincount(alone[labels == outcome], minlength=FOLDS)
+        assert counts.max() - counts.min() <= 1
+    np.testing.assert_array_equal(alone, _folds(labels, np.arange(n), seed))
+
+
+def test_copies_of_few_patients_do_not_pass_for_many_images() -> None:
+    fooled = grouped = 0
+    for seed in range(30):
+        logits, labels = drawn(seed, 12, 3, "multiclass", 1.0)
+        many, copies = np.repeat(logits, 10, axis=0), np.repeat(labels, 10)
+        fooled += choose_temperatures(many, copies, "multiclass")[0] != (1.0,)
+        grouped += choose_temperatures(many, copies, "multiclass", groups=np.repeat(np.arange(12), 10))[0] != (1.0,)
+    assert grouped < fooled
+
+
+def test_thresholds_on_few_images_are_named_with_their_counts() -> None:
+    labels = np.zeros((60, 3))
+    labels[:30, 0], labels[:3, 1] = 1, 1
+    labels[20:, 2] = np.nan
+    assert few_images(labels, "multilabel", ("a", "b", "c")) == {"b": "3 with it, 57 without", "c": "0 with it, 20 without"}
+    assert few_images(labels[:, 0], "binary", ("a", "b")) == {}
+
+
+def test_calibrated_is_said_only_of_what_is_shown() -> None:
+    assert Calibration((2.0,)).told() == "calibrated"
+    assert Calibration((1.0,), (), {"every class": "why"}).told() == "not calibrated (why)"
+    assert Calibration((1.0, 1.0), (0.5, 0.5), {"a": "why", "b": "why"}).told() == "not calibrated (why)"
+    assert Calibration((1.0, 2.0), (0.5, 0.5), {"a": "why"}).told() == "calibrated for 1 of 2 findings, not for a (why)"
+    assert Calibration((1.0, 1.0), (0.5, 0.5), {"a": "x", "b": "y"}).told() == "not calibrated: a (x); b (y)"

@@ -145,3 +145,22 @@ def test_the_image_processor_says_what_the_spec_says(tmp_path: Path) -> None:
     assert found == preprocessor_config(SPEC)
     assert (found["image_mean"], found["image_std"]) == (list(SPEC.mean), list(SPEC.std))
     assert found["size"] == {"height": 32, "width": 32}
+
+
+def test_a_folder_of_an_earlier_version_loads_and_does_not_call_itself_calibrated(tmp_path: Path) -> None:
+    for task, names in (("multiclass", ("every class",)), ("multilabel", CLASSES["multilabel"])):
+        folder = write(tmp_path / task, tiny_model(task), Calibration((1.7,) * len(names)))
+        config = read_json(folder / "config.json")
+        assert load_checkpoint(folder).calibration.told() == "calibrated"
+        del config["rd"]["not_calibrated"], config["rd"]["few_images"]
+        write_json(folder / "config.json", config)
+        write_manifest(folder, "student", {})
+        calibration = load_checkpoint(folder).calibration
+        assert calibration.temperatures == (1.7,) * len(names)
+        assert set(calibration.not_calibrated) == set(names)
+        assert calibration.told().startswith("not calibrated (fitted by an earlier version")
+        config["rd"]["not_calibrated"] = ["x"]
+        write_json(folder / "config.json", config)
+        write_manifest(folder, "student", {})
+        with pytest.raises(UserError, match="not_calibrated"):
+            load_checkpoint(folder)

@@ -43,7 +43,7 @@ Exported = Callable[[Case], Path]
 CASES = [Case(), Case("multilabel", 3, input_size="40x56"), Case("ordinal", 1, "uint16", (100.0, 3000.0)), Case(input="tensor")]
 MODULES = Path(os.environ.get("RD_NODE_MODULES", ".venv/npm/node_modules")).resolve()
 WEB = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
-EVIL = ('a"b', "c\\n'd", "</script><b>", "`${x}`", "é\n")
+EVIL = ('a"b', "c\\n'd", "</script><b>", "`${x}`", "é\n", "😀", "\u202egnp", "??/")
 
 
 ENGINE = {"library": "tensorrt_rtx", "version": "1.7.1", "gpus": ["sm86", "sm89"], "batches": [1, 8, 8]}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from conftest import Case, random_images
+from conftest import CLASSES, Case, random_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
@@ -132,7 +132,8 @@ def problem(data: bytes, case: Case, limits: Limits) -> Problem:
     logits = answer(data, images)
     labels = logits.argmax(axis=1) if case.task != "multilabel" else (logits > 0).astype(np.float32)
     student = Calibration((0.8, 1.0, 1.7), (0.3, 0.5, 0.6)) if case.task == "multilabel" else Calibration((1.5,))
-    return Problem(feeds(case), images, labels, calibrated(logits, case.task, student.temperatures), case.task, limits, student)  # type: ignore[arg-type]
+    return Problem(feeds(case), images, labels, calibrated(logits, case.task, student.temperatures), case.task, limits, student,
+                   CLASSES[case.task])  # type: ignore[arg-type]
 
 
 def test_no_more_layers_stay_in_float_than_it_takes(exported: Exported) -> None:
@@ -163,7 +164,7 @@ def test_temperature_is_fitted_to_the_int8_graph_s_own_logits(exported: Exported
     data = (exported(Case()) / "model.onnx").read_bytes()
     posed = problem(data, Case(), Limits(1.0, 1.0))
     found = find_int8(data, posed, answer, method="minmax")
-    assert found.calibration == refitted(answer(found.data, posed.judged), posed.labels, "multiclass", posed.student)
+    assert found.calibration == refitted(answer(found.data, posed.judged), posed.labels, "multiclass", posed.student, posed.classes)
     session = OrtSession(relabelled(found.data, {"rd.x": "y"}, found.calibration.temperatures), threads=1)
     logits, probabilities, _ = session.run(tuple(posed.judged[0].values()))
     assert np.abs(probabilities - calibrated(logits, "multiclass", found.calibration.temperatures)).max() < 1e-5
@@ -187,7 +188,7 @@ def test_refitted_thresholds_decide_as_the_old_ones_did(seed: int) -> None:
     random = np.random.default_rng(seed)
     logits, labels = random.normal(0, 3, (40, 3)), random.integers(0, 2, (40, 3)).astype(np.float32)
     old = Calibration(tuple(random.uniform(0.3, 3, 3)), tuple(random.uniform(0.05, 0.95, 3)))
-    new = refitted(logits, labels, "multilabel", old)
+    new = refitted(logits, labels, "multilabel", old, ("x", "y", "z"))
     before = decide(calibrated(logits, "multilabel", old.temperatures), "multilabel", old.thresholds)
     after = decide(calibrated(logits, "multilabel", new.temperatures), "multilabel", new.thresholds)
     border = np.log(np.asarray(old.thresholds) / (1 - np.asarray(old.thresholds))) * np.asarray(old.temperatures)
