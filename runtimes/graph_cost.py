@@ -113,7 +113,7 @@ def _shaped(node: Node, given: Sequence[Shaped]) -> tuple[list[Shaped], int]:
         first = given[0]
         integer = _cast_to_integer(node, given) if kind in ("Cast", "CastLike", "QuantizeLinear") else (
             first.integer and kind != "DequantizeLinear")
-        extra = [Shaped(first.shape[:-1] + (1,))] * (len(node.outputs) - 1)
+        extra = [Shaped((*first.shape[:-1], 1))] * (len(node.outputs) - 1)
         return [Shaped(first.shape, integer, _value(kind, given, integer)), *extra], 0
     if kind in BROADCAST:
         return [_broadcast(node, given)], 0
@@ -126,8 +126,8 @@ SAME = frozenset([
     "Gelu", "GroupNormalization", "HardSigmoid", "HardSwish", "Identity", "InstanceNormalization", "LayerNormalization", "LeakyRelu",
     "Log", "LogSoftmax", "LpNormalization", "Mish", "Neg", "Not", "QuantizeLinear", "Reciprocal", "Relu", "Selu", "Sigmoid", "Sign",
     "Sin", "Softmax", "Softplus", "Softsign", "Sqrt", "Tanh", "Trilu"])
-BROADCAST = frozenset(["Add", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mul", "PRelu", "Pow", "Sub",
-                       "Sum", "Where"])
+BROADCAST = frozenset(["Add", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mul", "PRelu", "Pow",
+                       "Sub", "Sum", "Where"])
 COMPARISONS = frozenset(["Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"])
 # Values that decide shapes: whole numbers, of few elements.
 COMPUTED: dict[str, Values] = {
@@ -238,7 +238,8 @@ def _window(node: Node, given: list[Shaped]) -> tuple[list[Shaped], int]:
     padded = [size + pads[place] + pads[place + rank] for place, size in enumerate(sizes)]
     after = [(size - one + (stride - 1 if up else 0)) // stride + 1 for size, one, stride in zip(padded, reach, strides, strict=True)]
     # rounded up, a last window may not begin in the padding behind the image
-    after = [one - (up and (one - 1) * stride >= sizes[place] + pads[place]) for place, (one, stride) in enumerate(zip(after, strides, strict=True))]
+    begins = [(one - 1) * stride for one, stride in zip(after, strides, strict=True)]
+    after = [one - (up and begin >= sizes[place] + pads[place]) for place, (one, begin) in enumerate(zip(after, begins, strict=True))]
     if kind == "Conv":
         if weights[1] * groups != channels:
             raise ValueError(f"weights {list(weights)} in {groups} groups for {channels} channels")

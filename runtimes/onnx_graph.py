@@ -34,8 +34,8 @@ REFUSED = {
                   15: "types", 21: "a parameter of a function", 22: "a sparse tensor", 23: "sparse tensors"},
     "tensor": {3: "a segment of a tensor", 6: "texts", 13: "values in another file"},
 }
-REPEATED = {"model": (8, 14), "graph": (1, 5, 11, 12, 13, 14, 16), "node": (1, 2, 5, 9), "attribute": (7, 8), "tensor": (1, 4, 5, 7, 10, 11, 16),
-            "opset": (), "value": (4,), "type": (), "tensor type": (), "shape": (1,), "dimension": ()}
+REPEATED = {"model": (8, 14), "graph": (1, 5, 11, 12, 13, 14, 16), "node": (1, 2, 5, 9), "attribute": (7, 8),
+            "tensor": (1, 4, 5, 7, 10, 11, 16), "opset": (), "value": (4,), "type": (), "tensor type": (), "shape": (1,), "dimension": ()}
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def check_onnx(model: bytes) -> None:
 
 
 def check_ir(xml: bytes, weights_bytes: int) -> None:
-    """Refuse, in one sentence, an IR that is no plain XML of plain layers: loops, conditions, extensions, entities, constants beyond its weights."""
+    """Refuse, in one sentence, an IR that is no plain XML of plain layers: loops, extensions, entities, constants beyond its weights."""
     if b"\0" in xml:  # another encoding, which two parsers may read in two ways
         raise UserError("it is no XML in UTF-8")
     reader = _IrReader(weights_bytes)

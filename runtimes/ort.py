@@ -34,8 +34,9 @@ def load_runtime() -> Any:
 class OrtSession:
     """One model on one provider: arrays in; logits, probabilities and slice attention out, None for what a graph does not answer.
 
-    model: the bytes of an .onnx file, or a file of our own; name: what messages call it. spin: whether threads wait for the next call by burning their core; None leaves that to
-    the library. profile: start of the name of the file that its own profiler writes at `profiled`.
+    model: the bytes of an .onnx file, or a file of our own; name: what messages call it. spin: whether threads wait for the next call
+    by burning their core; None leaves that to the library. profile: start of the name of the file that its own profiler writes at
+    `profiled`.
     """
 
     def __init__(self, model: Path | bytes, *, threads: int | None = None, device: str = "cpu", optimise: bool = True,
@@ -73,6 +74,8 @@ class OrtSession:
         self.spin = spin
         self.version = str(runtime.__version__)
         self._session: Any = session
+        session.disable_fallback()  # to another provider, at the first call that fails
+        session._model_bytes = None  # it keeps them for that fallback: a second copy of every weight
         self._inputs = [one.name for one in session.get_inputs()]
         self._outputs = [output.name for output in session.get_outputs()]
 

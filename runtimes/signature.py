@@ -98,7 +98,8 @@ def signed_manifest(folder: Path, public_key: Path | str) -> tuple[bytes, str]:
     except UserError as error:
         raise UserError(f"{error}; fetch the artifact again from its maker") from None
     if len(signature) != SIZE:
-        raise UserError(f"{place} is no Ed25519 signature: {len(signature)} bytes, expected {SIZE}; fetch the artifact again from its maker")
+        raise UserError(f"{place} is no Ed25519 signature: {len(signature)} bytes, expected {SIZE}; fetch the artifact again from its "
+                        "maker")
     try:
         key.verify(signature, manifest)
     except library.exceptions.InvalidSignature:
