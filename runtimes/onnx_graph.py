@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from runtimes.errors import UserError
 from runtimes.tensor_proto import BYTES, DTYPES, FIXED32, MAX_RANK, VARINT, fields, read_varint
 
-MOST_FIELDS = 1_000_000  # of all messages together: a network has some thousand nodes of ten fields
+MOST_FIELDS = 500_000  # of all messages together: a network has some thousand nodes of ten fields
 MOST_NODES = 20_000
 SMALL = 4096  # elements of a constant whose values are kept: more decide no shape
 ITEM_BYTES = {**{code: dtype.itemsize for code, dtype in DTYPES.items()}, 12: 4, 13: 8, 16: 2}  # and uint32, uint64, bfloat16

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def branch() -> onnx.GraphProto:
 
 def doubled(count: int) -> onnx.ModelProto:
     names = ["x", *(f"x{place}" for place in range(count - 1)), "logits"]
-    return graph(*(node("Concat", one, one, to=other, axis=0) for one, other in zip(names[:-1], names[1:], strict=True)),
+    return graph(*(node("Concat", one, one, to=other, axis=0) for one, other in pairwise(names)),
                  x=np.ones(1, np.float32))
 
 
@@ -95,11 +95,12 @@ BOMBS = {
     "a convolution's padding": (graph(node("Conv", "v", "w", pads=[1 << 20] * 4), v=np.ones((1, 1, 1, 1), np.float32),
                                      w=np.ones((1, 1, 1, 1), np.float32)), "memory"),
     "Einsum": (graph(node("Einsum", "c", "c", equation="ab,cd->ac"), c=COLUMN), "memory"),
-    "work without memory": (graph(*(node("MatMul", one, "w", to=other) for one, other in zip(
-        ["w", *(f"m{i}" for i in range(19))], [*(f"m{i}" for i in range(19)), "logits"], strict=True)),
-        w=np.zeros((6000, 6000), np.float16)), "multiply-adds"),
-    "memory that the image decides": (graph(helper.make_node("Cast", ["image"], ["c"], to=INT64), node("Reshape", "c", "flat", to="f"), node("Expand", "v", "f"), flat=np.asarray([-1]), v=ONE),
-        "depends on the image"),
+    "work without memory": (graph(helper.make_node("Cast", ["image"], ["f"], to=FLOAT), node("ReduceMax", "f", "axes", to="peak"),
+                                  node("Mul", "w", "peak", to="m0"), *(node("MatMul", f"m{place}", "w", to=f"m{place + 1}")
+                                                                       for place in range(160)), node("Identity", "m160"),
+                                  axes=np.asarray([1, 2, 3]), w=np.zeros((3000, 3000), np.float16)), "multiply-adds"),
+    "memory that the image decides": (graph(helper.make_node("Cast", ["image"], ["c"], to=INT64), node("Reshape", "c", "flat", to="f"),
+                                             node("Expand", "v", "f"), flat=np.asarray([-1]), v=ONE), "depends on the image"),
     "a batch by a batch": (graph(node("Shape", "image", to="s", end=1), node("Mul", "s", "k", to="n"), node("Mul", "n", "s", to="m"),
                                  node("Mul", "m", "s", to="o"), node("Expand", "v", "o"), v=ONE, k=np.asarray([1 << 27])), "memory"),
     "division of whole numbers by the image": (graph(node("Div", "image", "image")), "may be zero"),
@@ -120,9 +121,9 @@ def test_a_bomb_is_refused_in_one_sentence_and_at_once(name: str) -> None:
     assert len(str(caught.value)) < 500
 
 
-def test_a_million_empty_nodes_and_fields_are_no_network() -> None:
-    for piece, told in ((b"\x0a\x00", "operators"), (b"\x5a\x00", "stands there twice"), (b"\x6a\x00", "fields")):
-        body = piece * 1_100_000
+def test_half_a_million_empty_nodes_and_fields_are_no_network() -> None:
+    for piece, told in ((b"\x0a\x00", "operators"), (b"\x6a\x00", "fields")):
+        body = piece * 510_000
         size, head = len(body), b""
         while size > 0x7F:
             head, size = head + bytes([size & 0x7F | 0x80]), size >> 7
@@ -149,10 +150,10 @@ def test_every_operator_has_a_rule_for_its_shapes_and_none_has_two() -> None:
 @pytest.mark.parametrize("case", [Case(), Case("multilabel", 3, input_size="40x56"), Case(input="tensor"), Case(precision="fp16"),
                                   Case(precision="int8")], ids=str)
 def test_what_the_exporter_writes_passes_and_its_shapes_are_those_that_onnx_infers(exported: Exported, case: Case) -> None:
-    data = (exported(case) / "model.onnx").read_bytes()
-    check_onnx(data)
+    written = (exported(case) / "model.onnx").read_bytes()
+    check_onnx(written)
     for images in (1, 3):
-        found, model = shapes(data, images), onnx.load_from_string(data)
+        found, model = shapes(written, images), onnx.load_from_string(written)
         for value in (*model.graph.input, *model.graph.output):
             value.type.tensor_type.shape.dim[0].dim_value = images
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
@@ -165,36 +166,49 @@ def test_what_the_exporter_writes_passes_and_its_shapes_are_those_that_onnx_infe
         assert compared >= 0.9 * len(model.graph.node)
 
 
-@pytest.mark.parametrize("kind", ["AveragePool", "ConvTranspose", "Einsum", "Gather", "Pad", "Range", "Reshape", "Slice", "Split", "Where"])
-def test_shapes_are_those_of_onnx_s_own_examples(kind: str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its examples divide by zero on purpose
-        from onnx.backend.test.case.node import collect_testcases
-
-        examples = [one for one in collect_testcases(kind) if {n.op_type for n in one.model.graph.node} == {kind}]
-    compared = 0
-    for one in examples:
-        model, (given_, expected) = one.model, one.data_sets[0]
-        if any(not isinstance(part, np.ndarray) or not part.ndim and kind != "Range" for part in (*given_, *expected)):
-            continue
-        for value, array in list(zip(model.graph.input, given_, strict=True)):
-            if array.dtype == np.int64 and array.ndim < 2 and value.name != model.graph.input[0].name or kind == "Range":
-                model.graph.initializer.append(numpy_helper.from_array(array, value.name))
-                model.graph.input.remove(value)
-        try:
-            found = shapes(model.SerializeToString(), 1)
-        except UserError as error:
-            assert any(word in str(error) for word in ("cannot be bounded", "open size", "data type")), (one.name, str(error))  # noqa: PT017
-            continue
-        assert [found[value.name] for value in model.graph.output] == [array.shape for array in expected], one.name
-        compared += 1
-    assert compared
+def data(*shape: int) -> np.ndarray:
+    return np.zeros(shape, np.float32)
 
 
-def shapes(data: bytes, images: int) -> dict[str, tuple[int, ...]]:
+EXAMPLES = [
+    (node("AveragePool", "x", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1], ceil_mode=1), {"x": data(1, 2, 8, 7)}),
+    (node("MaxPool", "x", kernel_shape=[2, 2], strides=[3, 3], dilations=[2, 2]), {"x": data(1, 2, 9, 11)}),
+    (node("Conv", "x", "w", group=2, strides=[2, 1], dilations=[1, 2], pads=[0, 1, 2, 3]), {"x": data(3, 4, 9, 9), "w": data(6, 2, 3, 2)}),
+    (node("ConvTranspose", "x", "w", strides=[2, 3], output_padding=[1, 2], pads=[1, 0, 1, 0]),
+     {"x": data(1, 3, 5, 4), "w": data(3, 2, 3, 3)}),
+    (node("Gemm", "x", "w", transA=1, transB=1), {"x": data(4, 2), "w": data(5, 4)}),
+    (node("MatMul", "x", "w"), {"x": data(7, 1, 2, 3), "w": data(5, 3, 4)}), (node("MatMul", "x", "w"), {"x": data(3), "w": data(5, 3, 4)}),
+    (node("Einsum", "x", "w", equation="bij,bjk->bik"), {"x": data(2, 3, 4), "w": data(2, 4, 5)}),
+    (node("Gather", "x", "i", axis=-2), {"x": data(3, 4, 5), "i": np.zeros((2, 6), np.int64)}),
+    (node("Pad", "x", "p", "", "a"), {"x": data(3, 4, 5), "p": np.asarray([1, -1, 2, 3]), "a": np.asarray([-1, 0])}),
+    (node("Reshape", "x", "s"), {"x": data(3, 4, 5), "s": np.asarray([0, -1, 2])}),
+    (node("Slice", "x", "a", "b", "c", "d"), {"x": data(9, 8, 7), "a": np.asarray([-1, 1]), "b": np.asarray([-(1 << 62), 1 << 62]),
+                                              "c": np.asarray([0, -1]), "d": np.asarray([-2, 3])}),
+    (node("Split", "x", to="logits", axis=1, num_outputs=1), {"x": data(3, 4)}), (node("Transpose", "x"), {"x": data(3, 4, 5)}),
+    (node("Squeeze", "x"), {"x": data(1, 4, 1, 5)}), (node("Unsqueeze", "x", "a"), {"x": data(4, 5), "a": np.asarray([0, -1])}),
+    (node("ReduceMean", "x", "a", keepdims=0), {"x": data(3, 4, 5), "a": np.asarray([-1, 0])}),
+    (node("ArgMax", "x", axis=1), {"x": data(3, 4)}),
+    (node("Flatten", "x", axis=-1), {"x": data(3, 4, 5)}), (node("Expand", "x", "s"), {"x": data(3, 1), "s": np.asarray([2, 1, 6])}),
+    (node("Tile", "x", "s"), {"x": data(3, 1), "s": np.asarray([2, 4])}),
+    (node("Concat", "x", "y", axis=-1), {"x": data(3, 1), "y": data(3, 4)}),
+    (node("Range", "a", "b", "c"), {"a": np.asarray(10), "b": np.asarray(-3), "c": np.asarray(-4)}),
+    (node("Where", "c", "x", "y"), {"c": np.zeros((4, 1), bool), "x": data(1, 5), "y": data(2, 1, 1)}),
+    (node("GlobalAveragePool", "x"), {"x": data(2, 3, 4, 5)})]
+
+
+@pytest.mark.parametrize("place", range(len(EXAMPLES)))
+def test_shapes_are_those_that_onnx_infers(place: int) -> None:
+    one, constants = EXAMPLES[place]
+    model = graph(one, **constants)
+    model.graph.output[0].ClearField("type")
+    (value,) = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph.output
+    assert shapes(model.SerializeToString(), 1)["logits"] == tuple(size.dim_value for size in value.type.tensor_type.shape.dim)
+
+
+def shapes(written: bytes, images: int) -> dict[str, tuple[int, ...]]:
     """The shape of everything a graph computes, by our own rules."""
     found: dict[str, tuple[int, ...]] = {}
-    model = read_graph(data)
+    model = read_graph(written)
     own = graph_cost._shaped
 
     def seen(one: Any, given_: Any) -> Any:
@@ -211,16 +225,18 @@ def shapes(data: bytes, images: int) -> dict[str, tuple[int, ...]]:
 
 
 def test_the_exporter_refuses_an_operator_that_no_device_opens_and_names_it() -> None:
+    model = graph(node("NonZero", "image"))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("logits", FLOAT, ["batch", 3]))
     with pytest.raises(UserError, match="NonZero"):
-        check_hygiene(graph(node("NonZero", "image")).SerializeToString(), opset=18, input_names=["image"], output_names=["logits"])
+        check_hygiene(model.SerializeToString(), opset=18, input_names=["image"], output_names=["logits"])
 
 
-@given(st.data())
-def test_damaged_graphs_are_read_or_refused_in_one_sentence(data: st.DataObject) -> None:
+@given(draw=st.data())
+def test_damaged_graphs_are_read_or_refused_in_one_sentence(draw: st.DataObject) -> None:
     whole = bytearray(graph(node("Shape", "image", to="s"), node("Concat", "s", "k", to="t", axis=0), node("Expand", "v", "t"),
                             v=ONE, k=np.asarray([6])).SerializeToString())
-    for _ in range(data.draw(st.integers(1, 4))):
-        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    for _ in range(draw.draw(st.integers(1, 4))):
+        whole[draw.draw(st.integers(0, len(whole) - 1))] = draw.draw(st.integers(0, 255))
     try:
         check_onnx(bytes(whole))
     except UserError as error:
