@@ -145,7 +145,7 @@ def _opened(artifact: Artifact, settings: ExportSettings) -> tuple[Runtime, str]
             raise
         say("engine", f"not run here: {error}")
         say("", "parity and golden vectors are those of ONNX Runtime on the ONNX beside it; rd-verify checks the engine on the device")
-        return OrtSession(artifact.folder / MODEL, threads=settings.threads), str(error)
+        return OrtSession(artifact.model_bytes(MODEL)[0], threads=settings.threads), str(error)
 
 
 def check_target(settings: ExportSettings) -> None:

@@ -1,7 +1,7 @@
 """What a finished ONNX graph must and must not hold, checked on the bytes that ship.
 
-Owns: the list of operators that ONNX Runtime, OpenVINO and TensorRT all take, the checks of inputs, outputs, opset and
-IR, and the share of weights in each precision. Does not own: making the graph (to_onnx.py), numbers (parity.py).
+Owns: the checks of inputs, outputs, opset and IR, and the share of weights in each precision. Does not own: the list of operators and
+all else that a device refuses (runtimes/operators.py), making the graph (to_onnx.py), numbers (parity.py).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from runtimes.errors import UserError
+from runtimes.operators import OPERATORS, check_onnx
 from runtimes.tensor_proto import external_tensors
 
 if TYPE_CHECKING:
@@ -18,20 +19,6 @@ if TYPE_CHECKING:
 
 # Lowest IR that carries an opset (onnx/docs/Versioning.md): an older device can still open the file.
 IR_OF_OPSET = {18: 8, 19: 9, 20: 9}
-
-# Operators of image classifiers that all three runtimes take in opset 18 to 20 (TensorRT 10's table is the narrowest).
-OPERATORS = frozenset([
-    "Abs", "Add", "ArgMax", "AveragePool", "BatchNormalization", "Cast", "CastLike", "Ceil", "Clip", "Concat",
-    "Constant", "ConstantOfShape", "Conv", "ConvTranspose", "Cos", "CumSum", "DequantizeLinear", "Div", "Einsum",
-    "Elu", "Equal", "Erf", "Exp", "Expand", "Flatten", "Floor", "Gather", "Gelu", "Gemm", "GlobalAveragePool",
-    "GlobalMaxPool", "Greater", "GreaterOrEqual", "GroupNormalization", "HardSigmoid", "HardSwish", "Identity",
-    "InstanceNormalization", "LayerNormalization", "LeakyRelu", "Less", "LessOrEqual", "Log", "LogSoftmax",
-    "LpNormalization", "MatMul", "Max", "MaxPool", "Min", "Mish", "Mul", "Neg", "Not", "PRelu", "Pad", "Pow",
-    "QuantizeLinear", "Range", "Reciprocal", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
-    "ReduceSum", "Relu", "Reshape", "Selu", "Shape", "Sigmoid", "Sign", "Sin", "Slice", "Softmax", "Softplus",
-    "Softsign", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "Transpose", "Trilu", "Unsqueeze",
-    "Where",
-])
 
 
 def check_hygiene(data: bytes, *, opset: int, input_names: Sequence[str], output_names: Sequence[str]) -> None:
@@ -58,6 +45,10 @@ def check_hygiene(data: bytes, *, opset: int, input_names: Sequence[str], output
     if problems:
         raise UserError(f"the exported graph is not fit to ship: {'; '.join(problems[:5])}; try another --opset, "
                         "or a student whose operators are plainer")
+    try:
+        check_onnx(data)  # as the device does before it opens the file
+    except UserError as error:
+        raise UserError(f"the exported graph is not fit to ship: {error}; try another --student") from None
     onnx.checker.check_model(model, full_check=True)
 
 

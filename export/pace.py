@@ -6,10 +6,8 @@ among them (advice.py), latency as it is reported (runtimes/latency.py).
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -110,7 +108,4 @@ def _plain_engine(data: bytes, settings: ExportSettings) -> Runtime:
     from runtimes.trt import TrtSession
 
     engine = build_on_device(data) if settings.on_device else build_engine(data, gpus=settings.gpu or RTX_EDGE)
-    with tempfile.TemporaryDirectory(prefix="rd-engine-") as folder:
-        path = Path(folder) / "model.engine"
-        path.write_bytes(engine.data)
-        return TrtSession(path, engine.facts)
+    return TrtSession(engine.data, engine.facts)

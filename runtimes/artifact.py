@@ -1,22 +1,25 @@
 """What an exported folder holds and promises, read strictly before any runtime sees the model.
 
-Owns: Artifact, reading its manifest, the refusal of changed files and of models with external data.
-Does not own: running the model (ort.py), writing the folder (the export package).
+Owns: Artifact, reading its manifest, handing out its files: bytes are read once, compared with the manifest, and then used, so that no
+file swapped meanwhile ever answers. Does not own: running the model (ort.py), what a graph may hold (operators.py), writing the folder
+(the export package).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from runtimes.errors import UserError
-from runtimes.folder import check_files, read_manifest
+from runtimes.folder import check_files, parse_json, read_manifest
 from runtimes.images import ImageSpec
+from runtimes.operators import check_ir, check_onnx
+from runtimes.reading import DEVICE_JSON_BYTES, most_bytes_of, read_file
 from runtimes.scores import TASKS, Task
 from runtimes.signature import signed_manifest
-from runtimes.tensor_proto import check_single_file
 
 Target = Literal["onnx", "openvino", "trt"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -55,8 +58,41 @@ class Artifact:
 
     @property
     def model_path(self) -> Path:
-        """The file the runtime opens."""
+        """Where the model lies; a runtime gets `model_bytes`."""
         return self.folder / self.model
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one file, the very ones that the manifest names; UserError for any others."""
+        path, digest = self.folder / name, self.manifest["files"].get(name)
+        if digest is None:
+            raise UserError(f"{self.folder / 'manifest.json'} does not name {name} among its files; export the artifact again")
+        most_bytes = DEVICE_JSON_BYTES if name.endswith(".json") else most_bytes_of(name)
+        assert most_bytes is not None
+        data = read_file(path, most_bytes)
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise UserError(f"{self.folder} is not what was written: {name} has other bytes than the manifest says; make it again or "
+                            "copy it again")
+        return data
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """One JSON file, whose bytes are those that the manifest names."""
+        return parse_json(self.read(name), self.folder / name)
+
+    def model_bytes(self, model: str = "") -> tuple[bytes, ...]:
+        """What a runtime opens: the bytes of the model (of an IR those of its weights behind them), and nothing else of the folder.
+
+        model: another model of the same folder. UserError where a graph holds what rd-export does not write.
+        """
+        name = model or self.model
+        held = tuple(self.read(one) for one in ((name,) if name.endswith(".engine") else needed_files(name)))
+        try:
+            if name.endswith(".onnx"):
+                check_onnx(held[0])
+            elif name.endswith(".xml"):
+                check_ir(held[0], len(held[1]))
+        except UserError as error:
+            raise UserError(f"{self.folder / name}: {error}; expected a model as rd-export writes it: export the artifact again") from None
+        return held
 
     @property
     def model_sha256(self) -> str:
@@ -82,7 +118,7 @@ class Artifact:
 def read_artifact(folder: Path | str, *, check: bool = True, public_key: Path | str | None = None) -> Artifact:
     """Read an artifact folder; with `check`, every file must have the bytes its manifest names, with a key its maker must have signed it.
 
-    A model with external data is refused always: a hard link or a path out of the folder would get past the hashes.
+    A file that is used later is compared with the manifest again, then, whatever `check` says: see `Artifact.read`.
     """
     folder = Path(folder)
     signed, signer = (None, "") if public_key is None else signed_manifest(folder, public_key)
@@ -94,9 +130,6 @@ def read_artifact(folder: Path | str, *, check: bool = True, public_key: Path | 
         if name not in manifest.get("files", {}):
             raise UserError(f"{folder / 'manifest.json'} does not name {name} among its files; export the artifact again")
     _check_origin(artifact)
-    for name in manifest["files"]:
-        if name.endswith(".onnx"):
-            check_single_file(folder / name)
     return artifact
 
 

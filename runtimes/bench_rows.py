@@ -14,7 +14,6 @@ import numpy as np
 
 from runtimes.artifact import Artifact
 from runtimes.figures import block_spread, early_stopping, misses, percentiles_ms
-from runtimes.folder import read_json
 
 QUIET = 0.06  # the most of the processors that others may use during a run
 LITTLE = 0.05  # how far throughput x mean latency may be from the requests in flight
@@ -117,9 +116,8 @@ def _drift(values: Sequence[float]) -> float:
 
 def score_of(artifact: Artifact) -> dict[str, Any] | None:
     """AUROC of the student behind an artifact on its test split, and what the artifact itself changed on validation; None if unknown."""
-    parity = artifact.folder / "parity.json"
     found: dict[str, Any] = dict(artifact.manifest.get("scores") or {})
-    change = read_json(parity).get("auroc_change") if parity.is_file() else None
+    change = artifact.read_json("parity.json").get("auroc_change") if "parity.json" in artifact.manifest["files"] else None
     if "student" not in found:
         return None
     return {"auroc": found["student"], "split": found["split"], "images": found.get("n"), "teacher_auroc": found.get("teacher"),

@@ -11,10 +11,12 @@ import hashlib
 import itertools
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from runtimes.errors import UserError
+from runtimes.reading import JSON_BYTES, MANIFEST_BYTES, kind_of, most_bytes_of, open_plain, read_file
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"  # beside the manifest and over its bytes: the one file a manifest cannot name
@@ -22,9 +24,9 @@ UNSIGNED = {MANIFEST, SIGNATURE}  # what a manifest does not name
 FORMAT = 1
 
 
-def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hex."""
-    with path.open("rb") as file:
+def sha256_file(path: Path, most_bytes: int | None = None) -> str:
+    """SHA-256 of a plain file's bytes, as hex."""
+    with open_plain(path, most_bytes) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -66,13 +68,11 @@ def write_json(path: Path, content: Any) -> None:
     write_atomic(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, most_bytes: int = JSON_BYTES) -> dict[str, Any]:
     """Read a JSON object, or say which file is missing or broken."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; expected a file written by one of the rd- commands") from None
-    return parse_json(data, path)
+    if not os.path.lexists(path):
+        raise UserError(f"{path} is missing; expected a file written by one of the rd- commands")
+    return parse_json(read_file(path, most_bytes), path)
 
 
 def parse_json(data: bytes, path: Path) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def read_manifest(folder: Path, *kinds: str, data: bytes | None = None) -> dict[
         raise UserError(f"{folder} is not a folder; expected one of kind {' or '.join(kinds)}")
     if not (folder / MANIFEST).is_file():
         raise UserError(f"{folder} has no {MANIFEST}; expected a finished folder of kind {' or '.join(kinds)}")
-    manifest = read_json(folder / MANIFEST) if data is None else parse_json(data, folder / MANIFEST)
+    manifest = read_json(folder / MANIFEST, MANIFEST_BYTES) if data is None else parse_json(data, folder / MANIFEST)
     if manifest.get("kind") not in kinds:
         raise UserError(f"{folder} is of kind {manifest.get('kind')!r}, expected {' or '.join(kinds)}")
     if manifest.get("format") != FORMAT:
@@ -111,21 +111,46 @@ def read_manifest(folder: Path, *kinds: str, data: bytes | None = None) -> dict[
 
 def changed_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
     """List what differs between a folder and its manifest: changed, missing and added files, one sentence each."""
-    named: dict[str, str] = manifest.get("files", {})
-    problems = []
-    for name, digest in named.items():
-        path = folder / name
-        if "\0" in name or not name.isprintable():
-            problems.append(f"{name!r} is no file name")
-        elif not path.resolve().is_relative_to(folder.resolve()) or path.is_symlink():
-            problems.append(f"{name} lies outside the folder or is a link")
-        elif not path.is_file():
-            problems.append(f"{name} is missing")
-        elif sha256_file(path) != digest:
-            problems.append(f"{name} has other bytes than the manifest says")
-    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()}
-    problems += [f"{name} is not named in the manifest" for name in sorted(present - set(named) - UNSIGNED)]
-    return problems
+    named: dict[str, Any] = manifest.get("files", {})
+    problems = [problem for name, digest in named.items() if (problem := _difference(folder, name, digest))]
+    added = sorted(set(_files_below(folder)) - set(named) - UNSIGNED)
+    return problems + [f"{name if name.isprintable() else repr(name)} is not named in the manifest" for name in added]
+
+
+def _difference(folder: Path, name: str, digest: Any) -> str:
+    """What is wrong with one file that a manifest names, "" for nothing; no link of its path is followed."""
+    parts = name.split("/")
+    if not name.isprintable() or not set(parts).isdisjoint(("", ".", "..")):
+        return f"{name[:200]!r} lies outside the folder, or is no name of a file"
+    path = folder
+    try:
+        for place, part in enumerate(parts):
+            path = path / part
+            kind = kind_of(os.lstat(path).st_mode)
+            if place < len(parts) - 1 and kind != "a folder":
+                return f"{name} lies below {part}, which is {kind or 'a file'}"
+            if place == len(parts) - 1 and kind:
+                return f"{name} is {kind}, expected a file"
+        return "" if sha256_file(path, most_bytes_of(name)) == digest else f"{name} has other bytes than the manifest says"
+    except FileNotFoundError:
+        return f"{name[:200]} is missing"
+    except UserError as error:  # too large
+        return str(error)
+    except OSError as error:
+        return f"{name[:200]} cannot be read ({error.strerror})"
+
+
+def _files_below(folder: Path) -> Iterator[str]:
+    """Names of everything below a folder that is no folder; links are named, never followed."""
+    waiting = [""]
+    while waiting:
+        place = waiting.pop()
+        with os.scandir(folder / place) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(f"{place}{entry.name}/")
+                else:
+                    yield place + entry.name
 
 
 def check_files(folder: Path, manifest: dict[str, Any]) -> None:

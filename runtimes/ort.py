@@ -34,12 +34,13 @@ def load_runtime() -> Any:
 class OrtSession:
     """One model on one provider: arrays in; logits, probabilities and slice attention out, None for what a graph does not answer.
 
-    model: an .onnx file, or the bytes of one. spin: whether threads wait for the next call by burning their core; None leaves that to
-    the library. profile: start of the name of the file that its own profiler writes at `profiled`.
+    model: the bytes of an .onnx file, or a file of our own; name: what messages call it. spin: whether threads wait for the next call
+    by burning their core; None leaves that to the library. profile: start of the name of the file that its own profiler writes at
+    `profiled`.
     """
 
     def __init__(self, model: Path | bytes, *, threads: int | None = None, device: str = "cpu", optimise: bool = True,
-                 spin: bool | None = None, profile: Path | None = None) -> None:
+                 spin: bool | None = None, profile: Path | None = None, name: str = "") -> None:
         if device not in PROVIDERS:
             raise UserError(f"device {device!r} is not known; expected {' or '.join(PROVIDERS)}", USAGE)
         if threads is not None and threads < 1:
@@ -63,7 +64,7 @@ class OrtSession:
         try:
             session = runtime.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=[wanted])
         except Exception as error:  # its exception types are many and private
-            what = "the graph" if isinstance(model, bytes) else str(model)
+            what = name or ("the graph" if isinstance(model, bytes) else str(model))
             raise UserError(f"{what}: onnxruntime {runtime.__version__} cannot open it: {_first_line(error)}") from None
         used = session.get_providers()
         if used[0] != wanted:
@@ -73,6 +74,8 @@ class OrtSession:
         self.spin = spin
         self.version = str(runtime.__version__)
         self._session: Any = session
+        session.disable_fallback()  # to another provider, at the first call that fails
+        session._model_bytes = None  # it keeps them for that fallback: a second copy of every weight
         self._inputs = [one.name for one in session.get_inputs()]
         self._outputs = [output.name for output in session.get_outputs()]
 

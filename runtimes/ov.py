@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.errors import MISSING, USAGE, UserError
+from runtimes.graph_cost import MOST_ELEMENTS, MOST_WORK
 from runtimes.machine import allowed_cores
 
 DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
@@ -48,12 +49,14 @@ def capabilities(device: str = "cpu") -> frozenset[str]:
 class OpenVinoSession:
     """One model on one device: arrays in; logits, probabilities and slice attention out, None for what a graph does not answer.
 
-    model: an IR (.xml beside its .bin), an .onnx file, the bytes of one, or a model of openvino's own. hint: latency for one request
-    at a time. cache: a folder for compiled models, which shortens the next start. counters: keep the time of every node.
+    model: the bytes of an IR, xml and weights; a file of our own, an .onnx file's bytes, or a model of openvino's own. name: what
+    messages call it. hint: latency for one request at a time. cache: a folder for compiled models, which shortens the next start.
+    counters: keep the time of every node.
     """
 
     def __init__(self, model: Any, *, precision: str = "fp32", threads: int | None = None, device: str = "cpu",
-                 hint: Literal["latency", "throughput"] = "latency", cache: Path | None = None, counters: bool = False) -> None:
+                 hint: Literal["latency", "throughput"] = "latency", cache: Path | None = None, counters: bool = False,
+                 name: str = "") -> None:
         if device not in DEVICES:
             raise UserError(f"device {device!r} is not known to OpenVINO; expected {', '.join(DEVICES)}", USAGE)
         if threads is not None and threads < 1:
@@ -76,11 +79,9 @@ class OpenVinoSession:
         if cache is not None:
             settings["CACHE_DIR"] = str(cache)
         try:
-            read = core.read_model(model=model) if isinstance(model, bytes) else core.read_model(str(model)) if isinstance(
-                model, Path) else model
-            self._compiled: Any = core.compile_model(read, wanted, settings)
+            self._compiled: Any = core.compile_model(_read(core, model), wanted, settings)
         except RuntimeError as error:
-            what = str(model) if isinstance(model, Path) else "the graph"
+            what = name or (str(model) if isinstance(model, Path) else "the graph")
             raise UserError(f"{what}: OpenVINO {self.version} cannot compile it for {wanted}: {_reason(error)}") from None
         self._request: Any = self._compiled.create_infer_request()
         self._tensor: Any = runtime.Tensor
@@ -123,6 +124,35 @@ class OpenVinoSession:
         self._request, self._compiled, self._bound = None, None, {}
 
 
+def _read(core: Any, model: Any) -> Any:
+    """A model of openvino's own from whatever a session takes."""
+    if isinstance(model, tuple):
+        read = core.read_model(*model)
+        for images in (1, 16):
+            _check_cost(read, images)
+        return read
+    return core.read_model(model=model) if isinstance(model, bytes) else core.read_model(str(model)) if isinstance(model, Path) else model
+
+
+def _check_cost(model: Any, images: int) -> None:
+    """UserError where a graph takes memory or work without bound, by OpenVINO's own account of its shapes before it is compiled."""
+    graph = model.clone()
+    graph.reshape({one: [images, *list(one.get_partial_shape())[1:]] for one in graph.inputs})
+    made, work = 0, 0
+    for layer in graph.get_ordered_ops():
+        name = str(layer.get_friendly_name())[:80]
+        for one in layer.outputs():
+            if one.get_partial_shape().is_dynamic:
+                raise UserError(f"layer {name} has a size that depends on the image, so its memory cannot be bounded")
+            count = prod(one.get_shape())
+            made += count
+            if count > MOST_ELEMENTS * images:
+                raise UserError(f"layer {name} makes {count:,} numbers of {images} images, which no network of ours does")
+        work += _macs(layer)
+    if work + made > MOST_WORK * images:
+        raise UserError(f"it takes {work + made:,} multiply-adds for {images} images, which no network of ours does")
+
+
 def _layers(graph: Any) -> dict[str, int]:
     """How many layers that multiply run in each precision, from the runtime's own graph after compilation."""
     found: Counter[str] = Counter()
@@ -134,22 +164,28 @@ def _layers(graph: Any) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-def counted_macs(model: Path, shapes: Sequence[Sequence[int]]) -> int:
+def counted_macs(model: tuple[bytes, ...], shapes: Sequence[Sequence[int]]) -> int:
     """Multiply-adds of an IR for inputs of these shapes."""
-    graph = load_runtime().Core().read_model(str(model))
+    graph = _read(load_runtime().Core(), model)
     graph.reshape(dict(enumerate([list(shape) for shape in shapes])))
     total = 0
     for layer in graph.get_ordered_ops():
-        kind = layer.get_type_name()
-        if kind in ("Convolution", "GroupConvolution"):  # weights are (out, in, ...), grouped ones (groups, out, in, ...)
-            total += prod(layer.output(0).get_shape()) * prod(list(layer.input(1).get_shape())[1 + (kind == "GroupConvolution"):])
-        elif kind == "MatMul":
-            inner = -2 if layer.get_attributes()["transpose_a"] else -1
-            total += prod(layer.output(0).get_shape()) * list(layer.input(0).get_shape())[inner]
-    return int(total)
+        total += _macs(layer)
+    return total
 
 
-def profiled(model: Path, batch: tuple[NDArray[Any], ...], *, precision: str, threads: int, device: str,
+def _macs(layer: Any) -> int:
+    """Multiply-adds of one layer whose shapes are known."""
+    kind = layer.get_type_name()
+    if kind in ("Convolution", "GroupConvolution"):  # weights are (out, in, ...), grouped ones (groups, out, in, ...)
+        return prod(layer.output(0).get_shape()) * prod(list(layer.input(1).get_shape())[1 + (kind == "GroupConvolution"):])
+    if kind == "MatMul":
+        inner = -2 if layer.get_attributes()["transpose_a"] else -1
+        return int(prod(layer.output(0).get_shape()) * list(layer.input(0).get_shape())[inner])
+    return 0
+
+
+def profiled(model: tuple[bytes, ...], batch: tuple[NDArray[Any], ...], *, precision: str, threads: int, device: str,
              runs: int) -> tuple[dict[str, int], list[tuple[str, str, float]]]:
     """Layers that multiply by precision, and (name, kind, microseconds) of every node in `runs` calls, by the runtime's own counters."""
     session = OpenVinoSession(model, precision=precision, threads=threads, device=device, counters=True)

@@ -32,9 +32,7 @@ def inside(artifact: Artifact, batch: Sequence[Any], *, threads: int, device: st
     io_bytes = sum(part.nbytes for part in one) + 8 * len(artifact.classes)
     if artifact.target == "openvino":
         return {"io_bytes": io_bytes, **_openvino(artifact, one, threads, device, operators)}
-    graph = artifact.folder / artifact.model if artifact.target == "onnx" else next(artifact.folder.glob("*.onnx"), None)
-    if graph is None:
-        return {"io_bytes": io_bytes, "reason": "no ONNX file beside the engine to count in"}
+    (graph,) = artifact.model_bytes("" if artifact.target == "onnx" else "model.onnx")
     macs = sum(macs_of(event["args"]) for event in ort_events(graph, one, threads=threads, optimise=False, runs=1))
     if artifact.target != "onnx" or device != "cpu":
         return {"io_bytes": io_bytes, "macs": macs, "reason": f"no profile of {artifact.target} on {device}; use the vendor's own tools"}
@@ -44,7 +42,7 @@ def inside(artifact: Artifact, batch: Sequence[Any], *, threads: int, device: st
         if operators else {})}
 
 
-def ort_events(graph: Path, batch: tuple[Any, ...], *, threads: int, optimise: bool, runs: int) -> list[dict[str, Any]]:
+def ort_events(graph: bytes, batch: tuple[Any, ...], *, threads: int, optimise: bool, runs: int) -> list[dict[str, Any]]:
     """What ONNX Runtime's profiler says of every operator it ran, in order."""
     from runtimes.ort import OrtSession
 
@@ -117,6 +115,7 @@ def _shapes(told: Sequence[Mapping[str, Any]]) -> list[list[int]]:
 def _openvino(artifact: Artifact, one: tuple[Any, ...], threads: int, device: str, operators: bool) -> dict[str, Any]:
     from runtimes.ov import counted_macs, profiled
 
-    macs = counted_macs(artifact.model_path, [part.shape for part in one])
-    layers, times = profiled(artifact.model_path, one, precision=artifact.precision, threads=threads, device=device, runs=RUNS)
+    model = artifact.model_bytes()
+    macs = counted_macs(model, [part.shape for part in one])
+    layers, times = profiled(model, one, precision=artifact.precision, threads=threads, device=device, runs=RUNS)
     return {"macs": macs, "layers": layers, **(spent_by(times, RUNS) if operators else {})}

@@ -108,8 +108,8 @@ def open_session(folder: Path | str, *, threads: int | None = None, device: str 
                  hint: Literal["latency", "throughput"] = "latency", cache: Path | None = None) -> CheckedSession:
     """Open an artifact folder; threads None means all cores this process may use.
 
-    public_key: the PEM file of the key that must have signed it; every file is then checked, whatever `check` says. spin: as of
-    OrtSession; hint, cache: as of OpenVinoSession; the other runtimes have no such choice and leave it.
+    public_key: the PEM file of the key that must have signed it; every file is then checked, whatever `check` says, and what is opened
+    is checked in any case. spin: as of OrtSession; hint, cache: as of OpenVinoSession; the other runtimes have no such choice.
     Raises UserError where files are missing, changed or not signed (exit 1), or the runtime or device is missing (exit 5).
     """
     artifact = read_artifact(folder, check=check, public_key=public_key)
@@ -122,15 +122,15 @@ def open_runtime(artifact: Artifact, *, threads: int | None = None, device: str 
     if artifact.target == "openvino":
         from runtimes.ov import OpenVinoSession
 
-        return OpenVinoSession(artifact.model_path, precision=artifact.precision, threads=threads, device=device,
-                               hint=hint, cache=cache)
+        return OpenVinoSession(artifact.model_bytes(), precision=artifact.precision, threads=threads, device=device,
+                               hint=hint, cache=cache, name=str(artifact.model_path))
     if artifact.target == "trt":
         from runtimes.trt import TrtSession
 
-        return TrtSession(artifact.model_path, artifact.manifest.get("engine", {}))
+        return TrtSession(artifact.model_bytes()[0], artifact.manifest.get("engine", {}), name=str(artifact.model_path))
     from runtimes.ort import OrtSession
 
-    return OrtSession(artifact.model_path, threads=threads, device=device, spin=spin)
+    return OrtSession(artifact.model_bytes()[0], threads=threads, device=device, spin=spin, name=str(artifact.model_path))
 
 
 def as_batch(images: Images, artifact: Artifact) -> Feeds:

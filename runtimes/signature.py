@@ -12,6 +12,7 @@ from typing import Any
 
 from runtimes.errors import MISSING, USAGE, UserError
 from runtimes.folder import MANIFEST, SIGNATURE
+from runtimes.reading import LIMITS, MANIFEST_BYTES, read_file
 
 SIZE = 64  # bytes of an Ed25519 signature
 MOST_KEY_BYTES = 1 << 16
@@ -32,7 +33,7 @@ def load_cryptography() -> Any:
 def read_key_file(path: Path, flag: str) -> bytes:
     """The bytes of a key file; UserError (exit 2) that names the flag where it cannot be one."""
     try:
-        with path.open("rb") as file:
+        with path.open("rb") as file:  # a pipe is right here: --public-key <(...)
             data = file.read(MOST_KEY_BYTES + 1)
     except OSError as error:
         raise UserError(f"{flag} {path} cannot be read ({error.strerror}); expected an Ed25519 key in PEM", USAGE) from None
@@ -93,14 +94,12 @@ def signed_manifest(folder: Path, public_key: Path | str) -> tuple[bytes, str]:
         raise UserError(f"{folder} is not signed: it has no {SIGNATURE}; expected one by key {name}. Do not use it: "
                         "fetch it again from its maker, or have it exported with --sign")
     try:
-        manifest = (folder / MANIFEST).read_bytes()
-    except OSError as error:
-        raise UserError(f"{folder / MANIFEST} cannot be read ({error.strerror}); fetch the artifact again from its maker") from None
-    with place.open("rb") as file:
-        signature = file.read(SIZE + 1)
+        manifest, signature = read_file(folder / MANIFEST, MANIFEST_BYTES), read_file(place, LIMITS[".sig"])
+    except UserError as error:
+        raise UserError(f"{error}; fetch the artifact again from its maker") from None
     if len(signature) != SIZE:
-        raise UserError(f"{place} is no Ed25519 signature: {'more' if len(signature) > SIZE else len(signature)} bytes, expected {SIZE}; "
-                        "fetch the artifact again from its maker")
+        raise UserError(f"{place} is no Ed25519 signature: {len(signature)} bytes, expected {SIZE}; fetch the artifact again from its "
+                        "maker")
     try:
         key.verify(signature, manifest)
     except library.exceptions.InvalidSignature:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.errors import UserError
+from runtimes.reading import LIMITS, read_file
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 MAX_DEPTH = 32  # subgraphs within subgraphs; real networks have one or two levels
@@ -42,16 +43,16 @@ def fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
     """
     at, end = 0, len(data)
     while at < end:
-        key, at = _varint(data, at)
+        key, at = read_varint(data, at)
         number, wire = key >> 3, key & 7
         if number == 0:
             raise UserError("not a protobuf message: field number 0")
         if wire == VARINT:
-            value, at = _varint(data, at)
+            value, at = read_varint(data, at)
             yield number, wire, value
             continue
         if wire == BYTES:
-            size, at = _varint(data, at)
+            size, at = read_varint(data, at)
         elif wire in (FIXED64, FIXED32):
             size = 8 if wire == FIXED64 else 4
         else:
@@ -62,7 +63,8 @@ def fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
         at += size
 
 
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
+def read_varint(data: memoryview, at: int) -> tuple[int, int]:
+    """The number that begins at a place, and the place behind it."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(data):
@@ -89,12 +91,13 @@ def _number(value: int | memoryview, what: str) -> int:
 
 def read_tensor(path: Path) -> NDArray[Any]:
     """Read a TensorProto file (`input_0.pb`) that keeps its values in raw_data; UserError for anything else."""
+    return named_tensor(read_file(path, LIMITS[".pb"]), path)
+
+
+def named_tensor(data: bytes, path: Path) -> NDArray[Any]:
+    """The tensor in the bytes of the TensorProto file at `path`; UserError for anything else."""
     try:
-        data = memoryview(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        return parse_tensor(data)
+        return parse_tensor(memoryview(data))
     except UserError as error:
         raise UserError(f"{path}: {error}; export the artifact again") from None
 
@@ -109,7 +112,7 @@ def parse_tensor(data: memoryview) -> NDArray[Any]:
         elif number == 1:
             view, at = _view(value, "dims"), 0
             while at < len(view):  # packed form
-                size, at = _varint(view, at)
+                size, at = read_varint(view, at)
                 shape.append(size)
         elif number == 2:
             code = _number(value, "data_type")
@@ -133,23 +136,6 @@ def parse_tensor(data: memoryview) -> NDArray[Any]:
     if code == 9 and any(byte > 1 for byte in raw):
         raise UserError("a boolean tensor holds other bytes than 0 and 1")
     return np.frombuffer(raw, dtype=dtype).reshape(shape)
-
-
-def check_single_file(path: Path) -> None:
-    """Refuse an ONNX model that keeps any tensor in another file, wherever that file lies; also links and broken files."""
-    if path.is_symlink():
-        raise UserError(f"{path} is a link; expected the model itself")
-    try:
-        data = memoryview(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        names = external_tensors(data)
-    except UserError as error:
-        raise UserError(f"{path}: {error}; expected an ONNX model") from None
-    if names:
-        raise UserError(f"{path}: tensor {names[0]!r} keeps its values in another file (external data); "
-                        "expected one file that holds everything: export it again with rd-export")
 
 
 def external_tensors(model: memoryview) -> list[str]:

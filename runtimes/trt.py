@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,12 +84,14 @@ def pieces(count: int, smallest: int, largest: int) -> Iterator[slice]:
 class TrtSession:
     """One engine on one GPU: arrays in; logits, probabilities and slice attention out, None for what the engine does not answer.
 
-    Raises UserError (exit 5) where library, driver or GPU are missing or others than the engine was built for.
+    engine: the bytes of the file; name: what messages call it. Raises UserError (exit 5) where library, driver or GPU are missing or
+    others than the engine was built for.
     """
 
-    def __init__(self, engine_path: Path, facts: Mapping[str, Any], *, library: Any = None, cuda: Cuda | None = None) -> None:
-        name = str(facts.get("library")) if library is not None else library_of(facts, installed_libraries())
-        library = library if library is not None else load_library(name)
+    def __init__(self, engine: bytes, facts: Mapping[str, Any], *, library: Any = None, cuda: Cuda | None = None,
+                 name: str = "the engine") -> None:
+        library_name = str(facts.get("library")) if library is not None else library_of(facts, installed_libraries())
+        library = library if library is not None else load_library(library_name)
         self._cuda = cuda if cuda is not None else Cuda()
         self._open = True
         self._host: dict[str, NDArray[Any]] = {}
@@ -99,14 +100,14 @@ class TrtSession:
         self._engine: Any = None
         self._runtime: Any = None
         try:
-            self.library, self.version = name, str(library.__version__)
-            check_engine(facts, name, self.version, self._cuda.capability)
+            self.library, self.version = library_name, str(library.__version__)
+            check_engine(facts, library_name, self.version, self._cuda.capability)
             self._logger = quiet_logger(library)
             self._runtime = started(library.Runtime, self._logger)
-            self._engine = self._runtime.deserialize_cuda_engine(engine_path.read_bytes())
+            self._engine = self._runtime.deserialize_cuda_engine(engine)
             self._context = new_context(library, self._engine) if self._engine is not None else None
             if self._context is None:
-                raise UserError(f"{engine_path}: {name} {self.version} cannot open it: {first_error(self._logger.problems)}")
+                raise UserError(f"{name}: {library_name} {self.version} cannot open it: {first_error(self._logger.problems)}")
             self._prepare(tensors_of(self._engine, library))
         except BaseException:
             self.close()

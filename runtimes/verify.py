@@ -13,28 +13,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.agreement import compare
-from runtimes.artifact import Artifact, read_artifact
+from runtimes.artifact import GOLDEN, Artifact, read_artifact
 from runtimes.errors import DONE, PARITY, UserError
 from runtimes.scores import calibrated
 from runtimes.session import CheckedSession, open_runtime
 from runtimes.signature import is_signed
-from runtimes.tensor_proto import read_tensor
+from runtimes.tensor_proto import named_tensor
 
 
 def read_golden(artifact: Artifact) -> tuple[Any, NDArray[Any], NDArray[Any]]:
     """The golden input (volumes: slices and mask), logits (N, C) and probabilities (N, C); those of a logits-only graph are computed."""
     folder = artifact.golden
-    given, logits = read_tensor(folder / "input_0.pb"), read_tensor(folder / "output_0.pb")
-    inputs: Any = given if artifact.image_spec.volume is None else (given, read_tensor(folder / "input_1.pb"))
+    given, logits = _tensor(artifact, "input_0.pb"), _tensor(artifact, "output_0.pb")
+    inputs: Any = given if artifact.image_spec.volume is None else (given, _tensor(artifact, "input_1.pb"))
     shape = (len(given) if given.ndim else 0, len(artifact.classes))
     if logits.shape != shape or logits.dtype != np.float32 or shape[0] == 0:
         raise UserError(f"{folder}: golden logits are {logits.dtype} {logits.shape}, expected float32 {shape}")
     if artifact.input_kind == "tensor":
         return inputs, logits, calibrated(logits, artifact.task, artifact.temperatures)
-    probabilities = read_tensor(folder / "output_1.pb")
+    probabilities = _tensor(artifact, "output_1.pb")
     if probabilities.shape != shape or probabilities.dtype != np.float32:
         raise UserError(f"{folder}: golden probabilities are {probabilities.dtype} {probabilities.shape}, expected float32 {shape}")
     return inputs, logits, probabilities
+
+
+def _tensor(artifact: Artifact, name: str) -> NDArray[Any]:
+    """One golden tensor, of the bytes that the manifest names."""
+    return named_tensor(artifact.read(f"{GOLDEN}/{name}"), artifact.golden / name)
 
 
 def verify(folder: Path, *, threads: int | None = None, device: str = "cpu",

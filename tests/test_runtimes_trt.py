@@ -10,7 +10,6 @@ import re
 import sys
 from collections.abc import Callable
 from enum import IntEnum
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -174,14 +173,12 @@ def plain_library(engine: Any, version: str = "1.7.1", complaint: str = "") -> A
 
 
 @pytest.fixture
-def opened(tmp_path: Path):
+def opened():
     """Opens a session over plain memory: (session, its CUDA, its engine)."""
-    (tmp_path / "model.engine").write_bytes(b"engine")
-
     def open_one(facts: dict[str, Any] = FACTS, **changes: Any):
         cuda = PlainCuda()
         engine = PlainEngine(cuda, **changes)
-        return TrtSession(tmp_path / "model.engine", facts, library=plain_library(engine), cuda=Cuda(cuda)), cuda, engine
+        return TrtSession(b"engine", facts, library=plain_library(engine), cuda=Cuda(cuda)), cuda, engine
 
     return open_one
 
@@ -263,18 +260,18 @@ def test_facts_say_what_runs_and_on_which_gpu(opened) -> None:
                                    "batches": [1, 4], "threads": 1}
 
 
-def test_an_engine_for_another_gpu_is_refused_and_nothing_stays_taken(opened, tmp_path: Path) -> None:
+def test_an_engine_for_another_gpu_is_refused_and_nothing_stays_taken(opened) -> None:
     cuda = PlainCuda()
     with pytest.raises(UserError, match="--gpu sm89") as caught:
-        TrtSession(tmp_path / "model.engine", {**FACTS, "gpus": ["sm120"]}, library=plain_library(None), cuda=Cuda(cuda))
+        TrtSession(b"engine", {**FACTS, "gpus": ["sm120"]}, library=plain_library(None), cuda=Cuda(cuda))
     assert caught.value.exit_code == MISSING
     assert cuda.calls == ["end"]
 
 
-def test_an_engine_that_does_not_open_says_why_in_one_line(opened, tmp_path: Path) -> None:
+def test_an_engine_that_does_not_open_says_why_in_one_line(opened) -> None:
     library = plain_library(None, complaint="Magic tag does not match\nmore")
     with pytest.raises(UserError, match=r"cannot open it: Magic tag does not match$"):
-        TrtSession(tmp_path / "model.engine", FACTS, library=library, cuda=Cuda(PlainCuda()))
+        TrtSession(b"engine", FACTS, library=library, cuda=Cuda(PlainCuda()))
 
 
 def test_a_failing_call_of_cuda_is_named() -> None:
@@ -393,18 +390,17 @@ def test_the_real_libraries_have_the_names_that_are_used_here() -> None:
         assert hasattr(library.ICudaEngine, name)
 
 
-def test_the_real_libraries_end_with_one_sentence_where_there_is_no_gpu(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_real_libraries_end_with_one_sentence_where_there_is_no_gpu(capfd: pytest.CaptureFixture[str]) -> None:
     runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed (extra tensorrt)")
     library = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed (extra tensorrt)")
     if runtime.cudaGetDeviceCount()[1]:
         pytest.skip("this machine has a GPU; rd-verify checks more than this test would")
-    (tmp_path / "model.engine").write_bytes(b"no engine")
     facts = {"library": "tensorrt_rtx", "version": library.__version__, "gpus": ["sm89"]}
     with pytest.raises(UserError, match="TensorRT needs an NVIDIA GPU") as caught:
-        TrtSession(tmp_path / "model.engine", facts)
+        TrtSession(b"no engine", facts)
     assert caught.value.exit_code == MISSING
     with pytest.raises(UserError, match=r"model.engine: tensorrt_rtx \S+ cannot open it: \S"):
-        TrtSession(tmp_path / "model.engine", facts, library=library, cuda=Cuda(PlainCuda()))
+        TrtSession(b"no engine", facts, library=library, name="a/model.engine", cuda=Cuda(PlainCuda()))
     assert capfd.readouterr() == ("", "")
 
 
