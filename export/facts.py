@@ -14,14 +14,12 @@ from typing import Any
 from distill.checkpoint import Checkpoint
 from distill.models import count_parameters
 from export.config import ExportSettings
+from runtimes.agreement import TOLERANCES
 from runtimes.flags import record
 from runtimes.folder import MANIFEST, changed_files, read_json, sha256_file
 
 MODEL = "model.onnx"
 MODELS = {"onnx": MODEL, "openvino": "openvino_model.xml", "trt": "model.engine"}
-# How far logits may lie from the golden ones, relative above 1. fp32: the largest difference seen on 15 families is 6e-6. Lower
-# precisions: kernels of other processors round otherwise, int8 by whole steps.
-TOLERANCES = {"fp32": 1e-4, "fp16": 3e-2, "bf16": 5e-2, "int8": 1e-1}
 
 
 def facts_of(checkpoint: Checkpoint, settings: ExportSettings) -> dict[str, Any]:

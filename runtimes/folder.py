@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from runtimes.errors import USAGE, UserError
+from runtimes.strict_json import strict_json
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"  # beside the manifest and over its bytes: the one file a manifest cannot name
@@ -68,8 +69,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def parse_json(data: bytes, path: Path) -> dict[str, Any]:
     """A JSON object from the bytes of the file at `path`, or say that the file is broken."""
     try:
-        content = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+        content = strict_json(data.decode("utf-8"))
+    except ValueError as error:
         raise UserError(f"{path} is not readable JSON ({error}); make the folder again") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds {type(content).__name__}, expected a JSON object")
