@@ -39,8 +39,9 @@ def device_of(settings: DistillSettings) -> dict[str, Any] | None:
     if settings.latency_table is None:
         return None
     table = read_table(settings.latency_table)
-    say("budget", f"latencies are those of {table['machine']['cpu']}, {len(table['rows'])} rows of {settings.latency_table}; nothing is "
-                  "timed here")
+    weak = sum(not row.get("valid", True) for row in table["rows"])
+    say("budget", f"latencies are those of {table['machine']['cpu']}, {len(table['rows'])} rows of {settings.latency_table}"
+                  + (f" without {weak} that were not valid" if weak else "") + "; nothing is timed here")
     return table
 
 

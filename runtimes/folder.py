@@ -71,7 +71,7 @@ def parse_json(data: bytes, path: Path) -> dict[str, Any]:
     try:
         content = strict_json(data.decode("utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is not readable JSON ({error}); make the folder again") from None
+        raise UserError(f"{path} is not readable JSON ({error}); make it again") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds {type(content).__name__}, expected a JSON object")
     return content

@@ -90,7 +90,7 @@ def list_of(rule: Rule, least: int = 0, most: int | None = None) -> Rule:
         if not isinstance(value, list | tuple) or not least <= len(value) <= (len(value) if most is None else most):
             count = f"{least}" if most == least else f"at least {least}" if most is None else f"{least} to {most}"
             return _unlike(value, key, f"a list of {count} values")
-        return next((problem for place, one in enumerate(value) if (problem := rule(one, f"{key}[{place}]"))), "")
+        return next((rule(one, f"{key}[{place}]") for place, one in enumerate(value) if rule(one, "")), "")  # keys only where needed
     return check_list
 
 

@@ -42,15 +42,10 @@ def read_golden(artifact: Artifact) -> tuple[Any, NDArray[Any], NDArray[Any]]:
                         "export the artifact again")
     scores = (np.float32, (len(artifact.classes),))
     _check_golden(logits, scores, count, folder / "output_0.pb")
-    expected = calibrated(logits, artifact.task, artifact.temperatures)
     if artifact.input_kind == "tensor":
-        return inputs, logits, expected
+        return inputs, logits, calibrated(logits, artifact.task, artifact.temperatures)
     probabilities = read_tensor(folder / "output_1.pb")
     _check_golden(probabilities, scores, count, folder / "output_1.pb")
-    apart = float(np.abs(probabilities.astype(np.float64) - expected).max())
-    if apart > TAILS[artifact.precision]:
-        raise UserError(f"{folder / 'output_1.pb'}: golden probabilities are {apart:.1e} off what the golden logits give with the manifest's "
-                        f"temperatures {list(artifact.temperatures)} (allowed {TAILS[artifact.precision]:.0e}); export the artifact again")
     return inputs, logits, probabilities
 
 
@@ -93,9 +88,11 @@ def verify(folder: Path, *, threads: int | None = None, device: str = "cpu",
         session.close()
     found = compare(scores.logits, scores.probabilities, logits, probabilities, task=artifact.task,
                     temperatures=artifact.temperatures, thresholds=artifact.thresholds, tolerance=artifact.tolerance)
-    tail = float(np.abs(scores.probabilities - calibrated(scores.logits, artifact.task, artifact.temperatures)).max())
+    # Probabilities follow from their logits by the manifest's temperatures: the golden ones, and those of this machine.
+    tail = max(float(np.abs(one.astype(np.float64) - calibrated(given, artifact.task, artifact.temperatures)).max())
+               for given, one in ((logits, probabilities), (scores.logits, scores.probabilities)))
     report = {"artifact": str(folder), "files": len(artifact.manifest["files"]), "signature": signature,
               "signed_by": artifact.signed_by or None, **facts, "golden_images": len(logits), "difference": found.difference,
               "tolerance": artifact.tolerance, "flips": found.flips, "excused": found.excused, "calibration_difference": tail}
-    good = found.within(artifact.tolerance) and tail <= 2 * TAILS[artifact.precision]  # twice: as far from the golden ones as these
+    good = found.within(artifact.tolerance) and tail <= 2 * TAILS[artifact.precision]  # twice: export has seen it on one machine only
     return (DONE if good else PARITY), report
