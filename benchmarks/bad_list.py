@@ -37,6 +37,7 @@ from bad_devices import DEVICE_CASES
 from bad_folders import Evil, bad_weights, copied, flip_byte, interrupted
 from bad_foreign import FOREIGN_CASES
 from bad_leaks import LEAK_CASES
+from bad_manifests import MANIFEST_CASES
 from bad_outs import OUT_CASES
 from bad_pictures import PICTURE_CASES
 from bad_tables import TABLE_CASES
@@ -201,4 +202,5 @@ CASES: tuple[Case, ...] = (
     *PICTURE_CASES,
     *TABLE_CASES,
     *LEAK_CASES,
+    *MANIFEST_CASES,
 )

@@ -33,13 +33,13 @@ from distill.peft_folder import starts_of, write_peft
 from distill.pixels import PixelStore, build_pixels
 from distill.predict import Predictions, calibrate, judge, predict, score, summary
 from distill.progress import say, track
-from distill.run import NOTE, check_parents, find_run, finished
+from distill.run import NOTE, check_parents, find_run, finished, read_note
 from distill.spectral import start_from_svd
 from distill.teaching import Taught, consult_teacher
 from distill.views import ViewSpec
 from runtimes.errors import USAGE, UserError
 from runtimes.flags import record
-from runtimes.folder import check_out, read_json, write_json
+from runtimes.folder import check_out, write_json
 from runtimes.images import ImageSet, ImageSpec
 
 FOLD_IMAGES = 256  # that gates are averaged over, and as many that the fold is judged on
@@ -53,7 +53,7 @@ def adapt(settings: AdaptSettings, command: str) -> int:
         shutil.rmtree(run, ignore_errors=True)
         say("done", f"{settings.out}/ was finished already; nothing to resume")
         return 0
-    replaces = settings.overwrite or (settings.resume and (run / NOTE).is_file() and bool(read_json(run / NOTE).get("replaces")))
+    replaces = settings.overwrite or (settings.resume and bool(read_note(run).get("replaces")))
     check_out(settings.out, overwrite=replaces)
     device = choose_device(settings.device)
     if settings.threads:

@@ -242,8 +242,8 @@ def _layout(view: mmap.mmap, path: Path) -> dict[str, tuple[int, list[int]]]:
     for name, one in entries:
         begin, end = one["data_offsets"]
         if begin != at or end - begin != 2 * prod(one["shape"]):
-            raise UserError(f"{path}: {name}.data_offsets is {one['data_offsets']}, expected [{at}, {at + 2 * prod(one['shape'])}] for shape "
-                            f"{one['shape']} behind what comes before; {AGAIN}")
+            raise UserError(f"{path}: {name}.data_offsets is {one['data_offsets']}, expected {[at, at + 2 * prod(one['shape'])]} for shape "
+                            f"{one['shape']} and behind what comes before; {AGAIN}")
         at = end
     if 8 + length + at != len(view):
         raise UserError(f"{path} holds {len(view) - 8 - length} bytes of features, its header speaks of {at}; {AGAIN}")

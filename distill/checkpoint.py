@@ -11,11 +11,16 @@ from typing import Any
 
 from distill.models import Model, ModelSpec, build_model, feature_width
 from distill.nets import takes_image_size
+from runtimes.claims import calibration_problem
 from runtimes.errors import UserError
 from runtimes.folder import check_files, read_json, read_manifest, write_atomic, write_json
 from runtimes.images import ImageSpec
+from runtimes.schema import anything, check, list_of, mapping_of, object_of, text
 
 WEIGHTS = "model.safetensors"
+CONFIG = object_of({}, {"rd": object_of(
+    {}, {"model": mapping_of(anything), "image": mapping_of(anything), "temperatures": list_of(anything, 1),
+         "thresholds": list_of(anything), "licences": mapping_of(text())}, others=True)}, others=True)
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,7 @@ def load_checkpoint(folder: Path, *kinds: str) -> Checkpoint:
     manifest = read_manifest(folder, *(kinds or ("student", "teacher")))
     check_files(folder, manifest)
     config = read_json(folder / "config.json")
+    check(config, CONFIG, str(folder / "config.json"), "make the folder again")
     try:
         record = config["rd"]
         spec = ModelSpec.from_dict(record["model"])
@@ -105,6 +111,9 @@ def load_checkpoint(folder: Path, *kinds: str) -> Checkpoint:
         calibration = Calibration(tuple(record["temperatures"]), tuple(record["thresholds"]))
     except KeyError as error:
         raise UserError(f"{folder / 'config.json'} lacks {error}; expected a folder written by rd-distill") from None
+    wrong = calibration_problem(spec.task, spec.classes, calibration.temperatures, calibration.thresholds)
+    if wrong:
+        raise UserError(f"{folder / 'config.json'}: {wrong}; make the folder again")
     model = build_model(spec)
     try:
         model.net.load_state_dict(load_file(folder / WEIGHTS), strict=True)

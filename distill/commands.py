@@ -27,7 +27,7 @@ from distill.outcome import Outcome, images_digest, write_result
 from distill.pixels import build_pixels
 from distill.predict import calibrate, judge_gain, score, summary
 from distill.progress import say, track
-from distill.run import NOTE, check_parents, find_run, finished
+from distill.run import NOTE, check_parents, find_run, finished, read_note
 from distill.shrinking import budget_of, shrink_student
 from distill.stages import cut_stages
 from distill.students import build_student, timm_arguments, timm_name
@@ -36,7 +36,7 @@ from distill.training import distils_probe, peak_lr, run_on, task_gradients, tra
 from distill.views import ViewSpec
 from runtimes.errors import USAGE, UserError
 from runtimes.flags import record
-from runtimes.folder import MANIFEST, check_out, read_json, write_json
+from runtimes.folder import MANIFEST, check_out, write_json
 from runtimes.images import ImageSet, ImageSpec
 
 
@@ -47,7 +47,7 @@ def distill(settings: DistillSettings, command: str) -> int:
         shutil.rmtree(run, ignore_errors=True)  # killed between the folder's last rename and here
         say("done", f"{settings.out}/ was finished already; nothing to resume")
         return 0
-    replaces = settings.overwrite or (settings.resume and (run / NOTE).is_file() and bool(read_json(run / NOTE).get("replaces")))
+    replaces = settings.overwrite or (settings.resume and bool(read_note(run).get("replaces")))
     check_out(settings.out, overwrite=replaces)
     asked = settings
     if settings.adapt != "none":

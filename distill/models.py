@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,17 @@ from distill.experts import AdapterSpec
 from distill.insert import POOLED, SLICES, insert
 from distill.nets import build_net, classifier_of
 from distill.slices import Pooling, SlicePool
+from runtimes.claims import class_names
 from runtimes.errors import UserError
-from runtimes.scores import Task
+from runtimes.schema import anything, list_of, mapping_of, object_of, of_type, one_of, text, whole
+from runtimes.scores import TASKS, Task
+
+# The JSON form of a spec; networks take arguments of their own (nets.py), cuts are checked as they are made (cuts.py).
+SPEC = object_of(
+    {"arch": text(least=1), "height": whole(8, 4096), "width": whole(8, 4096), "task": one_of(*TASKS), "classes": class_names},
+    {"arguments": mapping_of(anything), "slices": whole(0, 512), "pooling": one_of(*get_args(Pooling)),
+     "adapters": mapping_of(object_of({}, {key: of_type(hint) for key, hint in get_type_hints(AdapterSpec).items()})),
+     "cuts": object_of({}, {"shapes": mapping_of(list_of(whole(0, 2**40))), "sizes": mapping_of(mapping_of(anything))})})
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,9 @@ class ModelSpec:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> ModelSpec:
         """Rebuild a spec from its JSON form."""
+        problem = SPEC(content, "model")
+        if problem:
+            raise UserError(f"model spec is not complete: {problem}")
         try:
             adapters = {name: AdapterSpec(**one) for name, one in content.get("adapters", {}).items()}
             return cls(**{**content, "classes": tuple(content["classes"]), "adapters": adapters})

@@ -12,8 +12,10 @@ from typing import Any, Protocol
 from runtimes.errors import USAGE, UserError
 from runtimes.flags import record
 from runtimes.folder import MANIFEST, read_json
+from runtimes.schema import anything, check, mapping_of, object_of, truth
 
 NOTE = "settings.json"  # in the run's folder: what it was started with
+STARTED = object_of({}, {"settings": mapping_of(anything), "parents": mapping_of(anything), "replaces": truth}, others=True)
 
 
 class RunSettings(Protocol):
@@ -44,7 +46,7 @@ def find_run(settings: RunSettings) -> tuple[Path, dict[str, Any]]:
     if (run / NOTE).is_file() and not settings.resume:
         raise UserError(f"{run} holds an interrupted run; --resume goes on with it, --overwrite starts anew", USAGE)
     if (run / NOTE).is_file():
-        held = read_json(run / NOTE).get("settings", {})
+        held = read_note(run).get("settings", {})
         changed = [f"--{key.replace('_', '-')} was {_said(held.get(key))}, now {_said(value)}" for key, value in wanted.items()
                    if held.get(key) != value]
         if changed:
@@ -57,9 +59,18 @@ def _said(value: Any) -> str:
     return "not given" if value is None else repr(value)
 
 
+def read_note(run: Path) -> dict[str, Any]:
+    """What a run was started with, by the note in its folder; empty where there is none."""
+    if not (run / NOTE).is_file():
+        return {}
+    note = read_json(run / NOTE)
+    check(note, STARTED, str(run / NOTE), "start anew with --overwrite")
+    return note
+
+
 def check_parents(run: Path, parents: dict[str, Any]) -> None:
     """Refuse to go on with a run whose images or teacher are no longer those it was started with."""
-    held = read_json(run / NOTE).get("parents", {}) if (run / NOTE).is_file() else {}
+    held = read_note(run).get("parents", {})
     changed = [name for name, value in held.items() if parents.get(name) != value]
     if changed:
         raise UserError(f"--resume: the {' and the '.join(changed)} of {run} are no longer those it was started with; "
@@ -77,4 +88,5 @@ def finished(out: Path, wanted: dict[str, Any], kind: str = "student") -> bool:
     if not (out / MANIFEST).is_file():
         return False
     manifest = read_json(out / MANIFEST)
-    return manifest.get("kind") == kind and what_decides(manifest.get("settings", {})) == wanted
+    held = manifest.get("settings")
+    return manifest.get("kind") == kind and isinstance(held, dict) and what_decides(held) == wanted

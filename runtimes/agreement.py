@@ -1,7 +1,7 @@
 """Whether two sets of scores say the same: distance of logits, decisions that flipped, and which of those stood on the border.
 
-Owns: Agreement, `compare`, `border_distance`, what each precision is allowed. Used by the self-test on a device and by parity at export, so that both mean the
-same by "the same decisions". Does not own: where scores come from.
+Owns: Agreement, `compare`, `border_distance`, what each precision is allowed. Used by the self-test on a device and by parity at
+export, so that both mean the same by "the same decisions". Does not own: where scores come from.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ ARTIFACT: Rule = object_of(
 def calibration_problem(task: str, classes: Sequence[str], temperatures: Sequence[Any], thresholds: Sequence[Any]) -> str:
     """What is wrong with a calibration for a task of these classes; "" when nothing is."""
     count, multilabel = len(classes), task == "multilabel"
-    if count < 2 and not multilabel or task == "binary" and count != 2:
+    if (count < 2 and not multilabel) or (task == "binary" and count != 2):
         return f"{count} classes do not fit task {task}"
     if len(temperatures) not in ((1, count) if multilabel else (1,)):
         return f"temperatures {shown(list(temperatures))} do not fit {count} classes of task {task}"
@@ -88,7 +88,7 @@ def check_graph(facts: Mapping[str, Any], told: GraphFacts, where: str) -> None:
         raise UserError(f"{where}: the graph says nothing of {', '.join(missing)}, as every graph of rd-export does; {AGAIN}")
     claimed = {**facts, "calibration": {"temperatures": facts["temperatures"], "thresholds": facts["thresholds"]},
                "names": str(dict(enumerate(facts["classes"])))}
-    for key, words in told.facts.items():
+    for key, words in sorted(told.facts.items(), key=lambda pair: pair[0] == "names"):  # which says in other words what classes do
         if key in claimed:
             _compare(key, claimed[key], _value(key, words, claimed[key], where), where)
     _check_tensors(facts, told, where)
@@ -118,7 +118,7 @@ def _compare(key: str, claimed: Any, told: Any, where: str, who: str = "the grap
     if _plain(claimed) != _plain(told):
         if isinstance(claimed, Mapping) and isinstance(told, Mapping):  # name the part that differs
             parts = [name for name in {**claimed, **told} if _plain(claimed.get(name)) != _plain(told.get(name))]
-            return _compare(f"{key}.{parts[0]}", claimed.get(parts[0]), told.get(parts[0]), where, who)
+            _compare(f"{key}.{parts[0]}", claimed.get(parts[0]), told.get(parts[0]), where, who)
         raise UserError(f"{where}: the manifest says {key} {shown(claimed)}, {who} itself says {shown(told)}; {AGAIN}")
 
 
@@ -161,8 +161,8 @@ def _check_tensors(facts: Mapping[str, Any], told: GraphFacts, where: str) -> No
 def _fits(expected: GraphTensor, found: GraphTensor) -> bool:
     same_name = not found.name or found.name == expected.name
     same_dtype = not (found.dtype and expected.dtype) or found.dtype == expected.dtype
-    same_sizes = not found.shape or len(found.shape) == len(expected.shape) and all(
-        one is None or other is None or one == other for one, other in zip(expected.shape[1:], found.shape[1:], strict=True))
+    same_sizes = not found.shape or (len(found.shape) == len(expected.shape) and all(
+        one is None or other is None or one == other for one, other in zip(expected.shape[1:], found.shape[1:], strict=True)))
     return same_name and same_dtype and same_sizes
 
 

@@ -99,6 +99,6 @@ def read_report(path: Path) -> dict[str, Any]:
     for place, (row, kept) in enumerate(zip(report["rows"], rows, strict=True)):
         medians = [float(np.median(block)) / 1e6 for block in kept["blocks_ns"]]
         if len(medians) != len(row["block_p50_ms"]) or not np.allclose(medians, row["block_p50_ms"], rtol=1e-3):
-            raise UserError(f"{path}: rows[{place}].block_p50_ms is {shown(row['block_p50_ms'])}, the samples beside it say {shown(medians)}; "
-                            f"{AGAIN}")
+            raise UserError(f"{path}: rows[{place}].block_p50_ms is {shown(row['block_p50_ms'])}, the samples beside it say "
+                            f"{shown(medians)}; {AGAIN}")
     return {**report, "samples": dict(enumerate(rows))}

@@ -65,7 +65,7 @@ def read_table(path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: rows[{place}].p90_ms is {row['p90_ms']:g}, below its p50_ms of {row['p50_ms']:g}; measure again with "
                             "rd-bench --save-table")
     if not any(row.get("valid", True) for row in table["rows"]):
-        raise UserError(f"{path}: none of its {len(table['rows'])} rows is valid (the device was busy, or was throttled); measure again with "
+        raise UserError(f"{path}: none of its {len(table['rows'])} rows is valid (the device was busy, or throttled); measure again with "
                         "rd-bench --save-table")
     return table
 
@@ -87,8 +87,8 @@ def predicted_ms(table: Mapping[str, Any], *, student: str, params: int, macs: i
     points = sorted({(row["macs"], row["p90_ms"]) for row in rows})
     if len(points) < FEWEST:
         weak = f" ({len(asked) - len(rows)} rows were not valid)" if len(rows) < len(asked) else ""
-        raise UserError(f"the latency table has {len(points)} networks in fp32 for {target} with {threads} thread(s){weak} and not {student} at "
-                        f"{size[0]}x{size[1]}; it takes that very one, or {FEWEST} others. Measure more artifacts on the device with "
+        raise UserError(f"the latency table has {len(points)} networks in fp32 for {target} with {threads} thread(s){weak} and not "
+                        f"{student} at {size[0]}x{size[1]}; it takes that very one, or {FEWEST} others. Measure more artifacts on the device with "
                         "rd-bench --save-table", USAGE)
     off = max(abs(_on_line([*points[:place], *points[place + 1:]], one[0]) / one[1] - 1) for place, one in enumerate(points))
     how = f"by MACs from {len(points)} networks measured there, {100 * off:.0f} % off at worst"

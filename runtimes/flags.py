@@ -10,6 +10,7 @@ import difflib
 import re
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -36,7 +37,7 @@ def parse(kind: type[Settings], arguments: Sequence[str], prog: str, description
 
 def config_path(arguments: Sequence[str]) -> Path | None:
     """The file named by --config, if any; of two only one could be read, so that is a usage error."""
-    named = [following for argument, following in zip(arguments, arguments[1:], strict=False) if argument == "--config"]
+    named = [following for argument, following in pairwise(arguments) if argument == "--config"]
     named += [argument.partition("=")[2] for argument in arguments if argument.startswith("--config=")]
     if len(named) > 1:
         raise UserError(f"--config is given {len(named)} times ({', '.join(named)}); name one file", USAGE)
@@ -64,7 +65,8 @@ def yaml_flags(kind: type[Any], path: Path, positionals: bool = True) -> list[st
             near = difflib.get_close_matches(name, list(hints), n=1)
             raise UserError(f"--config {path}: unknown setting {key!r}" + (f"; did you mean {near[0]}?" if near else ""), USAGE)
         if name in seen:
-            raise UserError(f"--config {path}: {key} stands twice{'' if key == seen[name] else f', once as {seen[name]}'}; say it once", USAGE)
+            before = "" if key == seen[name] else f", once as {seen[name]}"
+            raise UserError(f"--config {path}: {key} stands twice{before}; say it once", USAGE)
         seen[name] = key
         flag = f"--{name.replace('_', '-')}"
         positional = get_origin(hints[name]) is Annotated and "Positional" in str(get_args(hints[name])[1:])

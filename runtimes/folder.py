@@ -15,11 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from runtimes.errors import USAGE, UserError
+from runtimes.schema import anything, check, mapping_of, maybe, object_of, text, truth
 from runtimes.strict_json import strict_json
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"  # beside the manifest and over its bytes: the one file a manifest cannot name
 FORMAT = 1
+# What every manifest holds, and of which kind is what several readers take from one; what only one reads it checks itself.
+RECORD = object_of({"kind": text(), "format": anything, "files": mapping_of(text())},
+                   {"settings": mapping_of(anything), "parents": mapping_of(maybe(text())), "versions": mapping_of(text()),
+                    "command": text(1 << 20), "synthetic": truth, "licence": text()}, others=True)
 
 
 def sha256_file(path: Path) -> str:
@@ -142,6 +147,7 @@ def read_manifest(folder: Path, *kinds: str, data: bytes | None = None) -> dict[
         raise UserError(f"{folder} has format {manifest.get('format')!r}, this version reads {FORMAT}; make it again")
     if not isinstance(manifest.get("files"), dict):
         raise UserError(f"{folder / MANIFEST} names no files; make the folder again")
+    check(manifest, RECORD, str(folder / MANIFEST), "make the folder again")
     return manifest
 
 
