@@ -37,6 +37,7 @@ from bad_devices import DEVICE_CASES
 from bad_folders import Evil, bad_weights, copied, flip_byte, interrupted
 from bad_foreign import FOREIGN_CASES
 from bad_leaks import LEAK_CASES
+from bad_manifests import MANIFEST_CASES
 from bad_names import NAME_CASES
 from bad_outs import OUT_CASES
 from bad_pictures import PICTURE_CASES
@@ -203,4 +204,5 @@ CASES: tuple[Case, ...] = (
     *TABLE_CASES,
     *LEAK_CASES,
     *NAME_CASES,
+    *MANIFEST_CASES,
 )

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,26 @@ from distill.views import ViewSpec
 from runtimes.errors import UserError
 from runtimes.folder import check_files, read_json, read_manifest
 from runtimes.images import ImageSpec
+from runtimes.schema import anything, list_of, mapping_of, object_of, one_of, text, whole
+from runtimes.schema import check as check_schema
+from runtimes.strict_json import strict_json
 
 IMAGES_PER_SHARD = 256
+PLAN = "plan.json"
+MAX_HEADER = 1 << 20  # bytes; ours have some hundred
+CHUNK = 1 << 22  # values looked at together
+AGAIN = "name another --bank folder, or remove this one to have it built again"
+PLANNED = object_of({"key": object_of({"teacher": text(), "views": mapping_of(anything), "seed": whole(-(2**63), 2**64)}, others=True),
+                     "hashes": list_of(text(128, least=1), 1), "views": list_of(whole(0, 10**6))}, others=True)
+FEATURES = object_of({"dtype": one_of("F16"), "shape": list_of(whole(0, 2**40), 2, 5), "data_offsets": list_of(whole(0, 2**50), 2, 2)})
+
+
+def header(value: Any, key: str) -> str:
+    """The rule of a shard's header: fp16 tensors, the pooled features among them, and nothing but a mask and stages beside."""
+    problem = object_of({"pooled": FEATURES}, {"__metadata__": mapping_of(text())}, others=True)(value, key)
+    strange = [] if problem else [name for name in value if not re.fullmatch(r"pooled|mask|stage\d{1,3}|__metadata__", name)]
+    return problem or (f"{strange[0][:80]!r} is not known" if strange else "") or next(
+        (told for name, one in value.items() if name != "__metadata__" and (told := FEATURES(one, name))), "")
 
 
 @dataclass(frozen=True)
@@ -152,27 +172,85 @@ def shard_file(number: int) -> str:
 
 
 def open_bank(folder: Path, *, check: bool = True) -> FeatureBank:
-    """Open a finished bank by memory map; files whose bytes are not the manifest's are refused."""
+    """Open a finished bank by memory map; files whose bytes are not the manifest's, or that hold no features, are refused.
+
+    Every value is looked at once here, so that NaN is found before a training, not in it.
+    """
     manifest = read_manifest(folder, "bank")
     if check:
         check_files(folder, manifest)
-    plan = read_json(folder / "plan.json")
-    starts = np.concatenate([[0], np.cumsum(np.asarray(plan["views"], dtype=np.int64) + 1)])
-    shards = tuple(_map(folder / shard_file(number)) for number, _ in enumerate(shard_blocks(len(plan["hashes"]))))
-    return FeatureBank(folder, plan["key"], {one: index for index, one in enumerate(plan["hashes"])}, starts, shards,
+    plan = read_json(folder / PLAN)
+    check_schema(plan, PLANNED, str(folder / PLAN), AGAIN)
+    hashes, views = plan["hashes"], plan["views"]
+    if len(views) != len(hashes) or len(set(hashes)) != len(hashes):
+        raise UserError(f"{folder / PLAN}: {len(views)} numbers of views for {len(hashes)} images, {len(set(hashes))} of them different; "
+                        f"expected one number for each image, and each image once; {AGAIN}")
+    starts = np.concatenate([[0], np.cumsum(np.asarray(views, dtype=np.int64) + 1)])
+    shards: list[Shard] = []
+    for number, block in enumerate(shard_blocks(len(hashes))):
+        path = folder / shard_file(number)
+        shards.append(_map(path, int(starts[block.stop] - starts[block.start])))
+        first, last = (_forms(one.arrays) for one in (shards[0], shards[-1]))
+        if first != last:
+            raise UserError(f"{path} holds {last}, the first shard {first}; {AGAIN}")
+    return FeatureBank(folder, plan["key"], {one: index for index, one in enumerate(hashes)}, starts, tuple(shards),
                        starts[:-1:IMAGES_PER_SHARD])
 
 
-def _map(path: Path) -> Shard:
-    """Map a safetensors file of fp16 arrays: 8 bytes of header length, a JSON header, then the raw data."""
-    with path.open("rb") as file:
-        view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    length = int.from_bytes(view[:8], "little")
-    header = json.loads(view[8:8 + length])
-    arrays = {}
-    for name, entry in header.items():
-        if name != "__metadata__":
-            begin, end = entry["data_offsets"]
-            data = np.frombuffer(view, dtype=np.float16, count=(end - begin) // 2, offset=8 + length + begin)
-            arrays[name] = data.reshape(entry["shape"])
+def _forms(arrays: dict[str, NDArray[np.float16]]) -> dict[str, tuple[int, ...]]:
+    """Shapes of a shard's features without their rows."""
+    return {name: values.shape[1:] for name, values in sorted(arrays.items())}
+
+
+def _map(path: Path, rows: int) -> Shard:
+    """Map a safetensors file of fp16 features: 8 bytes of header length, a JSON header, then the raw data, checked from end to end."""
+    try:
+        with path.open("rb") as file:
+            view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:  # ValueError: an empty file
+        raise UserError(f"{path} cannot be read ({error}); {AGAIN}") from None
+    arrays = {name: np.frombuffer(view, dtype="<f2", count=prod(shape), offset=begin).reshape(shape)
+              for name, (begin, shape) in _layout(view, path).items()}
+    _check_features(arrays, rows, path)
+    view.madvise(mmap.MADV_DONTNEED)  # the pages that the check has read
     return Shard(arrays, view)
+
+
+def _layout(view: mmap.mmap, path: Path) -> dict[str, tuple[int, list[int]]]:
+    """Where each tensor of a safetensors file begins, and its shape; UserError where they do not fill the file, one behind another."""
+    length = int.from_bytes(view[:8], "little")
+    if len(view) < 8 or not 2 <= length <= min(MAX_HEADER, len(view) - 8):
+        raise UserError(f"{path} begins with a header of {length} bytes in a file of {len(view)}; {AGAIN}")
+    try:
+        told = strict_json(view[8:8 + length].decode("utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: the header is not readable JSON ({error}); {AGAIN}") from None
+    check_schema(told, header, str(path), AGAIN)
+    entries = sorted(((name, one) for name, one in told.items() if name != "__metadata__"), key=lambda pair: pair[1]["data_offsets"])
+    at = 0
+    for name, one in entries:
+        begin, end = one["data_offsets"]
+        if begin != at or end - begin != 2 * prod(one["shape"]):
+            raise UserError(f"{path}: {name}.data_offsets is {one['data_offsets']}, expected {[at, at + 2 * prod(one['shape'])]} for shape "
+                            f"{one['shape']} and behind what comes before; {AGAIN}")
+        at = end
+    if 8 + length + at != len(view):
+        raise UserError(f"{path} holds {len(view) - 8 - length} bytes of features, its header speaks of {at}; {AGAIN}")
+    return {name: (8 + length + one["data_offsets"][0], one["shape"]) for name, one in entries}
+
+
+def _check_features(arrays: dict[str, NDArray[np.float16]], rows: int, path: Path) -> None:
+    """UserError for features of other names, ranks or numbers of rows than a bank has, for NaN and Inf, and a mask of more than 0 and 1."""
+    slices = arrays["mask"].shape[1:] if "mask" in arrays else ()  # what volumes have between rows and features
+    for name, values in arrays.items():
+        rest = {"pooled": 1, "mask": 0}.get(name, 3)
+        if len(values) != rows or 0 in values.shape or values.ndim != 1 + len(slices) + rest or values.shape[1:1 + len(slices)] != slices:
+            expected = ", ".join([f"{rows} rows", *(f"{count} slices" for count in slices), f"{rest} further sizes"])
+            raise UserError(f"{path}: {name}.shape is {list(values.shape)}, expected {expected}; {AGAIN}")
+        flat = values.reshape(-1).view("<u2")
+        for start in range(0, flat.size, CHUNK):
+            if (flat[start:start + CHUNK] & 0x7FFF).max() >= 0x7C00:  # the bits of Inf, or above: a fifth of isfinite's time
+                raise UserError(f"{path}: {name} holds NaN or Inf; {AGAIN}")
+    mask = arrays.get("mask")
+    if mask is not None and not (((mask == 0) | (mask == 1)).all() and (mask[:, 0] == 1).all() and (mask[:, :-1] >= mask[:, 1:]).all()):
+        raise UserError(f"{path}: the mask holds other values than 1 for the slices of a volume and then 0; {AGAIN}")

@@ -16,8 +16,10 @@ from distill.cuts import read_cuts
 from distill.models import Model, build_model, count_macs, count_parameters
 from distill.prune import WORKING, Pruner
 from runtimes.errors import BUDGET, USAGE, UserError
+from runtimes.schema import maybe, number, object_of, whole
 
 FACTORS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
+COST = object_of({"params": whole(0, 10**13), "macs": whole(0, 10**16)}, {"latency_ms": maybe(number(0, 1e9))})  # as a run keeps it
 NO_FASTER = 0.99  # a cut that leaves more than this share of the latency has not lowered it
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from distill.architectures import SIDES, is_count, is_number, shown
 from distill.models import Model, ModelSpec, build_model, feature_width
 from distill.nets import takes_image_size
+from runtimes.claims import calibration_problem
 from runtimes.errors import UserError
 from runtimes.folder import check_files, read_json, read_manifest, write_atomic, write_json
 from runtimes.images import ImageSpec
@@ -153,12 +154,12 @@ def read_config(folder: Path) -> tuple[ModelSpec, ImageSpec, Calibration]:
     if (spec.height, spec.width, spec.slices) != (image_spec.height, image_spec.width, image_spec.slices):
         raise UserError(f"{path}: the network takes {spec.height}x{spec.width} pixels and {spec.slices} slices, the images have "
                         f"{image_spec.height}x{image_spec.width} and {image_spec.slices}; expected the same")
+    for name in ("temperatures", "thresholds"):
+        if not isinstance(record[name], list):
+            raise UserError(f"{path}: {name} is {shown(record[name])}, expected a list of numbers")
     scales, cuts = record["temperatures"], record["thresholds"]
-    several = len(spec.classes) if spec.task == "multilabel" else 1
-    if not isinstance(scales, list) or len(scales) not in (1, several) or not all(is_number(scale, 1e-6, 1e6) for scale in scales):
-        raise UserError(f"{path}: temperatures is {shown(scales)}, expected 1 or {several} numbers above 0")
-    if not isinstance(cuts, list) or len(cuts) not in (0, several) or not all(is_number(cut, 0, 1) for cut in cuts):
-        raise UserError(f"{path}: thresholds is {shown(cuts)}, expected none or {several} numbers from 0 to 1")
+    if problem := calibration_problem(spec.task, spec.classes, scales, cuts):
+        raise UserError(f"{path}: {problem}; make the folder again")
     names = spec.classes if spec.task == "multilabel" else (EVERY_CLASS,)
     return spec, image_spec, Calibration(tuple(scales), tuple(cuts), _sentences(record, "not_calibrated", dict.fromkeys(names, UNTESTED)),
                                          _sentences(record, "few_images", {}))

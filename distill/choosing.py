@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from distill.bridges import build_branches
+from distill.budget import COST
 from distill.candidates import Candidate, finalists, largest, screen, spec_of
 from distill.config import DistillSettings
 from distill.models import Model, ModelSpec
@@ -27,13 +28,20 @@ from distill.students import build_student
 from distill.teaching import Taught, probe_teacher
 from distill.training import run_on, train
 from distill.views import ViewSpec
+from runtimes import schema
 from runtimes.errors import UserError
 from runtimes.folder import read_json, write_json
 from runtimes.images import ImageSet, ImageSpec
+from runtimes.schema import check, list_of, mapping_of, maybe, object_of, text
 
 TRIED = ("vanilla", "kd", "fitnet", "rd", "drd")
 NOTE = "choice.json"  # in the run's folder: the scores so far
 SCREENED = "students.json"  # in the run's folder: every candidate so far
+
+ANEW = "start anew with --overwrite"
+SCORE = schema.number(-1e30, 1e30)
+SCREENED_ROWS = object_of({"tried": list_of(text()), "candidates": list_of(object_of(
+    {"arch": text(), "family": text(), "cost": maybe(COST), "score": maybe(SCORE), "verdict": text()}))}, others=True)
 
 
 def choose_method(settings: DistillSettings, images: ImageSet, spec: ImageSpec, views: ViewSpec, pixels: PixelStore, student: Model,
@@ -47,6 +55,7 @@ def choose_method(settings: DistillSettings, images: ImageSet, spec: ImageSpec, 
         say("auto", "drd is left out: the bank holds no stages; --bank-grid 8 banks them")
     folds = held_out(images, settings.auto_folds, settings.split_seed)
     held: dict[str, float] = read_json(run / NOTE) if settings.resume and (run / NOTE).is_file() else {}
+    check(held, mapping_of(SCORE), str(run / NOTE), ANEW)
     for number, fold in enumerate(folds):
         own = probe_teacher(settings, fold, taught.bank, taught.facts, tell=False)
         for method in methods:
@@ -81,6 +90,7 @@ def choose_student(settings: DistillSettings, like: ModelSpec, images: ImageSet,
     kept = run / SCREENED
     held = read_json(kept) if settings.resume and kept.is_file() else None
     if held:
+        check(held, SCREENED_ROWS, str(kept), ANEW)
         found, names = [Candidate.from_row(row) for row in held["candidates"]], held["tried"]
     else:
         table = device_of(settings)

@@ -21,6 +21,14 @@ from distill.layout import channels_last
 from distill.objective import Batch, Branches, Method, Weights, parts
 from distill.state import load_state, save_state
 from runtimes.errors import UserError
+from runtimes.schema import check, list_of, object_of
+
+
+def _figure(value: Any, key: str) -> str:
+    return "" if type(value) in (int, float) else f"{key} is {value!r}, expected a number"  # NaN, too: nothing is compared with it
+
+
+HISTORY = object_of({"history": list_of(object_of({"score": _figure}, others=True))}, others=True)
 
 
 def schedule(step: int, total: int, warmup: float) -> float:
@@ -69,6 +77,7 @@ def fit(branches: Branches, batches: Batches, method: Method, weights: Weights, 
         resumed(found[0] if found else 0)
     if found:
         done, tensors, record = found
+        check(record, HISTORY, str(folder), "start anew with --overwrite")
         history, best = record["history"], _under(tensors, "best.")
         _restore(branches, _under(tensors, "model."))
         _restore_optimiser(optimiser, _under(tensors, "optimiser."))

@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 
 from distill.models import Model, class_scores
+from runtimes.claims import class_names
 from runtimes.errors import UserError
 from runtimes.folder import read_json, write_atomic, write_json
-from runtimes.scores import Task
+from runtimes.schema import check, list_of, object_of, one_of, text
+from runtimes.scores import TASKS, Task
 
 WEIGHTS, INDEX = "heads.safetensors", "heads.json"
+HEADS = object_of({"heads": list_of(object_of({"name": text(least=1), "task": one_of(*TASKS), "classes": class_names}))}, others=True)
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ def load_heads(folder: Path) -> list[TaskHead]:
     if not (folder / INDEX).is_file():
         return []
     index: dict[str, Any] = read_json(folder / INDEX)
+    check(index, HEADS, str(folder / INDEX), "make the folder again")
     try:
         tensors = load_file(folder / WEIGHTS)
         return [TaskHead(one["name"], one["task"], tuple(one["classes"]), tensors[f"{one['name']}.weight"], tensors[f"{one['name']}.bias"])

@@ -11,7 +11,7 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 
@@ -22,6 +22,7 @@ from distill.progress import track
 from distill.scan import BadImages
 from runtimes.errors import MISSING, USAGE, UserError
 from runtimes.images import ImageSet
+from runtimes.schema import check, object_of, of_type
 from runtimes.spreadsheet import write_table
 from runtimes.volumes import VolumeSpec
 
@@ -79,6 +80,8 @@ def volume_spec(settings: DistillSettings) -> VolumeSpec:
 
 def images_for(manifest: dict[str, Any], data: str | None = None) -> ImageSet:
     """The same images and split a student folder was made from, or another --data read in the same way."""
+    hints = {key: of_type(hint) for key, hint in get_type_hints(DistillSettings).items()}
+    check(manifest.get("settings"), lambda value, _: object_of({}, hints)(value, "settings"), "manifest.json", "distil the student again")
     held = dict(manifest["settings"])
     paths = {key: Path(held[key]) for key in ("out", "config", "unlabelled", "bank", "teacher_adapter") if held.get(key)}
     pairs = {key: tuple(held[key]) for key in ("phantom_images", "volume_window") if held.get(key)}

@@ -11,7 +11,8 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
-from distill.sources import SUFFIXES, hidden
+from distill.folders import hidden
+from distill.sources import SUFFIXES
 from distill.table_text import INVISIBLE, shown
 
 MOST_FOLDERS = 200  # below the table's own that a bare name is looked for in

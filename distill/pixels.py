@@ -22,6 +22,7 @@ from distill.views import normalise, unit_levels
 from runtimes.errors import UserError
 from runtimes.folder import read_json, sha256_file, write_json
 from runtimes.images import ImageSet, ImageSpec
+from runtimes.schema import check, list_of, object_of, whole
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,16 @@ def build_pixels(folder: Path, images: ImageSet, spec: ImageSpec,
         write_json(note, {"images": digest.hexdigest(), "levels": written.hexdigest(), **({"slices": counts} if spec.slices else {})})
     with path.open("rb") as file:
         view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    slices = np.asarray(read_json(note)["slices"], dtype=np.int64) if spec.slices else None
+    slices = _slices(note, len(images), spec.slices) if spec.slices else None
     return PixelStore(np.frombuffer(view, dtype=np.uint8).reshape(shape), view, slices)
+
+
+def _slices(note: Path, count: int, most: int) -> NDArray[np.int64]:
+    """How many slices of each volume are there."""
+    held = read_json(note)
+    rule = object_of({"slices": list_of(whole(1, most), count, count)}, others=True)
+    check(held, rule, str(note), "remove it, to have them counted again")
+    return np.asarray(held["slices"], dtype=np.int64)
 
 
 def _fresh(path: Path, note: Path, images: str) -> bool:

@@ -7,7 +7,6 @@ Does not own: whether a program fits as a teacher (teachers.py). It is a list of
 from __future__ import annotations
 
 import ast
-import json
 import logging
 import os
 import re
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 
 from runtimes.errors import UserError
+from runtimes.strict_json import strict_json
 
 # torch.export falls back to unpickling anything; this variable overrules what it asks for.
 PLAIN_TENSORS = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
@@ -87,7 +87,7 @@ def _strange(archive: zipfile.ZipFile) -> Iterator[str]:
         if not PARTS.fullmatch(name) or ".." in name:
             yield f"a part {name[:80]!r}"
         elif name.endswith(".json") and "/models/" in name:
-            yield from _strange_parts(json.loads(archive.read(name)))
+            yield from _strange_parts(strict_json(archive.read(name).decode("utf-8"), finite=False))  # torch writes -Infinity
 
 
 def _strange_parts(value: Any) -> Iterator[str]:

@@ -171,4 +171,5 @@ def finished(out: Path, wanted: dict[str, Any], kind: str = "student") -> bool:
     if not (out / MANIFEST).is_file():
         return False
     manifest = read_json(out / MANIFEST)
-    return manifest.get("kind") == kind and what_decides(manifest.get("settings", {})) == wanted
+    held = manifest.get("settings")
+    return manifest.get("kind") == kind and isinstance(held, dict) and what_decides(held) == wanted

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from distill.budget import Budget, Cost, cost_of, read_count, shrink
+from distill.budget import COST, Budget, Cost, cost_of, read_count, shrink
 from distill.config import DistillSettings
 from distill.models import Model, ModelSpec, build_model
 from distill.progress import say
@@ -24,8 +24,11 @@ from distill.timing import elsewhere_ms, latency_ms
 from runtimes.device_table import read_table
 from runtimes.errors import UserError
 from runtimes.folder import read_json, write_atomic, write_json
+from runtimes.schema import anything, check, mapping_of, object_of, whole
 
 CUT = "cut.json"  # in the run's folder: the last finished round and its student, beside cut.safetensors
+
+KEPT = object_of({"done": whole(1, 10**6), "whole": COST, "model": mapping_of(anything)}, others=True)
 
 
 def budget_of(settings: DistillSettings) -> Budget:
@@ -39,8 +42,9 @@ def device_of(settings: DistillSettings) -> dict[str, Any] | None:
     if settings.latency_table is None:
         return None
     table = read_table(settings.latency_table)
-    say("budget", f"latencies are those of {table['machine']['cpu']}, {len(table['rows'])} rows of {settings.latency_table}; nothing is "
-                  "timed here")
+    weak = sum(not row.get("valid", True) for row in table["rows"])
+    say("budget", f"latencies are those of {table['machine']['cpu']}, {len(table['rows'])} rows of {settings.latency_table}"
+                  + (f" without {weak} that were not valid" if weak else "") + "; nothing is timed here")
     return table
 
 
@@ -122,11 +126,16 @@ def _keep(run: Path, done: int, whole: Cost, student: Model) -> None:
 
 
 def _held(run: Path) -> tuple[int, Cost, Model] | None:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not (run / CUT).is_file():
         return None
     held = read_json(run / CUT)
-    model = build_model(ModelSpec.from_dict(held["model"]))
-    model.net.load_state_dict(load_file(run / held["weights"]), strict=True)
+    check(held, KEPT, str(run / CUT), "start anew with --overwrite")
+    model, weights = build_model(ModelSpec.from_dict(held["model"])), run / f"cut-{held['done']}.safetensors"
+    try:
+        model.net.load_state_dict(load_file(weights), strict=True)
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise UserError(f"{weights} does not fit {model.spec.arch} ({str(error).splitlines()[0]}); start anew with --overwrite") from None
     return int(held["done"]), Cost(**held["whole"]), model

@@ -12,9 +12,15 @@ from typing import Any
 
 from torch import Tensor
 
+from runtimes.errors import UserError
 from runtimes.folder import sha256_file, write_atomic
+from runtimes.schema import anything, check, list_of, mapping_of, object_of, one_of, text, whole
+from runtimes.strict_json import strict_json
 
 INDEX = "state.json"
+AGAIN = "start anew with --overwrite"
+ENTRIES = list_of(object_of({"file": one_of("state-0.safetensors", "state-1.safetensors"), "sha256": text(64), "epoch": whole(0, 10**9),
+                             "record": object_of({}, {"history": list_of(mapping_of(anything))}, others=True)}), 0, 2)
 
 
 def save_state(folder: Path, epoch: int, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
@@ -56,5 +62,9 @@ def _entries(folder: Path) -> list[dict[str, Any]]:
         return []
     if hashlib.sha256(text.encode()).hexdigest() != digest:
         return []
-    entries: list[dict[str, Any]] = json.loads(text)
+    try:
+        entries: list[dict[str, Any]] = strict_json(text, finite=False)  # a figure of an epoch may be NaN
+    except ValueError as error:
+        raise UserError(f"{folder / INDEX} is not readable JSON ({error}); {AGAIN}") from None
+    check(entries, ENTRIES, str(folder / INDEX), AGAIN)
     return entries

@@ -30,6 +30,7 @@ from runtimes.errors import UserError
 from runtimes.latency import measure
 from runtimes.machine import allowed_cores
 from runtimes.ort import OrtSession
+from runtimes.strict_json import strict_json
 
 Target = Literal["onnx", "openvino"]
 WARMUP_S, SAMPLES, SECONDS = 0.3, 200, 1.5
@@ -151,7 +152,7 @@ def _export_all(listed: Path) -> None:
     """Export the students of a list beside it: what a process of timed_apart does."""
     torch.set_num_threads(1)
     gc.disable()  # a quarter of an export's time, looking for garbage among graphs that are all in use
-    for number, (index, content) in enumerate(json.loads(listed.read_text())):
+    for number, (index, content) in enumerate(strict_json(listed.read_text())):
         if number % 8 == 7:
             gc.collect()
         path = listed.parent / f"{index}.onnx"

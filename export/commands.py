@@ -19,7 +19,7 @@ from export.card import artifact_card
 from export.config import ExportSettings
 from export.evidence import not_timed, timed, write_golden
 from export.executed import check_honoured, executed_layers, shares
-from export.facts import MODEL, finished, manifest_facts
+from export.facts import MODEL, finished, manifest_facts, read_metrics
 from export.gate import Limits
 from export.hygiene import precision_share
 from export.lowering import lowered
@@ -117,10 +117,8 @@ def _export_one(settings: ExportSettings, checkpoint: Checkpoint, data: bytes, i
                                                                 tuple(one[:1].copy() for one in golden), settings))
         finally:
             session.close()
-        metrics_file = settings.student_dir / "metrics.json"
         card = artifact_card(artifact, facts=facts["artifact"], parity=proof, latency=timing, latency_facts=read_json(
-            folder / "latency.json")["facts"], metrics=read_json(metrics_file) if metrics_file.is_file() else {},
-                             calibrated=made.checkpoint.calibration.told())
+            folder / "latency.json")["facts"], metrics=read_metrics(settings.student_dir), calibrated=made.checkpoint.calibration.told())
         write_atomic(folder / "README.md", card.encode())
         write_manifest(folder, "artifact", facts)
         if key is not None:

@@ -14,14 +14,17 @@ from typing import Any
 from distill.checkpoint import Checkpoint
 from distill.models import count_parameters
 from export.config import ExportSettings
+from runtimes.agreement import TOLERANCES
 from runtimes.flags import record
 from runtimes.folder import MANIFEST, changed_files, read_json, sha256_file
+from runtimes.schema import check, mapping_of, number, object_of, whole
 
 MODEL = "model.onnx"
+FIGURE = object_of({}, {key: number(-1e9, 1e9) for key in ("value", "low", "high")}, others=True)
+BRANCH = object_of({}, {key: FIGURE for key in ("auroc", "accuracy", "balanced_accuracy", "f1", "kappa", "ece")}, others=True)
+METRICS = object_of({}, {"splits": mapping_of(object_of({"n": whole(0, 10**9)}, {"student": BRANCH, "teacher": BRANCH}, others=True))},
+                    others=True)
 MODELS = {"onnx": MODEL, "openvino": "openvino_model.xml", "trt": "model.engine"}
-# How far logits may lie from the golden ones, relative above 1. fp32: the largest difference seen on 15 families is 6e-6. Lower
-# precisions: kernels of other processors round otherwise, int8 by whole steps.
-TOLERANCES = {"fp32": 1e-4, "fp16": 3e-2, "bf16": 5e-2, "int8": 1e-1}
 
 
 def facts_of(checkpoint: Checkpoint, settings: ExportSettings) -> dict[str, Any]:
@@ -67,13 +70,20 @@ def manifest_facts(checkpoint: Checkpoint, settings: ExportSettings, command: st
 
 def scores_of(student_dir: Path) -> dict[str, Any]:
     """AUROC of the student and of its teacher on the test split (validation where there is none), for whoever weighs it against latency."""
-    metrics = student_dir / "metrics.json"
-    splits = read_json(metrics)["splits"] if metrics.is_file() else {}
+    splits = read_metrics(student_dir).get("splits", {})
     for split in ("test", "val"):
         told = {branch: found["auroc"] for branch, found in splits.get(split, {}).items() if isinstance(found, dict) and "auroc" in found}
         if "student" in told:
             return {"split": split, "n": splits[split]["n"], **told}
     return {}
+
+
+def read_metrics(student_dir: Path) -> dict[str, Any]:
+    """A student's metrics.json, as far as an artifact repeats it; empty where there is none."""
+    path = student_dir / "metrics.json"
+    metrics = read_json(path) if path.is_file() else {}
+    check(metrics, METRICS, str(path), "distil the student again")
+    return metrics
 
 
 def kept_settings(settings: ExportSettings) -> dict[str, Any]:
@@ -87,9 +97,10 @@ def finished(out: Path, settings: ExportSettings) -> bool:
     if not (out / MANIFEST).is_file() or not (settings.student_dir / MANIFEST).is_file():
         return False
     manifest = read_json(out / MANIFEST)
+    parents = manifest.get("parents")
     return (manifest.get("kind") == "artifact" and manifest.get("settings") == kept_settings(settings)
-            and manifest.get("parents", {}).get("student") == sha256_file(settings.student_dir / MANIFEST)
-            and not changed_files(out, manifest))
+            and isinstance(parents, dict) and parents.get("student") == sha256_file(settings.student_dir / MANIFEST)
+            and isinstance(manifest.get("files"), dict) and not changed_files(out, manifest))
 
 
 def graph_size(checkpoint: Checkpoint, settings: ExportSettings) -> tuple[int, int]:

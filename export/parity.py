@@ -18,7 +18,7 @@ from distill.checkpoint import Calibration
 from distill.models import Model
 from export.answers import Answers, Image, ask, device_image, graph_inputs
 from export.gate import Limits, judge_logits
-from runtimes.agreement import compare
+from runtimes.agreement import TAILS, compare
 from runtimes.artifact import Artifact
 from runtimes.scores import calibrated, decide
 from runtimes.session import Session
@@ -32,7 +32,6 @@ RULE = ("every logit within tolerance x max(1, |logit|) of PyTorch at every batc
 LOWER_RULE = ("flips, drop of AUROC and mean change of probabilities within their limits at every batch size, every probability within "
               "its own logits' calibration, and every logit within tolerance x max(1, |logit|) of PyTorch in fp16, within tolerance x "
               "max(1, the largest |logit| of these images) in bf16")
-TAIL = {"fp32": 1e-4, "fp16": 1e-3, "int8": 1e-3, "bf16": 2e-2}  # softmax and temperature beside the logits: bf16 may compute them too
 
 
 def parity(model: Model, session: Session, artifact: Artifact, images: Sequence[Image], labels: Array, *,
@@ -69,11 +68,11 @@ def parity(model: Model, session: Session, artifact: Artifact, images: Sequence[
         "max_logit_difference": _finite(furthest),
         "max_probability_difference": _finite(max(one.probability_difference for one in results)),
         "auroc_difference": change.get("value"), "auroc_difference_low": change.get("low"), "auroc_difference_high": change.get("high"),
-        "passed": bool(passed and tail <= TAIL[artifact.precision]),
+        "passed": bool(passed and tail <= TAILS[artifact.precision]),
         "precision_share": precision_share,
         "max_relative_logit_difference": _finite(max(one.difference for one in results)),
         "excused_flips": max(one.excused for one in results), "calibration_difference": _finite(tail),
-        "tolerance": artifact.tolerance, "calibration_tolerance": TAIL[artifact.precision],
+        "tolerance": artifact.tolerance, "calibration_tolerance": TAILS[artifact.precision],
         "limits": {"max_flips": limits.max_flips, "max_auc_drop": limits.max_auc_drop} if limits else None,
         "rule": LOWER_RULE if limits else RULE,
         "changed_decisions": max((one.changed for one in verdicts), default=flips),
@@ -92,8 +91,8 @@ def _apart(relative: float, tail: float, close: bool, artifact: Artifact) -> lis
     if not close:
         whose = "the largest |logit|" if artifact.precision == "bf16" else "max(1, |logit|)"
         said.append(f"logits differ by {relative:.1e} x {whose}, allowed {artifact.tolerance:.0e}")
-    if not tail <= TAIL[artifact.precision]:
-        said.append(f"probabilities are {tail:.1e} off the calibration of their own logits, allowed {TAIL[artifact.precision]:.0e}")
+    if not tail <= TAILS[artifact.precision]:
+        said.append(f"probabilities are {tail:.1e} off the calibration of their own logits, allowed {TAILS[artifact.precision]:.0e}")
     return said
 
 

@@ -1,8 +1,8 @@
 """What an exported folder holds and promises, read strictly before any runtime sees the model.
 
 Owns: Artifact, reading its manifest, handing out its files: bytes are read once, compared with the manifest, and then used, so that no
-file swapped meanwhile ever answers. Does not own: running the model (ort.py), what a graph may hold (operators.py), writing the folder
-(the export package).
+file swapped meanwhile ever answers. Does not own: what a manifest may claim (claims.py), what a graph may hold (operators.py), running
+the model (ort.py), writing the folder (the export package).
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from runtimes.claims import ENGINE, check_facts, check_graph
 from runtimes.errors import UserError
 from runtimes.folder import check_files, parse_json, read_manifest
+from runtimes.graph_facts import GraphFacts, ir_facts, onnx_facts
 from runtimes.images import ImageSpec
 from runtimes.operators import check_ir, check_onnx
 from runtimes.reading import DEVICE_JSON_BYTES, most_bytes_of, read_file
-from runtimes.scores import TASKS, Task
+from runtimes.schema import check
+from runtimes.scores import Task
 from runtimes.signature import signed_manifest
 
 Target = Literal["onnx", "openvino", "trt"]
@@ -130,29 +133,31 @@ def read_artifact(folder: Path | str, *, check: bool = True, public_key: Path | 
         if name not in manifest.get("files", {}):
             raise UserError(f"{folder / 'manifest.json'} does not name {name} among its files; export the artifact again")
     _check_origin(artifact)
+    check_graph(manifest["artifact"], _graph_of(artifact), str(folder))
     return artifact
 
 
 def artifact_of(folder: Path, manifest: Mapping[str, Any]) -> Artifact:
     """What a manifest says of an artifact, its files unread; UserError where it is not complete."""
     where = folder / "manifest.json"
+    if "artifact" not in manifest:
+        raise UserError(f"{where} is not complete (artifact is missing); export the artifact again")
+    facts = manifest["artifact"]
+    check_facts(facts, str(where))
     try:
-        facts = manifest["artifact"]
-        artifact = Artifact(
-            folder=folder, manifest=manifest, task=_one_of(facts, "task", TASKS),
-            classes=tuple(str(name) for name in facts["classes"]), image_spec=ImageSpec.from_dict(facts["image"]),
-            target=_one_of(facts, "target", get_args(Target)), precision=_one_of(facts, "precision", get_args(Precision)),
-            input_kind=_one_of(facts, "input", get_args(InputKind)),
-            graph_size=(int(facts["graph_size"][0]), int(facts["graph_size"][1])),
-            temperatures=tuple(float(value) for value in facts["temperatures"]),
-            thresholds=tuple(float(value) for value in facts["thresholds"]),
-            model=str(facts["model"]), opset=int(facts["opset"]), tolerance=float(facts["tolerance"]))
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise UserError(f"{where} is not complete ({type(error).__name__}: {error}); export the artifact again") from None
+        image_spec = ImageSpec.from_dict(facts["image"])
+    except UserError as error:
+        raise UserError(f"{where}: {error}; export the artifact again") from None
+    artifact = Artifact(
+        folder=folder, manifest=manifest, task=facts["task"], classes=tuple(facts["classes"]), image_spec=image_spec,
+        target=facts["target"], precision=facts["precision"], input_kind=facts["input"],
+        graph_size=(facts["graph_size"][0], facts["graph_size"][1]), temperatures=tuple(map(float, facts["temperatures"])),
+        thresholds=tuple(map(float, facts["thresholds"])), model=facts["model"], opset=facts["opset"], tolerance=float(facts["tolerance"]))
     if not artifact.model.endswith(SUFFIXES[artifact.target]):
         raise UserError(f"{where}: model {artifact.model!r} is no {SUFFIXES[artifact.target]} file, which {artifact.target} needs; "
                         "export the artifact again")
-    _check_sizes(artifact, where)
+    if artifact.target == "trt":
+        check(manifest.get("engine"), lambda value, _: ENGINE(value, "engine"), str(where), "export the artifact again")
     return artifact
 
 
@@ -161,6 +166,16 @@ def needed_files(model: str) -> tuple[str, ...]:
     if model.endswith(".engine"):
         return (model, "model.onnx")
     return (model, model.removesuffix(".xml") + ".bin") if model.endswith(".xml") else (model,)
+
+
+def _graph_of(artifact: Artifact) -> GraphFacts:
+    """What the model file says of itself; an engine says nothing, so the ONNX that it was built from does."""
+    name = "model.onnx" if artifact.target == "trt" else artifact.model
+    data = artifact.model_bytes(name)[0]
+    try:
+        return ir_facts(data) if artifact.target == "openvino" else onnx_facts(memoryview(data))
+    except UserError as error:
+        raise UserError(f"{artifact.folder / name}: {error}; export the artifact again") from None
 
 
 def _check_origin(artifact: Artifact) -> None:
@@ -172,19 +187,3 @@ def _check_origin(artifact: Artifact) -> None:
     if artifact.manifest["files"].get("model.onnx") != origin:
         raise UserError(f"{artifact.folder}: {artifact.model} was not built from the model.onnx beside it; build it again from that: "
                         "rd-export --target trt")
-
-
-def _one_of(facts: Mapping[str, Any], key: str, known: tuple[str, ...]) -> Any:
-    if facts[key] not in known:
-        raise ValueError(f"{key} {facts[key]!r}, expected one of {', '.join(known)}")
-    return facts[key]
-
-
-def _check_sizes(artifact: Artifact, where: Path) -> None:
-    count = len(artifact.classes)
-    multilabel = artifact.task == "multilabel"
-    allowed = (1, count) if multilabel else (1,)
-    if len(artifact.temperatures) not in allowed or min(artifact.temperatures) <= 0:
-        raise UserError(f"{where}: temperatures {artifact.temperatures} do not fit {count} classes of task {artifact.task}")
-    if len(artifact.thresholds) not in ((0, count) if multilabel else (0,)):
-        raise UserError(f"{where}: thresholds {artifact.thresholds} do not fit {count} classes of task {artifact.task}")

@@ -5,6 +5,7 @@ Owns: BenchSettings. Does not own: the command (bench_cli.py), what the settings
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -80,10 +81,10 @@ class BenchSettings:
             if any(one < 1 for one in getattr(self, name)):
                 raise UserError(f"--{name} {' '.join(map(str, getattr(self, name)))}: expected 1 or more", USAGE)
         for name, least in (("warmups", 0), ("samples", 1), ("rounds", 1), ("seconds", 0), ("noise", 0)):
-            if getattr(self, name) < least:
+            if not least <= getattr(self, name) < math.inf:
                 raise UserError(f"--{name} {getattr(self, name)}: expected {least} or more", USAGE)
         for name in ("deadline_ms", "soak_minutes"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected more than 0", USAGE)
         for name in ("batch", "paths", "spin"):
             if not getattr(self, name):

@@ -23,6 +23,7 @@ from runtimes.artifact import Artifact
 from runtimes.decode import SUFFIXES
 from runtimes.errors import FAILED, UserError
 from runtimes.machine import core_set
+from runtimes.strict_json import strict_json
 from runtimes.verify import read_golden
 
 WORKER = ("-m", "runtimes.bench_worker")
@@ -56,7 +57,7 @@ class Member:
             words = self.log.read().strip().splitlines()
             raise UserError(f"{self.name}: the process that measures it ended with {self.process.wait()}"
                             + (f": {words[-1][:300]}" if words else ""))
-        answer: dict[str, Any] = json.loads(line)
+        answer: dict[str, Any] = strict_json(line)
         if "error" in answer:
             raise UserError(f"{self.name}: {answer['error']}", int(answer.get("exit_code", FAILED)))
         return answer

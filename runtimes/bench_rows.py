@@ -14,6 +14,7 @@ import numpy as np
 
 from runtimes.artifact import Artifact
 from runtimes.figures import block_spread, early_stopping, misses, percentiles_ms
+from runtimes.schema import check, maybe, number, object_of, one_of, whole
 
 QUIET = 0.06  # the most of the processors that others may use during a run
 LITTLE = 0.05  # how far throughput x mean latency may be from the requests in flight
@@ -22,6 +23,11 @@ SLOWER = 1.10  # how much longer the same small work may take at the end of a ru
 FELT = 1.05  # and how much longer the calls themselves, for it to matter
 WORTH = 1.2  # int8 has to be so much faster than the best float to be worth it
 MLPERF_S = 600  # MLPerf's shortest run
+SHARE = number(0, 1)
+FIGURE = object_of({"value": SHARE}, {"low": SHARE, "high": SHARE}, others=True)
+SCORES = object_of({}, {"split": one_of("test", "val"), "n": whole(0, 10**9), "student": FIGURE, "teacher": FIGURE}, others=True)
+PROOF = object_of({}, {"auroc_difference": maybe(number(-1, 1))}, others=True)
+AGAIN = "export the artifact again"
 
 
 @dataclass
@@ -116,12 +122,14 @@ def _drift(values: Sequence[float]) -> float:
 
 def score_of(artifact: Artifact) -> dict[str, Any] | None:
     """AUROC of the student behind an artifact on its test split, and what the artifact itself changed on validation; None if unknown."""
-    found: dict[str, Any] = dict(artifact.manifest.get("scores") or {})
-    change = artifact.read_json("parity.json").get("auroc_change") if "parity.json" in artifact.manifest["files"] else None
-    if "student" not in found:
+    scores: Any = artifact.manifest.get("scores") or {}
+    check(scores, lambda value, _: SCORES(value, "scores"), str(artifact.folder / "manifest.json"), AGAIN)
+    proof = artifact.read_json("parity.json") if "parity.json" in artifact.manifest["files"] else {}
+    check(proof, PROOF, str(artifact.folder / "parity.json"), AGAIN)
+    if "student" not in scores:
         return None
-    return {"auroc": found["student"], "split": found["split"], "images": found.get("n"), "teacher_auroc": found.get("teacher"),
-            "change_by_export": change}
+    return {"auroc": scores["student"], "split": scores.get("split"), "images": scores.get("n"), "teacher_auroc": scores.get("teacher"),
+            "change_by_export": proof.get("auroc_difference")}
 
 
 def offline(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

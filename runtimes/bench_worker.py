@@ -26,6 +26,7 @@ from runtimes.latency import timed_block, warm_up
 from runtimes.machine import Watch, core_set, pulse
 from runtimes.profile import inside
 from runtimes.session import Images, Session, open_session
+from runtimes.strict_json import strict_json
 from runtimes.verify import read_golden
 
 SETTLE_S = 3.0  # the longest wait for threads that spin after a call
@@ -155,7 +156,7 @@ def serve(make: Callable[..., Bench] = Bench) -> None:
     os.dup2(2, 1)  # what a library prints must not stand between the answers
     bench: Bench | None = None
     for line in sys.stdin:
-        request = json.loads(line)
+        request = strict_json(line)
         what, answer = request.pop("do"), {}
         try:
             if what == "peaks":

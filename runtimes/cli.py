@@ -72,7 +72,8 @@ def _print(report: dict[str, Any]) -> None:
           f"sha256 {report['model_sha256'][:16]}")
     print(f"runtime   {report['runtime']} {report['version']}, {report['provider']}, {report['threads']} threads")
     print(f"golden    {report['golden_images']} images, {report['flips']} flips ({report['excused']} on the border), "
-          f"logits differ by {report['difference']:.1e} at most (allowed {report['tolerance']:.0e})")
+          f"logits differ by {report['difference']:.1e} at most (allowed {report['tolerance']:.0e}), probabilities by "
+          f"{report['calibration_difference']:.1e} from what the logits give")
 
 
 if __name__ == "__main__":

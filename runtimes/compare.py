@@ -10,14 +10,25 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from runtimes.bench_report import FORMAT, threads_text
 from runtimes.errors import BUDGET, DONE, USAGE, UserError
 from runtimes.figures import ratio_interval
 from runtimes.folder import read_json
 from runtimes.machine import same_machine
+from runtimes.schema import check, list_of, mapping_of, maybe, number, object_of, shown, text, truth, whole
 
 # What makes two rows the same cell; the artifact's name may change with its folder, so one artifact a side is matched whatever its name.
 KEY = ("artifact", "target", "precision", "batch", "threads", "path", "spin", "pinned")
+
+MS = number(1e-6, 1e10)
+ROW = object_of(
+    {"artifact": text(), "target": text(64), "precision": text(64), "batch": whole(1, 10**6), "threads": whole(1, 4096), "path": text(64),
+     "spin": maybe(truth), "pinned": truth, "p50_ms": MS, "block_p50_ms": list_of(MS, 1), "valid": truth}, others=True)
+REPORT = object_of({"rows": list_of(ROW), "machine": object_of({"libraries": mapping_of(text())}, others=True)}, others=True)
+SAMPLES = object_of({"rows": mapping_of(object_of({"blocks_ns": list_of(list_of(number(1, 1e16), 1), 1)}, others=True))}, others=True)
+AGAIN = "measure again with rd-bench"
 
 
 def compare(old: Path, new: Path, *, noise: float, gate: bool, other_machine: bool, tell: Callable[[str], None] = print) -> int:
@@ -70,12 +81,24 @@ def blocks_of(report: Mapping[str, Any], row: Mapping[str, Any]) -> list[Any]:
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """A report.json, and the samples beside it by the number of their row; UserError for anything else."""
+    """A report.json, and the samples beside it by the number of their row; UserError for anything else, and where the two differ."""
     if path.is_dir():
         path = path / "report.json"
     report = read_json(path)
     if report.get("format") != FORMAT or "machine" not in report or not isinstance(report.get("rows"), list):
         raise UserError(f"{path} is no report of rd-bench in format {FORMAT}; expected its report.json")
+    check(report, REPORT, str(path), AGAIN)
     raw = path.with_name("samples.json")
-    rows = list(read_json(raw)["rows"].values()) if raw.is_file() else []
-    return {**report, "samples": dict(enumerate(rows)) if len(rows) == len(report["rows"]) else {}}
+    rows = []
+    if raw.is_file():
+        samples = read_json(raw)
+        check(samples, SAMPLES, str(raw), AGAIN)
+        rows = list(samples["rows"].values())
+    if len(rows) != len(report["rows"]):
+        return {**report, "samples": {}}
+    for place, (row, kept) in enumerate(zip(report["rows"], rows, strict=True)):
+        medians = [float(np.median(block)) / 1e6 for block in kept["blocks_ns"]]
+        if len(medians) != len(row["block_p50_ms"]) or not np.allclose(medians, row["block_p50_ms"], rtol=1e-3):
+            raise UserError(f"{path}: rows[{place}].block_p50_ms is {shown(row['block_p50_ms'])}, the samples beside it say "
+                            f"{shown(medians)}; {AGAIN}")
+    return {**report, "samples": dict(enumerate(rows))}

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from runtimes.errors import MISSING, USAGE, UserError
 
 Settings = TypeVar("Settings")
+MAX_YAML_BYTES = 1 << 16  # all settings of a command are some kilobytes
+# A number that YAML 1.1, Python and a reader take for the same: 010 is octal to one of them, 1:30 ninety, .nan no number.
+NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9](?:_?\d)*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?")
 
 
 def parse(kind: type[Settings], arguments: Sequence[str], prog: str, description: str | None = None, *,
@@ -44,13 +49,12 @@ def _is_utf8(text: str) -> bool:
 
 
 def config_path(arguments: Sequence[str]) -> Path | None:
-    """The file named by --config, if any."""
-    for index, argument in enumerate(arguments):
-        if argument == "--config" and index + 1 < len(arguments):
-            return Path(arguments[index + 1])
-        if argument.startswith("--config="):
-            return Path(argument.partition("=")[2])
-    return None
+    """The file named by --config, if any; of two only one could be read, so that is a usage error."""
+    named = [following for argument, following in pairwise(arguments) if argument == "--config"]
+    named += [argument.partition("=")[2] for argument in arguments if argument.startswith("--config=")]
+    if len(named) > 1:
+        raise UserError(f"--config is given {len(named)} times ({', '.join(named)}); name one file", USAGE)
+    return Path(named[0]) if named else None
 
 
 def yaml_flags(kind: type[Any], path: Path, positionals: bool = True) -> list[str]:
@@ -63,36 +67,125 @@ def yaml_flags(kind: type[Any], path: Path, positionals: bool = True) -> list[st
     except ImportError:
         raise UserError("--config needs PyYAML, which a device's base install does not bring; pip install pyyaml, or give flags",
                         MISSING) from None
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"--config {path} cannot be read: {str(error).splitlines()[0]}", USAGE) from None
-    if content is None:
-        return []
-    if not isinstance(content, dict):
-        raise UserError(f"--config {path} holds {type(content).__name__}, expected `key: value` lines", USAGE)
-    names = [one.name for one in dataclasses.fields(kind) if one.name != "config"]
-    positional = {one.name for one in dataclasses.fields(kind) if "Positional" in str(one.type)}
+    entries = _entries(path, yaml)
+    hints = {key: hint for key, hint in get_type_hints(kind, include_extras=True).items() if key != "config"}
     flags: list[str] = []
     first: list[str] = []
-    for key, value in content.items():
-        name = str(key).replace("-", "_")
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
+    seen: dict[str, str] = {}
+    for key, values in entries:
+        name = key.replace("-", "_")
+        if name not in hints:
+            near = difflib.get_close_matches(name, list(hints), n=1)
             raise UserError(f"--config {path}: unknown setting {key!r}" + (f"; did you mean {near[0]}?" if near else ""), USAGE)
+        if name in seen:
+            before = "" if key == seen[name] else f", once as {seen[name]}"
+            raise UserError(f"--config {path}: {key} stands twice{before}; say it once", USAGE)
+        seen[name] = key
         flag = f"--{name.replace('_', '-')}"
-        if isinstance(value, dict):
-            raise UserError(f"--config {path}: {key} holds a mapping, expected one value or a list", USAGE)
-        if name in positional:
-            if positionals:
-                first += map(str, value if isinstance(value, list) else [value])
-        elif isinstance(value, bool):
-            flags.append(flag if value else f"--no-{name.replace('_', '-')}")
-        elif isinstance(value, list):
-            flags += [flag, *map(str, value)]
-        elif value is not None:
-            flags += [flag, str(value)]
-    return [*first, *flags]
+        positional = get_origin(hints[name]) is Annotated and "Positional" in str(get_args(hints[name])[1:])
+        kinds = _kinds(hints[name])
+        if isinstance(values, list):
+            words = [_word(one, key, kinds, path) for one in values]
+            (first if positional else flags).extend(words if positional else [flag, *words])
+        elif values.tag == "null":
+            continue
+        elif bool in kinds and values.tag == "bool":
+            flags.append(flag if values.value.lower() in ("true", "yes", "on", "y") else f"--no-{name.replace('_', '-')}")
+        else:
+            word = _word(values, key, kinds, path)
+            (first if positional else flags).extend([word] if positional else [flag, word])
+    return [*(first if positionals else []), *flags]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scalar:
+    """A value as it stands in a YAML file, and the kind that YAML takes it for: str, int, float, bool, null, timestamp."""
+
+    value: str
+    tag: str
+    quoted: bool
+
+
+def _entries(path: Path, yaml: Any) -> list[tuple[str, _Scalar | list[_Scalar]]]:
+    """Keys and values of a YAML file of settings, flat and unread; UserError (exit 2) for all that such a file has no use for."""
+    def refuse(reason: str) -> UserError:
+        return UserError(f"--config {path} {reason}", USAGE)
+
+    try:
+        if path.is_fifo() and not str(path).startswith("/dev/fd/"):  # a shell's own pipe ends; another may never
+            raise refuse("is a pipe; name a YAML file of settings")
+        with path.open("rb") as file:
+            data = file.read(MAX_YAML_BYTES + 1)
+        if len(data) > MAX_YAML_BYTES:
+            raise refuse(f"has more than {MAX_YAML_BYTES:,} bytes; expected a few lines of settings")
+        content = data.decode("utf-8-sig")
+        depth = 0
+        for event in yaml.parse(content, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            line = event.start_mark.line + 1
+            if getattr(event, "anchor", None) is not None:
+                raise refuse(f"line {line} has an anchor or alias ({event.anchor[:40]}); write the value out")
+            if depth > 2:
+                raise refuse(f"line {line} holds lists or mappings within each other, expected one value or a list")
+            if getattr(event, "tag", None) is not None and event.tag != "!":
+                raise refuse(f"line {line} has the tag {event.tag[:60]}; write the plain value")
+        root = yaml.compose(content, Loader=yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
+        raise refuse(f"cannot be read: {str(error).splitlines()[0]}") from None
+    if root is None:
+        return []
+    if not isinstance(root, yaml.MappingNode):
+        found = "list" if isinstance(root, yaml.SequenceNode) else root.tag.rpartition(":")[2]
+        raise refuse(f"holds {found}, expected `key: value` lines")
+
+    def scalar(node: Any, key: str) -> _Scalar:
+        if not isinstance(node, yaml.ScalarNode):
+            raise refuse(f"holds a mapping or a list within a list under {key}, expected one value or a list")
+        return _Scalar(node.value, node.tag.rpartition(":")[2], node.style is not None)
+
+    entries: list[tuple[str, _Scalar | list[_Scalar]]] = []
+    for key_node, node in root.value:
+        key = scalar(key_node, "a key").value
+        values = [scalar(one, key) for one in node.value] if isinstance(node, yaml.SequenceNode) else scalar(node, key)
+        entries.append((key, values))
+    return entries
+
+
+def _kinds(hint: Any) -> set[Any]:
+    """The plain types and literal words that a setting takes, its lists and unions taken apart."""
+    if get_origin(hint) is Annotated:
+        return _kinds(get_args(hint)[0])
+    inner = get_args(hint)
+    if get_origin(hint) is Literal:
+        return set(inner)
+    return set().union(*map(_kinds, inner)) if inner else {hint}
+
+
+def _word(given: _Scalar, key: str, kinds: set[Any], path: Path) -> str:
+    """A value as one word of a command line, as it stands in the file; UserError where YAML and a reader would take it for two things."""
+    def refuse(reason: str) -> UserError:
+        return UserError(f"--config {path}: {key}: {given.value[:60]!r} {reason}", USAGE)
+
+    value = given.value
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in value):
+        raise refuse("holds a control character or a line break; write one line")
+    if value.startswith("-") and not NUMBER.fullmatch(value):
+        raise refuse("begins with a dash and would be read as a flag; flags stand in lines of their own, as `key: value`")
+    if given.tag == "null":
+        raise refuse("is nothing, expected a value in its place")
+    if value in kinds:  # one of the words that the setting knows, whatever YAML takes it for
+        return value
+    plain = kinds & {str, Path}
+    if given.tag == "bool":
+        raise refuse(f"is read by YAML as true or false; quote it if the text is meant: \"{value}\"" if plain else
+                     "is true or false, which this setting is not")
+    if bool in kinds:
+        raise refuse("is neither true nor false")
+    if kinds & {int, float} and not plain:
+        if not NUMBER.fullmatch(value):
+            raise refuse("is no plain decimal number" + (", and YAML reads another one there than you may" if given.tag == "int" else ""))
+        return value.replace("_", "")
+    return value
 
 
 def record(settings: Any) -> dict[str, Any]:

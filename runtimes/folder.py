@@ -17,11 +17,17 @@ from typing import Any
 
 from runtimes.errors import UserError
 from runtimes.reading import JSON_BYTES, MANIFEST_BYTES, kind_of, most_bytes_of, open_plain, read_file
+from runtimes.schema import anything, check, mapping_of, maybe, object_of, text, truth
+from runtimes.strict_json import strict_json
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"  # beside the manifest and over its bytes: the one file a manifest cannot name
 UNSIGNED = {MANIFEST, SIGNATURE}  # what a manifest does not name
 FORMAT = 1
+# What every manifest holds, and of which kind is what several readers take from one; what only one reads it checks itself.
+RECORD = object_of({"kind": text(), "format": anything, "files": mapping_of(text())},
+                   {"settings": mapping_of(anything), "parents": mapping_of(maybe(text())), "versions": mapping_of(text()),
+                    "command": text(1 << 20), "synthetic": truth, "licence": text()}, others=True)
 
 
 def sha256_file(path: Path, most_bytes: int | None = None) -> str:
@@ -78,9 +84,9 @@ def read_json(path: Path, most_bytes: int = JSON_BYTES) -> dict[str, Any]:
 def parse_json(data: bytes, path: Path) -> dict[str, Any]:
     """A JSON object from the bytes of the file at `path`, or say that the file is broken."""
     try:
-        content = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not readable JSON ({error}); make the folder again") from None
+        content = strict_json(data.decode("utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not readable JSON ({error}); make it again") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds {type(content).__name__}, expected a JSON object")
     return content
@@ -106,6 +112,7 @@ def read_manifest(folder: Path, *kinds: str, data: bytes | None = None) -> dict[
         raise UserError(f"{folder} has format {manifest.get('format')!r}, this version reads {FORMAT}; make it again")
     if not isinstance(manifest.get("files"), dict):
         raise UserError(f"{folder / MANIFEST} names no files; make the folder again")
+    check(manifest, RECORD, str(folder / MANIFEST), "make the folder again")
     return manifest
 
 

@@ -8,7 +8,7 @@ image of several slices, (D, H, W, C): every slice goes the way of an image, and
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from runtimes.decode import decode
 from runtimes.errors import UserError
+from runtimes.schema import list_of, number, object_of, one_of, whole
 from runtimes.scores import Task
-from runtimes.volumes import VolumeSpec
+from runtimes.volumes import VOLUME, VolumeSpec
 
 LUMA = np.asarray([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow's "L"
 
@@ -40,6 +41,14 @@ def resize_matrix(source: int, target: int) -> NDArray[np.float32]:
     return matrix
 
 
+# What the JSON form of a spec holds.
+LEVEL = number(-1e6, 1e6)
+SPEC = object_of(
+    {"height": whole(8, 4096), "width": whole(8, 4096), "channels": one_of(1, 3), "dtype": one_of("uint8", "uint16"),
+     "window": list_of(LEVEL, 2, 2), "mean": list_of(number(-1e3, 1e3), 3, 3), "std": list_of(number(1e-4, 1e4), 3, 3)},
+    {"volume": VOLUME})
+
+
 @dataclass(frozen=True)
 class ImageSpec:
     """How a raw image becomes a network's input: level = clip((raw - low) / (high - low)), resize, (level - mean) / std."""
@@ -56,17 +65,17 @@ class ImageSpec:
     def __post_init__(self) -> None:
         if min(self.height, self.width) < 8 or max(self.height, self.width) > 4096:
             raise UserError(f"model size {self.height}x{self.width} is outside 8 to 4096 pixels a side")
-        if not self.window[0] < self.window[1]:
+        if not self.window[0] < self.window[1] or self.window[1] - self.window[0] < 1e-6:  # narrower, the scale would overflow
             raise UserError(f"window {self.window} is empty; expected low < high")
         if min(self.std) <= 0:
             raise UserError(f"std {self.std} must be above 0")
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> ImageSpec:
-        """Rebuild a spec from its JSON form; unknown or missing keys are errors."""
-        names = {one.name for one in fields(cls)}
-        if set(content) | {"volume"} != names:
-            raise UserError(f"image spec has keys {sorted(content)}, expected {sorted(names)}")
+        """Rebuild a spec from its JSON form; unknown or missing keys, other types and values out of range are errors."""
+        problem = SPEC(content, "image")
+        if problem:
+            raise UserError(problem)
         values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
         return cls(**{**values, **({"volume": VolumeSpec.from_dict(content["volume"])} if "volume" in content else {})})
 

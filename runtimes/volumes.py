@@ -6,7 +6,7 @@ radiologists look at them, the patient's right on the left, and run from inferio
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.errors import MISSING, UserError
+from runtimes.schema import list_of, number, object_of, one_of, whole
 
 SUFFIXES = (".nii", ".nii.gz")
 MAX_VOXELS = 512 * 512 * 2048
@@ -22,6 +23,10 @@ MAX_FILL = 1e30  # float32 holds it, and differences of it
 Axis = Literal["axial", "coronal", "sagittal"]
 # From RAS+ voxels (x, y, z) to (slice, row, column); rows and columns are reversed afterwards.
 ORDER: dict[str, tuple[int, int, int]] = {"axial": (2, 1, 0), "coronal": (1, 2, 0), "sagittal": (0, 2, 1)}
+
+
+VOLUME = object_of({"slices": whole(0, MAX_SLICES), "axis": one_of(*get_args(Axis)), "scaling": one_of("percentile", "window"),
+                    "window": list_of(number(-1e9, 1e9), 2, 2)}, {"fill": number(-MAX_FILL, MAX_FILL)})
 
 
 @dataclass(frozen=True)
@@ -51,10 +56,10 @@ class VolumeSpec:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> VolumeSpec:
-        """Rebuild a spec from its JSON form; unknown or missing keys are errors."""
-        names = {one.name for one in fields(cls)}
-        if set(content) | {"fill"} != names:
-            raise UserError(f"volume spec has keys {sorted(content)}, expected {sorted(names)}")
+        """Rebuild a spec from its JSON form; unknown or missing keys, other types and values out of range are errors."""
+        problem = VOLUME(content, "volume")
+        if problem:
+            raise UserError(problem)
         return cls(**{**content, "window": tuple(content["window"])})
 
     def as_dict(self) -> dict[str, Any]:
