@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from distill.adapt_config import AdaptSettings
-from distill.adaptable import adaptable
+from distill.adaptable import adaptable, check_adaptable
 from distill.adapters import adapters_of, routers_of
 from distill.batches import Batches
 from distill.fit import fit
@@ -35,7 +35,8 @@ from distill.predict import Predictions, calibrate, judge, predict, score, summa
 from distill.progress import say, track
 from distill.run import NOTE, check_parents, find_run, finished
 from distill.spectral import start_from_svd
-from distill.teaching import Taught, consult_teacher
+from distill.teachers import check_teacher
+from distill.teaching import Taught, check_bank, consult_teacher
 from distill.views import ViewSpec
 from runtimes.errors import USAGE, UserError
 from runtimes.flags import record
@@ -56,6 +57,10 @@ def adapt(settings: AdaptSettings, command: str) -> int:
     replaces = settings.overwrite or (settings.resume and (run / NOTE).is_file() and bool(read_json(run / NOTE).get("replaces")))
     check_out(settings.out, overwrite=replaces)
     device = choose_device(settings.device)
+    check_adaptable(settings.teacher)
+    check_teacher(settings.teacher, weights=settings.teacher_weights)
+    if settings.bank is not None:
+        check_bank(settings.bank)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     images = read_images(settings.teaching())
