@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from distill.adapt_config import AdaptSettings
-from distill.adaptable import adaptable
+from distill.adaptable import adaptable, check_adaptable
 from distill.adapters import adapters_of, routers_of
 from distill.batches import Batches
 from distill.fit import fit
@@ -35,7 +35,8 @@ from distill.predict import Predictions, calibrate, judge, predict, score, summa
 from distill.progress import say, track
 from distill.run import Run, opened_run, start_run
 from distill.spectral import start_from_svd
-from distill.teaching import BANKS, Taught, consult_teacher
+from distill.teachers import check_teacher
+from distill.teaching import BANKS, Taught, check_bank, consult_teacher
 from distill.views import ViewSpec
 from runtimes.errors import USAGE, UserError
 from runtimes.flags import record
@@ -58,6 +59,10 @@ def adapt(settings: AdaptSettings, command: str) -> int:
 def _adapt(settings: AdaptSettings, command: str, opened: Run) -> int:
     run = opened.folder
     device = choose_device(settings.device)
+    check_adaptable(settings.teacher)
+    check_teacher(settings.teacher, weights=settings.teacher_weights)
+    if settings.bank is not None:
+        check_bank(settings.bank)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     images = read_images(settings.teaching())

@@ -22,6 +22,12 @@ from runtimes.errors import USAGE, UserError
 from runtimes.images import ImageSet, ImageSpec
 
 
+def check_adaptable(name: str) -> None:
+    """UserError (exit 2) for a teacher that shows no layers: a `.pt2` file, a bank."""
+    if name.endswith(".pt2") or name.startswith("bank:"):
+        raise UserError(f"--teacher {name} shows no layers to put adapters beside; name a timm network, hf:ID or a folder", USAGE)
+
+
 def adaptable(name: str, images: ImageSet, *, size: int | None, weights: str | None, seed: int,
               pooling: Pooling = "attention") -> tuple[Model, ImageSpec]:
     """A teacher as a model with a head drawn from the seed for the data's classes, and how the data's images reach it.
@@ -29,8 +35,7 @@ def adaptable(name: str, images: ImageSet, *, size: int | None, weights: str | N
     name: as load_teacher takes it, except what shows no layers (`.pt2`, `bank:`), which is a UserError (exit 2). pooling: of
     volumes; fresh, whatever the teacher was adapted to before.
     """
-    if name.endswith(".pt2") or name.startswith("bank:"):
-        raise UserError(f"--teacher {name} shows no layers to put adapters beside; name a timm network, hf:ID or a folder", USAGE)
+    check_adaptable(name)
     teacher = load_teacher(name, size=size, weights=weights)
     base = teacher.image_spec
     low, high = images.facts.get("window", (0.0, 255.0))

@@ -30,10 +30,12 @@ from distill.progress import say, track
 from distill.run import Run, opened_run, start_run
 from distill.shrinking import budget_of, shrink_student
 from distill.stages import cut_stages
-from distill.students import build_student, timm_arguments, timm_name
-from distill.teaching import BANKS, consult_teacher
+from distill.students import build_student, check_weights, timm_arguments, timm_name
+from distill.teachers import check_teacher
+from distill.teaching import BANKS, check_bank, consult_teacher
 from distill.training import distils_probe, peak_lr, run_on, task_gradients, train, train_a_little
 from distill.views import ViewSpec
+from runtimes.device_table import read_table
 from runtimes.errors import USAGE, UserError
 from runtimes.flags import record
 from runtimes.folder import MANIFEST
@@ -54,13 +56,23 @@ def distill(settings: DistillSettings, command: str) -> int:
 
 def _distill(settings: DistillSettings, command: str, opened: Run) -> int:
     run, asked = opened.folder, settings
+    arch = None if settings.student == "auto" else timm_name(settings.student)
+    if arch is not None and settings.student_weights is not None:
+        check_weights(arch, settings.student_weights)
+    if settings.latency_table is not None:
+        read_table(settings.latency_table)
+    if settings.method != "vanilla":
+        check_teacher(settings.teacher, weights=settings.teacher_weights, adapter=settings.teacher_adapter)
+        if settings.second_teacher is not None:
+            check_teacher(settings.second_teacher, flag="--second-teacher")
+        if settings.bank is not None:
+            check_bank(settings.bank)
+    budget_of(settings)  # a number that is none is refused before any work
     if settings.adapt != "none":
         settings = with_adapted_teacher(settings, command)
     device = choose_device(settings.device)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    arch = None if settings.student == "auto" else timm_name(settings.student)
-    budget_of(settings)  # a number that is none is refused before any work
     images = read_images(settings)
     say("data", describe(images))
     for note in images.facts.get("notes", []):

@@ -23,6 +23,8 @@ def contradictions(settings: Any) -> list[tuple[bool, str]]:
     method, adapt = settings.method, settings.adapt
     how = next((f"--{name.replace('_', '-')} {getattr(settings, name)}" for name, usual in
                 (("importance", "auto"), ("prune_scope", "layer"), ("prune_rounds", None)) if getattr(settings, name) != usual), None)
+    needless = [f"--{name.replace('_', '-')}" for name in ("bank", "teacher_size", "teacher_weights", "teacher_adapter")
+                if getattr(settings, name)]
     return [
         (how is not None and not budget,
          f"{how} says how a student is pruned to a budget: give --max-params, --max-macs or --max-latency-ms, or leave it out"),
@@ -38,6 +40,8 @@ def contradictions(settings: Any) -> list[tuple[bool, str]]:
         (adapt != "none" and method == "vanilla", f"--adapt {adapt} adapts a teacher; --method vanilla has none"),
         (settings.teacher_adapter is not None and adapt != "none",
          f"--adapt {adapt} starts from a plain teacher; leave --teacher-adapter out"),
+        (settings.teacher.startswith("bank:") and bool(needless),
+         f"--teacher {settings.teacher} holds features already; leave {' and '.join(needless)} out"),
         (settings.second_teacher is not None and method == "vanilla",
          f"--second-teacher {settings.second_teacher} needs a bank; --method vanilla has none"),
         (settings.second_teacher is not None and adapt != "none",

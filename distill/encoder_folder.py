@@ -74,7 +74,7 @@ def _check_part(part: Any, source: str, depth: int = 0) -> None:
                                 "take the key out if the model works without it, or export it with torch.export.save to a .pt2 file")
             if name == "model_type" and value in FOREIGN_TYPES:
                 raise UserError(f"{source} has a part of model_type {value!r}, which would fetch another network")
-            _check_number(name, value, source)
+            _check_number(str(name), value, source)
             _check_part(value, source, depth + 1)
 
 
@@ -133,7 +133,8 @@ def staged(folder: Path, source: str) -> Iterator[Path]:
         clean = Path(name)
         for file in files:
             if file in (CONFIG, *PROCESSORS):
-                write_json(clean / file, read_json(folder / file))
+                content = {name: value for name, value in read_json(folder / file).items() if name != "auto_map"}  # null, as was checked
+                write_json(clean / file, content)
             else:
                 (clean / file).symlink_to((folder / file).resolve())
         for file in (CONFIG, *PROCESSORS):  # the copies are what is loaded, so they are what must be harmless
@@ -147,7 +148,7 @@ def local_folder(source: str, *, weights: bool) -> Path:
 
     Naming an ID is asking for the network; with HF_HUB_OFFLINE=1 only what was fetched before is there.
     """
-    if Path(source).is_dir():
+    if source and Path(source).is_dir():
         return Path(source)
     reason = "no such folder"
     if HUB_ID.fullmatch(source):

@@ -49,13 +49,18 @@ class TransformersNet(nn.Module):
 
 def from_config(arch: str, outputs: int, config: dict[str, Any], features: int) -> TransformersNet:
     """An encoder with random weights from the config of its model type; features: width of what it answers."""
+    from distill.encoder_folder import check_config  # which knows the names of architectures, and they those of this module
+
     try:
         import transformers
     except ModuleNotFoundError:
         raise UserError(f"{arch} needs transformers; pip install 'rd-distill[teachers]'") from None
     try:
         held: Any = transformers.AutoConfig.for_model(arch.removeprefix(PREFIX), **{k: v for k, v in config.items() if k != "model_type"})
+        check_config(held.to_dict(), f"the config of {arch}")  # with what it takes where nothing is said
         encoder = transformers.AutoModel.from_config(held, trust_remote_code=False)
+    except UserError:
+        raise
     except Exception as error:  # transformers raises many types for a config that fits no network
         raise UserError(f"transformers cannot make {arch} ({type(error).__name__}: {str(error).strip().split(chr(10))[0][:160]}); the "
                         "folder was changed, or written with another version") from None

