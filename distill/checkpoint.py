@@ -126,8 +126,8 @@ def load_checkpoint(folder: Path, *kinds: str) -> Checkpoint:
         spec = ModelSpec.from_dict(record["model"])
         image_spec = ImageSpec.from_dict(record["image"])
         names = spec.classes if spec.task == "multilabel" else (EVERY_CLASS,)
-        calibration = Calibration(tuple(record["temperatures"]), tuple(record["thresholds"]),
-                                  _sentences(record, "not_calibrated", dict.fromkeys(names, UNTESTED)), _sentences(record, "few_images", {}))
+        reasons = _sentences(record, "not_calibrated", dict.fromkeys(names, UNTESTED))
+        calibration = Calibration(tuple(record["temperatures"]), tuple(record["thresholds"]), reasons, _sentences(record, "few_images", {}))
     except KeyError as error:
         raise UserError(f"{folder / 'config.json'} lacks {error}; expected a folder written by rd-distill") from None
     model = build_model(spec)
