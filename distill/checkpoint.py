@@ -161,8 +161,8 @@ def read_config(folder: Path) -> tuple[ModelSpec, ImageSpec, Calibration]:
     if problem := calibration_problem(spec.task, spec.classes, scales, cuts):
         raise UserError(f"{path}: {problem}; make the folder again")
     names = spec.classes if spec.task == "multilabel" else (EVERY_CLASS,)
-    return spec, image_spec, Calibration(tuple(scales), tuple(cuts), _sentences(record, "not_calibrated", dict.fromkeys(names, UNTESTED)),
-                                         _sentences(record, "few_images", {}))
+    reasons = _sentences(record, "not_calibrated", dict.fromkeys(names, UNTESTED))
+    return spec, image_spec, Calibration(tuple(scales), tuple(cuts), reasons, _sentences(record, "few_images", {}))
 
 
 def _numbers(value: Any) -> Iterator[Any]:

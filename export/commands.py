@@ -65,9 +65,9 @@ def _export(settings: ExportSettings, command: str, images_of: Callable[[Checkpo
         return DONE
     checkpoint = load_checkpoint(settings.student_dir, "student")
     say("student", f"{settings.student_dir}: {checkpoint.spec.arch}, {checkpoint.spec.task}, {len(checkpoint.spec.classes)} classes, "
-                   f"{checkpoint.image_spec.height}x{checkpoint.image_spec.width} {checkpoint.image_spec.dtype}")
+                   f"{checkpoint.image_spec.height}x{checkpoint.image_spec.width} {checkpoint.image_spec.dtype}, "
+                   f"{checkpoint.calibration.told()}")
     _check_data(settings, checkpoint)
-    say("", f"probabilities {checkpoint.calibration.told()}")
     images = images_of(checkpoint) if images_of is not None else _images(checkpoint, settings.data)
     if checkpoint.image_spec.volume is not None and (settings.input != "image" or settings.input_size):
         raise UserError("a student of volumes takes slices of its own size and a mask; leave --input tensor and --input-size out", USAGE)
