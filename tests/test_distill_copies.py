@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -136,7 +135,7 @@ def linked_groups(count: int, links: list[tuple[int, int]]) -> list[int]:
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 160), st.integers(1, 6), st.sampled_from([0.0, 0.01, 0.02, 0.03, 0.5]),
        st.sampled_from([0.0, 0.03, 0.07, 0.5, 0.95]))
-def test_the_search_links_what_a_comparison_of_all_with_all_links(seed: int, count: int, pictures: int, noisy: float, bright: float) -> None:
+def test_the_search_links_what_a_comparison_of_all_links(seed: int, count: int, pictures: int, noisy: float, bright: float) -> None:
     rng = np.random.default_rng(seed)
     hashes = (rng.random((pictures, 240)) < bright)[rng.integers(0, pictures, count)] ^ (rng.random((count, 240)) < noisy)
     links = find_near_copies([Seen(str(row), 9, 9, False, "uint8", np.packbits(one).tobytes()) for row, one in enumerate(hashes)])

@@ -169,6 +169,67 @@ def test_all_bad_kinds_are_in_one_report_and_can_be_skipped(tmp_path: Path) -> N
     assert {Path(path).relative_to(tmp_path).as_posix() for path in images.facts["skipped_paths"]} == set(found)
 
 
+def near_pairs(root: Path) -> str:
+    for name in "ab":
+        for index in range(16):
+            coarse = picture(root / name / f"{index}.png", 100 * ord(name) + index, size=(6, 6))
+            whole = Image.open(coarse).resize((64, 64), Image.Resampling.BICUBIC)
+            whole.save(coarse)
+            whole.resize((50, 50)).save(coarse.with_suffix(".jpg"), quality=85)
+    return str(root)
+
+
+def torn(images: Any) -> int:
+    sides: dict[str, set[str]] = {}
+    for key, part in zip(images.keys, images.split.tolist(), strict=True):
+        sides.setdefault(key[:-4], set()).add(part)
+    return sum(len(parts) > 1 for parts in sides.values())
+
+
+def test_near_copies_stay_on_one_side_of_a_made_split_and_are_told_where_they_may_not(tmp_path: Path) -> None:
+    root = near_pairs(tmp_path)
+    images = load_images(root)
+    assert torn(images) == 0
+    assert images.facts["near_copies"] == {"kept_together": 64, "too_alike": 0, "pairs_in_two_splits": 0}
+    apart = load_images(root, keep_together="group")
+    assert torn(apart) == apart.facts["near_copies"]["pairs_in_two_splits"] > 0
+    assert any("in different splits" in note for note in apart.facts["notes"])
+
+
+def test_pictures_that_all_look_alike_are_still_split(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    one = np.kron(rng.integers(0, 200, (8, 8)), np.ones((8, 8)))
+    for index in range(24):
+        (tmp_path / "ab"[index % 2]).mkdir(exist_ok=True)
+        Image.fromarray((one + rng.integers(0, 3, one.shape)).astype(np.uint8)).save(tmp_path / "ab"[index % 2] / f"{index}.png")
+    images = load_images(str(tmp_path))
+    assert images.facts["near_copies"]["too_alike"] == 24
+    assert min(images.facts["counts"].values()) > 0
+
+
+def test_an_exact_copy_in_another_file_is_left_out_of_its_split_and_a_leak_in_another(tmp_path: Path) -> None:
+    for place, (part, count) in enumerate({"train": 6, "val": 3, "test": 3}.items()):
+        class_folders(tmp_path / part, {"a": count, "b": count}, 10_000 * place)
+    Image.open(tmp_path / "train/a/0.png").convert("RGB").save(tmp_path / "train/a/again.bmp")
+    images = load_images(str(tmp_path))
+    assert images.facts["copies"] == 1
+    assert "train/a/again.bmp" not in images.keys
+    assert any("1 exact copy is left out" in note for note in images.facts["notes"])
+    assert len(load_images(str(tmp_path), keep_together="group", earlier=True)) == 25  # as before: other bytes, another image
+    Image.open(tmp_path / "train/a/0.png").save(tmp_path / "test/a/again.tif")
+    with pytest.raises(BadImages, match=r"leak \(same picture as .*again\.tif"):
+        load_images(str(tmp_path))
+
+
+def test_none_keeps_not_even_patients_together(tmp_path: Path) -> None:
+    lines = ["image,label,patient", *(f"{index}.png,{index % 2},P{index // 4}" for index in range(40))]
+    path = table(tmp_path, lines, 40)
+    assert load_images(path).facts["split_from"].startswith("made 70/10/20 by patient")
+    images = load_images(path, keep_together="none")
+    assert images.facts["split_from"].startswith("made 70/10/20 by image")
+    assert any("--keep-together none" in note for note in images.facts["notes"])
+
+
 def test_mixed_depths_are_refused_with_examples_even_when_bad_images_are_skipped(tmp_path: Path) -> None:
     class_folders(tmp_path, {"a": 5, "b": 5})
     picture(tmp_path / "a" / "deep.png", 3, "16")

@@ -117,6 +117,120 @@ def test_all_eight_exif_orientations_give_the_same_pixels(tmp_path: Path) -> Non
     assert all(np.array_equal(one, tensors[0]) for one in tensors)
 
 
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("mode", ["L", "I;16", "RGB"])
+def test_a_tiff_turned_by_a_quarter_is_not_sheared(tmp_path: Path, mode: str, compression: str | None) -> None:
+    levels = picture(channels=1)[..., 0]
+    image = Image.fromarray(levels.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(levels).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.tif", exif=exif, compression=compression)
+    assert np.array_equal(decode(tmp_path / "a.tif"), np.asarray(image).reshape(24, 40, -1))
+
+
+def png(levels: np.ndarray, kind: int, *, clear: bytes = b"") -> bytes:
+    """A PNG of 16 bits a channel; kind: 0 grey, 2 colour, 4 grey and 6 colour with transparency."""
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", levels.shape[1], levels.shape[0], 16, kind, 0, 0, 0)
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in levels)
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + (chunk(b"tRNS", clear) if clear else b"")
+            + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b""))
+
+
+def tiff(levels: np.ndarray, photometric: int, order: str = "<", extra: int | None = None, planar: int = 1, signed: bool = False) -> bytes:
+    """An uncompressed TIFF; photometric: 0 white is zero, 1 black is zero, 2 colour. extra: what the last channel is."""
+    height, width, channels = levels.shape
+    bits = levels.dtype.itemsize * 8
+    data = (levels if planar == 1 else np.moveaxis(levels, -1, 0)).astype(levels.dtype.newbyteorder(order)).tobytes()
+    rows = {256: [width], 257: [height], 258: [bits] * channels, 259: [1], 262: [photometric], 277: [channels], 278: [height],
+            284: [planar],
+            **({338: [extra]} if extra is not None else {}), **({339: [2] * channels} if signed else {})}
+    size = len(data) // (channels if planar == 2 else 1)
+    strips = channels if planar == 2 else 1
+    count = len(rows) + 2
+    beyond = 8 + 2 + 12 * count + 4
+    body, tail = b"", b""
+    for tag in sorted([*rows, 273, 279]):
+        long = tag in (273, 279)
+        values = [0] * strips if tag == 273 else [size] * strips if tag == 279 else rows[tag]
+        if tag == 273:
+            values = [beyond + 256 + size * strip for strip in range(strips)]
+        packed = struct.pack(f"{order}{len(values)}{'I' if long else 'H'}", *values)
+        if len(packed) > 4:
+            packed, tail = struct.pack(f"{order}I", beyond + len(tail)), tail + packed
+        body += struct.pack(f"{order}HHI", tag, 4 if long else 3, len(values)) + packed.ljust(4, b"\0")
+    start = b"II*\0" if order == "<" else b"MM\0*"
+    return start + struct.pack(f"{order}IH", 8, count) + body + bytes(4) + tail.ljust(256, b"\0") + data
+
+
+def deep(channels: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 65536, (24, 40, channels)).astype(np.uint16)
+
+
+@pytest.mark.parametrize("alpha", [65535, 30000, 0])
+def test_sixteen_bit_colour_and_transparency_keep_every_level(tmp_path: Path, alpha: int) -> None:
+    colour, grey = deep(3), deep(1)
+    veil = np.full((24, 40, 1), alpha, dtype=np.uint16)
+    faded = np.rint(colour * (alpha / 65535)).astype(np.uint16)
+    wanted = {
+        "a.png": (png(colour, 2), colour), "b.png": (png(np.dstack([colour, veil]), 6), faded),
+        "c.png": (png(np.dstack([grey, veil]), 4), np.rint(grey * (alpha / 65535)).astype(np.uint16)),
+        "d.tif": (tiff(colour, 2), colour), "e.tif": (tiff(colour, 2, ">"), colour),
+        "f.tif": (tiff(np.dstack([colour, veil]), 2, extra=2), faded), "g.tif": (tiff(np.dstack([faded, veil]), 2, extra=1), faded),
+        "h.tif": (tiff(np.dstack([colour, veil]), 2, extra=0), colour)}
+    for name, (data, levels) in wanted.items():
+        (tmp_path / name).write_bytes(data)
+        found = decode(tmp_path / name)
+        assert found.dtype == np.uint16, name
+        assert np.array_equal(found, levels), name
+
+
+def test_white_may_be_zero_in_any_depth(tmp_path: Path) -> None:
+    grey = deep(1)
+    for name, levels, photometric, wanted in (("a.tif", grey, 0, 65535 - grey), ("b.tif", grey, 1, grey), (
+            "c.tif", (grey >> 8).astype(np.uint8), 0, 255 - (grey >> 8))):
+        (tmp_path / name).write_bytes(tiff(levels, photometric))
+        assert np.array_equal(decode(tmp_path / name), wanted), name
+
+
+def test_a_level_that_is_transparent_is_black(tmp_path: Path) -> None:
+    grey, colour = deep(1), deep(3)
+    (tmp_path / "a.png").write_bytes(png(grey, 0, clear=struct.pack(">H", int(grey[0, 0, 0]))))
+    (tmp_path / "b.png").write_bytes(png(colour, 2, clear=struct.pack(">HHH", *map(int, colour[0, 0]))))
+    levels = (grey[..., 0] >> 8).astype(np.uint8)
+    Image.fromarray(levels).save(tmp_path / "c.png", transparency=int(levels[0, 0]))
+    assert np.array_equal(decode(tmp_path / "a.png"), np.where(grey == grey[0, 0], 0, grey))
+    assert np.array_equal(decode(tmp_path / "b.png"), np.where((colour == colour[0, 0]).all(axis=-1, keepdims=True), 0, colour))
+    assert np.array_equal(decode(tmp_path / "c.png")[..., 0], np.where(levels == levels[0, 0], 0, levels))
+
+
+def test_the_first_picture_of_a_phone_is_read(tmp_path: Path) -> None:
+    whole = Image.fromarray(picture())
+    whole.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[whole.resize((8, 8))], quality=95, subsampling=0)
+    whole.save(tmp_path / "b.jpg", quality=95, subsampling=0)
+    assert np.array_equal(decode(tmp_path / "a.jpg"), decode(tmp_path / "b.jpg"))
+
+
+@pytest.mark.parametrize(("name", "data", "told"), [
+    ("planes.tif", tiff(deep(3), 2, planar=2), "one plane a channel"),
+    ("white.tif", tiff(deep(1), 0, ">"), "a TIFF whose kind of pixels is not read"),
+    ("signed.tif", tiff((deep(1) >> 8).astype(np.uint8), 1, signed=True), "signed 8-bit"),
+    ("below.tif", tiff(deep(1), 1, signed=True), "signed or 32-bit pixels from -"),
+    ("two.tif", tiff((deep(2) >> 8).astype(np.uint8), 1, extra=0), "further channels"),
+    ("float.tif", encoded(Image.fromarray(np.ones((9, 9), np.float32)), "TIFF"), "floating-point"),
+    ("other.jpg", encoded(Image.fromarray(picture()), "JPEG2000"), "JPEG 2000"),
+    ("dicom.png", bytes(128) + b"DICM" + bytes(99), "a DICOM file"),
+    ("page.png", b"<!doctype html>", "a web page"),
+])
+def test_what_is_not_read_says_what_it_is(tmp_path: Path, name: str, data: bytes, told: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=told) as caught:
+        decode(tmp_path / name)
+    assert name in str(caught.value)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP", "WEBP"])
 @pytest.mark.parametrize("percent", [0, 1, 10, 50, 90, 99])
 def test_a_truncated_file_is_refused_with_its_path(tmp_path: Path, kind: str, percent: int) -> None:
