@@ -106,9 +106,7 @@ def holed(folder: Path, finished: Path) -> None:
 
 def filled(folder: Path) -> str:
     """The student's volumes stand with the fill they were trained with."""
-    spec = json.dumps(
-        json.loads((folder / "student" / "config.json").read_text()))
-    return "" if '"fill": -50.0' in spec else "config.json does not hold the fill"
+    return "" if '"fill": -50.0' in (folder / "student" / "config.json").read_text() else "config.json does not hold the fill"
 
 
 def cubes(count: int, **shape: int) -> np.ndarray:
@@ -178,12 +176,14 @@ TABLE_CASES: tuple[Case, ...] = (
          cells("image;label", lambda i: f"{i:02d}.png;{ab(i)}", above="sep=;\r\n", end="\r\n"), learnt("a", "b")),
     Case("tables: comments above the header", RUN, 0, "2 classes",
          cells("image,label", lambda i: f"{i:02d}.png,{ab(i)}", above="# by a, b\n# in 2020\n"), learnt("a", "b")),
-    Case("tables: UTF-16", RUN, 0, "2 classes", cells("image,label", lambda i: f"{i:02d}.png,{ab(i)}", encoding="utf-16"), learnt("a", "b")),
+    Case("tables: UTF-16", RUN, 0, "2 classes",
+         cells("image,label", lambda i: f"{i:02d}.png,{ab(i)}", encoding="utf-16"), learnt("a", "b")),
     Case("tables: Latin-1", RUN, 1, "iconv", labelled("a", "b", "\u00e9", encoding="latin-1")),
     Case("tables: a NUL in a cell", RUN, 1, "NUL", labelled("a", "b\0")),
     Case("tables: an image cell of 4,000 letters", RUN, 1, "too long",
          cells("image,label", lambda i: f"{'x' * 4000 if i == 5 else f'{i:02d}.png'},{ab(i)}")),
-    Case("tables: a quote never closed", RUN, 1, "line 4: a quote", cells("image,label", lambda i: f"{i:02d}.png,{'\"' * (i == 2)}{ab(i)}")),
+    Case("tables: a quote never closed", RUN, 1, "line 4: a quote",
+         cells("image,label", lambda i: f"{i:02d}.png," + '"' * (i == 2) + ab(i))),
     Case("tables: no header", RUN, 1, "write a header", cells("00.png,a", lambda i: f"{i:02d}.png,{ab(i)}")),
     Case("tables: an Excel workbook called .csv", RUN, 1, "Excel", cells("PK\x03\x04", lambda i: "")),
     # files

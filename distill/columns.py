@@ -25,7 +25,7 @@ IMAGE_COLUMNS = ("image", "path")
 IMAGE_NAMES = {  # without underscores; a column of these names holds images where there is no `image` or `path`
     "images", "imagepath", "imagefile", "imagefilename", "imagename", "imageid", "imageindex", "imageuid", "imagelink", "file", "filename",
     "filepath", "fname", "img", "imgpath", "imgname", "imgid", "imgfile", "imagefilepath", "relativepath", "fullpath", "filelocation",
-    "isicid", "idcode", "dicomid", "slice", "scan", "scanpath", "volume", "volumepath", "volumename", "nifti", "niftipath"}
+    "isicid", "idcode", "dicomid", "scan", "scanpath", "volume", "volumepath", "volumename", "nifti", "niftipath"}
 GROUP_COLUMNS = ("patient", "patient_id", "patientid", "subject", "subject_id", "group", "dup_group")
 PATIENT = re.compile(r"(anon|anonymi[sz]ed|anonymous|deid|deidentified|dicom|pseudo|hashed|study|unique)?"
                      r"(patient|patienten|pat|pt|subject|participant|person|individual|volunteer|donor|animal|mouse)"
@@ -45,7 +45,8 @@ SPLIT_NAMES = {"split", "set", "datasetsplit", "datasplit", "partition", "subset
 IS_SPLIT = re.compile("(is|in)?(train|training|test|testing|val|valid|validation)")
 MORE_SPLIT_WORDS = {  # beside those that folders may bear
     "training": "train", "trn": "train", "tr": "train", "trainset": "train", "train_set": "train", "training_set": "train",
-    "learning": "train", "dev": "val", "validate": "val", "validating": "val", "vld": "val", "validation_set": "val", "val_set": "val", "valset": "val",
+    "learning": "train", "dev": "val", "validate": "val", "validating": "val", "vld": "val", "validation_set": "val",
+    "val_set": "val", "valset": "val",
     "tuning": "val", "tune": "val", "publictest": "val", "testing": "test", "tst": "test", "ts": "test", "te": "test", "test_set": "test",
     "testset": "test", "holdout": "test", "hold_out": "test", "held_out": "test", "heldout": "test", "privatetest": "test"}
 METADATA = {

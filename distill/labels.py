@@ -25,10 +25,11 @@ from runtimes.scores import Task
 EMPTY = {"", "nan"}
 MISSING = EMPTY | {
     "na", "n/a", "n.a.", "#n/a", "#na", "#n/a n/a", "<na>", "null", "#null!", "nil", "-nan", "nat", "1.#qnan", "-1.#qnan", "1.#ind",
-    "-1.#ind", "?", "??", "-", "--", "---", "\u2013", "\u2014", ".", "\\n", "missing", "not available", "unlabeled", "unlabelled", "no label",
-    "#value!", "#ref!", "#div/0!", "#name?", "#num!"}
+    "-1.#ind", "?", "??", "-", "--", "---", "\u2013", "\u2014", ".", "\\n", "missing", "not available", "unlabeled", "unlabelled",
+    "no label", "#value!", "#ref!", "#div/0!", "#name?", "#num!"}
 DOUBTFUL = {"none", "unknown", "unk", "unspecified", "not specified", "n.d.", "tbd"}  # classes of some tables, no labels of others
-NORMAL = {"no finding", "no_finding", "no findings", "normal", "none", "negative", "healthy", "no abnormality", "no disease", "unremarkable"}
+NORMAL = {"no finding", "no_finding", "no findings", "normal", "none", "negative", "healthy", "no abnormality", "no disease",
+          "unremarkable"}
 PAIRS = (("false", "true"), ("no", "yes"), ("negative", "positive"), ("neg", "pos"), ("absent", "present"), ("n", "y"), ("f", "t"),
          ("-", "+"))
 ZERO_ONE = {"0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0}
@@ -139,8 +140,8 @@ def single(
                      "cells should they mean that there is no label")
     both = [label for label in classes if len(parts := COMPOUND.split(label)) > 1 and set(parts) <= set(classes)]
     if both:
-        notes.append(f"{name}: {listed(both, 5)} is taken as a class of its own, beside those it is made of; write {'|'.join(COMPOUND.split(both[0]))} "
-                     "should it mean several findings")
+        notes.append(f"{name}: {listed(both, 5)} is taken as a class of its own, beside those it is made of; write "
+                     f"{'|'.join(COMPOUND.split(both[0]))} should it mean several findings")
     kind = read_task(classes, task, numbered, facts)
     place = {label: index for index, label in enumerate(classes)}
     empty = [is_empty or doubt for is_empty, doubt in zip(empty, unsure, strict=True)]
@@ -369,8 +370,8 @@ def _refuse_measured(path: Path, name: str, values: Sequence[float]) -> None:
     if (fractions and distinct > 10 and each < 20) or (named and distinct > 12 and each < 20) or (
             not codes and distinct > 30 and each < 5) or (not codes and distinct > MANY and each < 2):
         raise UserError(f"{path}: column {name} holds {distinct:,} different numbers from {min(given):g} to {max(given):g}, which looks "
-                        "like a measured number or an id; this tool classifies: bin it into a few classes in a column of its own, or --label "
-                        "names another column")
+                        "like a measured number or an id; this tool classifies: bin it into a few classes in a column of its own, or name "
+                        "another with --label")
 
 
 def _refuse_names(path: Path, name: str, labels: Sequence[str], images: Sequence[str]) -> None:
