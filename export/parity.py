@@ -7,7 +7,6 @@ asks a session, it writes nothing. Does not own: asking (answers.py), what agree
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,9 +15,9 @@ from numpy.typing import NDArray
 
 from distill.checkpoint import Calibration
 from distill.models import Model
-from export.answers import Answers, Image, ask, device_image, graph_inputs
+from export.answers import Answers, Image, ask
 from export.gate import Limits, judge_logits
-from runtimes.agreement import compare
+from runtimes.agreement import TAIL, compare, tail_difference
 from runtimes.artifact import Artifact
 from runtimes.scores import calibrated, decide
 from runtimes.session import Session
@@ -32,7 +31,6 @@ RULE = ("every logit within tolerance x max(1, |logit|) of PyTorch at every batc
 LOWER_RULE = ("flips, drop of AUROC and mean change of probabilities within their limits at every batch size, every probability within "
               "its own logits' calibration, and every logit within tolerance x max(1, |logit|) of PyTorch in fp16, within tolerance x "
               "max(1, the largest |logit| of these images) in bf16")
-TAIL = {"fp32": 1e-4, "fp16": 1e-3, "int8": 1e-3, "bf16": 2e-2}  # softmax and temperature beside the logits: bf16 may compute them too
 
 
 def parity(model: Model, session: Session, artifact: Artifact, images: Sequence[Image], labels: Array, *,
@@ -53,7 +51,7 @@ def parity(model: Model, session: Session, artifact: Artifact, images: Sequence[
     results = [compare(*one, logits, expected, task=task, temperatures=own.temperatures, thresholds=own.thresholds,
                        tolerance=artifact.tolerance) for one in answers.found.values()]
     verdicts = [judge_logits(one, expected, known, task, own, limits) for one, _ in answers.found.values()] if limits else []
-    tail = float(np.abs(found - calibrated(found_logits, task, artifact.temperatures)).max())
+    tail = tail_difference(found_logits, found, task, artifact.temperatures)
     theirs = decide(expected, task, own.thresholds)  # a refitted temperature moves the artifact's thresholds, not its decisions
     flips = max(int((decide(one, task, artifact.thresholds) != theirs).reshape(count, -1).any(axis=1).sum())
                 for _, one in answers.found.values())
@@ -82,8 +80,22 @@ def parity(model: Model, session: Session, artifact: Artifact, images: Sequence[
         "mean_probability_change": _finite(float(np.abs(found.astype(np.float64) - expected).mean())),
         "batches": sorted(answers.found), "confidence": CONFIDENCE,
         "refused_images": len(answers.refused), "images_resized_to_graph": answers.stand_ins,
-        "rounding": _rounding(answers, expected, artifact, own), "worst": _worst(answers, images, known, expected, artifact, own),
+        "rounding": _rounding(answers, expected, artifact, own), "worst": _worst(answers, known, expected, artifact, own),
     }
+
+
+def unlabelled(proof: dict[str, Any]) -> dict[str, Any]:
+    """The same proof without what tells patients apart: of its worst images no label, and no figure so exact that it fits one alone."""
+    def rounded(value: float | None, digits: int) -> float | None:
+        return None if value is None else float(f"{value:.{digits}g}")
+
+    def side(held: dict[str, Any]) -> dict[str, Any]:
+        return {**held, "probabilities": [None if value is None else round(value, 2) for value in held["probabilities"]]}
+
+    worst = [{key: value for key, value in image.items() if key != "label"} | {
+        "logit_difference": rounded(image["logit_difference"], 2), "probability_difference": rounded(image["probability_difference"], 2),
+        "pytorch": side(image["pytorch"]), "artifact": side(image["artifact"])} for image in proof["worst"]]
+    return {**proof, "worst": worst}
 
 
 def _apart(relative: float, tail: float, close: bool, artifact: Artifact) -> list[str]:
@@ -104,11 +116,11 @@ def flip_bound(flips: int, images: int, confidence: float = CONFIDENCE) -> float
     return 1.0 if flips >= images else float(beta.ppf(confidence, flips + 1, images - flips))
 
 
-def _worst(answers: Answers, images: Sequence[Image], labels: Array, expected: Array, artifact: Artifact,
-           own: Calibration) -> list[dict[str, Any]]:
+def _worst(answers: Answers, labels: Array, expected: Array, artifact: Artifact, own: Calibration) -> list[dict[str, Any]]:
     """The images whose probabilities moved most at any batch size, both sides beside each other.
 
-    No names: a file name may name a patient, and this file ships. A row among the images and the pixels' hash tell them apart.
+    No names, no hash of pixels: a file name may name a patient, a hash beside a label says which label an image at hand had. The row
+    among the images tells them apart where the images are.
     """
     moved = np.stack([np.abs(found.astype(np.float64) - expected).max(axis=1) for _, found in answers.found.values()])
     apart = np.stack([np.abs(logits.astype(np.float64) - answers.expected).max(axis=1) for logits, _ in answers.found.values()])
@@ -122,9 +134,8 @@ def _worst(answers: Answers, images: Sequence[Image], labels: Array, expected: A
     told = []
     for row in ranked:
         image, batch = answers.rows[row], batches[int(moved[:, row].argmax())]
-        pixels = graph_inputs(device_image(images[image], artifact)[1], artifact)[0]
-        told.append({"image": image, "pixels_sha256": hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()[:16],
-                     "label": _names(labels[row], artifact), "batch": batch, "logit_difference": _finite(float(apart[:, row].max())),
+        told.append({"image": image, "label": _names(labels[row], artifact), "batch": batch,
+                     "logit_difference": _finite(float(apart[:, row].max())),
                      "probability_difference": _finite(float(moved[:, row].max())), "pytorch": said(expected[row], own.thresholds),
                      "artifact": said(answers.found[batch][1][row], artifact.thresholds)})
     return told

@@ -1,7 +1,7 @@
 """Whether two sets of scores say the same: distance of logits, decisions that flipped, and which of those stood on the border.
 
-Owns: Agreement, `compare`, `border_distance`. Used by the self-test on a device and by parity at export, so that both mean the
-same by "the same decisions". Does not own: where scores come from.
+Owns: Agreement, `compare`, `border_distance`, `tail_difference`. Used by the self-test on a device and by parity at export, so that both
+mean the same by "the same decisions". Does not own: where scores come from.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.scores import Task, decide
+from runtimes.scores import Task, calibrated, decide
+
+# How far probabilities may lie from the calibration of their own logits: bf16 may compute softmax and temperature, too.
+TAIL = {"fp32": 1e-4, "fp16": 1e-3, "int8": 1e-3, "bf16": 2e-2}
 
 
 @dataclass(frozen=True)
@@ -64,3 +67,9 @@ def border_distance(logits: NDArray[Any], task: Task, temperatures: Sequence[flo
         return np.full(len(values), np.inf)
     ranked = np.sort(values, axis=1)
     return np.asarray((ranked[:, -1] - ranked[:, -2]) / np.maximum(1.0, np.abs(ranked[:, -1])))
+
+
+def tail_difference(logits: NDArray[Any], probabilities: NDArray[Any], task: Task, temperatures: Sequence[float]) -> float:
+    """The furthest that probabilities (N, C) lie from the calibration of their own logits: another temperature shows here alone."""
+    apart = np.abs(probabilities.astype(np.float64) - calibrated(logits, task, temperatures))
+    return float(apart.max(initial=0.0)) if np.isfinite(apart).all() else float("inf")

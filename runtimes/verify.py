@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.agreement import compare
+from runtimes.agreement import TAIL, compare, tail_difference
 from runtimes.artifact import Artifact, read_artifact
 from runtimes.errors import DONE, PARITY, UserError
 from runtimes.scores import calibrated
@@ -54,7 +54,10 @@ def verify(folder: Path, *, threads: int | None = None, device: str = "cpu",
         session.close()
     found = compare(scores.logits, scores.probabilities, logits, probabilities, task=artifact.task,
                     temperatures=artifact.temperatures, thresholds=artifact.thresholds, tolerance=artifact.tolerance)
+    tail = tail_difference(scores.logits, scores.probabilities, artifact.task, artifact.temperatures)
+    good = found.within(artifact.tolerance) and tail <= TAIL[artifact.precision]
     report = {"artifact": str(folder), "files": len(artifact.manifest["files"]), "signature": signature,
               "signed_by": artifact.signed_by or None, **facts, "golden_images": len(logits), "difference": found.difference,
-              "tolerance": artifact.tolerance, "flips": found.flips, "excused": found.excused}
-    return (DONE if found.within(artifact.tolerance) else PARITY), report
+              "tolerance": artifact.tolerance, "flips": found.flips, "excused": found.excused,
+              "calibration_difference": tail, "calibration_tolerance": TAIL[artifact.precision]}
+    return (DONE if good else PARITY), report
