@@ -23,6 +23,7 @@ from cyclonedx.spdx import fixup_id
 from packageurl import PackageURL
 
 from distill.public_names import public_data
+from export.facts import parents_of
 from runtimes.artifact import INPUT_NAMES, needed_files
 from runtimes.folder import sha256_file, write_json
 
@@ -73,7 +74,7 @@ def _model(facts: Mapping[str, Any], student: Mapping[str, Any], files: Mapping[
 def _student(facts: Mapping[str, Any], student: Mapping[str, Any]) -> Component:
     """The PyTorch student; its ancestors are the teacher and the weights that it started from, where there are any."""
     about, ancestors = facts["artifact"], []
-    teacher_hash = student.get("parents", {}).get("teacher")
+    teacher_hash = parents_of(student)["teacher"]
     if teacher_hash or about["teacher"] not in ("none", "no teacher"):
         ancestors.append(Component(
             name=about["teacher"], type=ComponentType.MACHINE_LEARNING_MODEL, bom_ref="teacher", hashes=_hash(teacher_hash),
@@ -93,7 +94,7 @@ def _student(facts: Mapping[str, Any], student: Mapping[str, Any]) -> Component:
 
 
 def _data(student: Mapping[str, Any]) -> Component:
-    held, digest = student.get("data") or {}, student.get("parents", {}).get("images")
+    held, digest = student.get("data") or {}, parents_of(student)["images"]
     counts = {f"images_{split}": count for split, count in (held.get("counts") or {}).items() if split in ("train", "val", "test")}
     return Component(
         name=public_data(student), type=ComponentType.DATA, bom_ref="data",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -69,15 +70,20 @@ def manifest_facts(checkpoint: Checkpoint, settings: ExportSettings, command: st
     """
     packages = ["torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy"]
     packages += ["openvino"] * (settings.runtime == "openvino")
-    held = checkpoint.manifest.get("parents", {})
-    origin = {key: held[key] for key in ("teacher", "images") if held.get(key) is None or SHA256.fullmatch(str(held[key]))}
     return {
         "command": kept_command(settings) if command else "", "scores": scores_of(settings.student_dir),
         "settings": kept_settings(settings), "versions": {name: version(name) for name in packages},
-        "parents": {"student": sha256_file(settings.student_dir / MANIFEST), **origin, "parity_images": parity_images},
+        "parents": {"student": sha256_file(settings.student_dir / MANIFEST), **parents_of(checkpoint.manifest),
+                    "parity_images": parity_images},
         "artifact": {**facts_of(checkpoint, settings), "target": settings.runtime, "precision": settings.precision,
                      "model": MODELS[settings.runtime], "opset": settings.opset, "tolerance": TOLERANCES[settings.precision]},
     }
+
+
+def parents_of(student: Mapping[str, Any]) -> dict[str, str | None]:
+    """What a student's manifest says it came from: hashes, and nothing else that may stand there."""
+    held = student.get("parents", {})
+    return {key: held[key] if SHA256.fullmatch(str(held.get(key))) else None for key in ("teacher", "images")}
 
 
 def scores_of(student_dir: Path) -> dict[str, Any]:
