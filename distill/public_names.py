@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from distill.students import SHORT_NAMES
@@ -29,14 +30,15 @@ def _public(name: str, hub: bool) -> str:
     bare, adapter, _ = name.partition(" with ")
     if bare in NO_TEACHER:
         return bare
-    public = bare in SHORT_NAMES or _is_network(bare) or (hub and re.fullmatch(r"hf:[\w.-]+(/[\w.-]+)?", bare))
+    public = bare in SHORT_NAMES or bare in _networks() or (hub and re.fullmatch(r"hf:[\w.-]+(/[\w.-]+)?", bare))
     return (bare if public else OWN_TEACHER) + (" with an adapter" if adapter else "")
 
 
-def _is_network(name: str) -> bool:
+@cache
+def _networks() -> frozenset[str]:
     import timm
 
-    return name in timm.list_models() or name in timm.list_pretrained()  # is_model takes any word behind a dot
+    return frozenset([*timm.list_models(), *timm.list_pretrained()])  # is_model takes any word behind a dot
 
 
 def public_data(manifest: Mapping[str, Any]) -> str:

@@ -73,7 +73,7 @@ def golden_patterns(session: Session, artifact: Artifact, count: int, *, max_bat
             break
     if not recipes:
         raise UserError("the model answers none of the drawn patterns with finite numbers; add --golden images")
-    chosen = _chosen(taken, clear, np.stack(answers), [recipe[-1] % KINDS for recipe in recipes], count)
+    chosen = _chosen(taken, clear, np.stack(answers), count)
     about = (f"{len(chosen)} drawn patterns, no patient's image; {int(taken[chosen].any(axis=0).sum())} of {taken.shape[1]} decisions, "
              f"{int(clear[chosen].sum())} of {len(chosen)} far from the border")
     return _golden([example(recipes[place], artifact) for place in chosen], about)
@@ -125,19 +125,20 @@ def _nearest(logits: Array, artifact: Artifact) -> list[int]:
     return [int(towards[:, place].argmax()) for place in np.flatnonzero(missing)]
 
 
-def _chosen(taken: NDArray[np.bool_], clear: NDArray[np.bool_], logits: Array, kinds: Sequence[int], count: int) -> list[int]:
-    """Answers far from borders first; among these each time one of rare decisions and a rare kind, with small logits.
+def _chosen(taken: NDArray[np.bool_], clear: NDArray[np.bool_], logits: Array, count: int) -> list[int]:
+    """Answers far from borders first; among these each time one of decisions still missing, and the one least like those chosen.
 
-    Small, since a difference is judged relative to the logit: the smaller it is, the smaller a change that shows.
+    Unlike answers come from unlike activations: so chosen, they show more changed weights than answers drawn at random.
     """
-    features = np.concatenate([taken, np.eye(KINDS, dtype=bool)[list(kinds)]], axis=1)
-    size, times, chosen = np.abs(logits).max(axis=1), np.zeros(features.shape[1]), list[int]()
-    while len(chosen) < min(count, len(taken)):
-        worth = (features / (1 + times)).sum(axis=1)
+    relative = logits / np.maximum(1.0, np.abs(logits).max(axis=1, keepdims=True))  # as differences are judged
+    apart, missing, chosen = np.linalg.norm(relative - relative.mean(axis=0), axis=1), np.ones(taken.shape[1], dtype=bool), list[int]()
+    for _ in range(min(count, len(taken))):
         left = np.setdiff1d(np.arange(len(taken)), chosen)
-        best = left[np.lexsort((left, size[left], -worth[left], ~clear[left]))[0]]
-        chosen.append(int(best))
-        times += features[best]
+        best = int(left[np.lexsort((-apart[left], -(taken & missing).sum(axis=1)[left], ~clear[left]))[0]])
+        distance = np.linalg.norm(relative - relative[best], axis=1)
+        apart = np.minimum(apart, distance) if chosen else distance
+        missing &= ~taken[best]
+        chosen.append(best)
     return chosen
 
 

@@ -57,8 +57,8 @@ def planted(root: Path) -> tuple[Path, ExportSettings, str]:
     return folder, settings, f"rd-export --student-dir='{folder}' --data=~/{WORD}/l.csv --out '{settings.out}' --config={WORD}.yaml"
 
 
-@pytest.mark.parametrize("target", ["onnx", pytest.param("openvino", marks=pytest.mark.skipif(not find_spec("openvino"), reason="openvino")),
-                                    pytest.param("trt", marks=pytest.mark.skipif(not find_spec("tensorrt_rtx"), reason="tensorrt_rtx"))])
+@pytest.mark.parametrize("target", ["onnx", *(pytest.param(name, marks=pytest.mark.skipif(not find_spec(library), reason=library))
+                                              for name, library in (("openvino", "openvino"), ("trt", "tensorrt_rtx")))])
 def test_a_word_planted_everywhere_stands_nowhere_in_an_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str) -> None:
     for name in ("HOME", "USER", "LOGNAME", "HOSTNAME", "COMPUTERNAME", "RD_SIGN_PASSWORD"):
         monkeypatch.setenv(name, f"/home/{WORD}")
