@@ -86,7 +86,8 @@ def measured(student: Path, precision: str, flags: list[str], count: int, work: 
     for kind in KINDS:
         made[kind] = work / f"{student.name}-{precision}-{kind}"
         done = small_artifact.typed("export.cli", "--student-dir", str(student.resolve()), "--out", str(made[kind]),
-                                    "--precision", precision, "--golden", kind, "--samples", "5", "--keep-slower", "--keep-upcast", "--max-flips", "20%", *flags)
+                                    "--precision", precision, "--golden", kind, "--samples", "5", "--keep-slower", "--keep-upcast",
+                                    "--max-flips", "20%", *flags)
         if done.returncode:
             sys.exit(f"{student} {precision}: exit {done.returncode}\n{done.stdout[-1500:]}{done.stderr[-1500:]}")
     if any(verify(folder, threads=1)[0] != DONE for folder in made.values()):

@@ -21,8 +21,8 @@ from runtimes.scores import calibrated, decide
 from runtimes.session import Session, as_batch
 
 SEED = 24
-ROUND = 64  # patterns drawn before the search looks whether it may end
-MOST = 512  # patterns drawn at most; of volumes fewer, for one costs as much as its slices
+ROUND = 64  # patterns drawn at a time
+LEAST, MOST = 256, 512  # patterns to choose from; of volumes fewer, for one costs as much as its slices
 MARGIN = 4.0  # times the tolerance that a decision must be away from its border: round-off may move either of two logits by one
 KINDS = 4
 LAID_OVER = 0.4  # strength of a pattern laid over another
@@ -53,7 +53,7 @@ def golden_patterns(session: Session, artifact: Artifact, count: int, *, max_bat
 
     From the second round on half of the patterns are laid over those that came nearest to a decision not reached yet.
     """
-    most = max(ROUND, MOST // max(1, artifact.image_spec.slices))
+    least, most = (max(ROUND, number // max(1, artifact.image_spec.slices)) for number in (LEAST, MOST))
     recipes, answers, reached = list[Recipe](), list[Array](), -1
     for drawn in range(0, most, ROUND):
         tried: list[Recipe] = [(number,) for number in range(drawn, drawn + ROUND)]
@@ -69,7 +69,7 @@ def golden_patterns(session: Session, artifact: Artifact, count: int, *, max_bat
             continue
         taken, clear = _taken(np.stack(answers), artifact), _clear(np.stack(answers), artifact)
         before, reached = reached, int(taken[clear].any(axis=0).sum())
-        if clear.sum() >= count and reached in (before, taken.shape[1]):
+        if drawn + ROUND >= least and clear.sum() >= count and reached in (before, taken.shape[1]):
             break
     if not recipes:
         raise UserError("the model answers none of the drawn patterns with finite numbers; add --golden images")
