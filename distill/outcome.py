@@ -5,7 +5,6 @@ Owns: Outcome and the files around the checkpoint. Does not own: the checkpoint'
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -78,7 +77,8 @@ def write_result(out: Path, outcome: Outcome, *, overwrite: bool, kind: Literal[
             "command": outcome.command, "settings": outcome.settings, "versions": versions(),
             "weights_hash": weights_hash(outcome.model.net), "licence": licences["teacher"],
             "parents": {"teacher": outcome.teacher.get("teacher_hash"), "images": images_digest(images)},
-            "teacher": outcome.teacher.get("teacher"), "data": data_facts(images), "synthetic": images.synthetic, **(more or {}),
+            "teacher": outcome.teacher.get("teacher"), "teacher_public": outcome.teacher.get("teacher_public"),
+            "data": data_facts(images), "synthetic": images.synthetic, **(more or {}),
         })
 
 
@@ -90,8 +90,7 @@ def data_name(images: ImageSet) -> str:
 
 def images_digest(images: ImageSet) -> str:
     """SHA-256 over the hashes and splits of all images: which data a student was made from, without naming any."""
-    lines = sorted(f"{one} {split}" for one, split in zip(images.hashes, images.split, strict=True))
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return images.digest
 
 
 def data_facts(images: ImageSet) -> dict[str, Any]:

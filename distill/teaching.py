@@ -24,6 +24,7 @@ from distill.objective import STAGED
 from distill.predict import Predictions, judge
 from distill.probe import Probe, fit_probe
 from distill.progress import say, track
+from distill.public_names import public_teacher
 from distill.reprogram import standardiser
 from distill.slices import mean_of_slices
 from distill.teachers import Teacher, load_teacher
@@ -59,7 +60,7 @@ def consult_teacher(settings: DistillSettings, images: ImageSet, views: ViewSpec
                         second_teacher=None, bank=own)
         second, more = bank_teacher(alone, images, views, device, grid=0)
         bank = bank.joined(second)
-        facts |= {name: f"{facts[name]} + {more[name]}" for name in ("teacher", "licence")}
+        facts |= {name: f"{facts[name]} + {more[name]}" for name in ("teacher", "teacher_public", "licence")}
         facts["teacher_hash"] = hashlib.sha256(f"{facts['teacher_hash']} {more['teacher_hash']}".encode()).hexdigest()
     return probe_teacher(settings, images, bank, facts)
 
@@ -73,7 +74,8 @@ def bank_teacher(settings: DistillSettings, images: ImageSet, views: ViewSpec, d
         bank = open_bank(Path(settings.teacher.removeprefix("bank:")))
         check_key(bank, {"views": views.as_dict(), "seed": seed})  # --flip and --views tied speak of what was banked
         say("bank", f"{bank.folder}: teacher {bank.key['teacher']}, {bank.rows:,} rows; no teacher at hand, so no audit")
-        facts = {"teacher": bank.key["teacher"], "teacher_hash": bank.key["teacher_hash"], "licence": "unknown"}
+        facts = {"teacher": bank.key["teacher"], "teacher_public": public_teacher(bank.key["teacher"]),
+                 "teacher_hash": bank.key["teacher_hash"], "licence": "unknown"}
         return bank, facts
     teacher = load_teacher(settings.teacher, size=settings.teacher_size, weights=settings.teacher_weights,
                            adapter=settings.teacher_adapter)
@@ -91,7 +93,9 @@ def bank_teacher(settings: DistillSettings, images: ImageSet, views: ViewSpec, d
         say("audit", f"smallest cosine to a live teacher {worst:.6f}")
     if weights_hash(teacher.net.to("cpu")) != before:
         raise UserError(f"the weights of teacher {teacher.name} changed while it ran; it must stay frozen, report this")
-    facts = {"teacher": teacher.name, "teacher_hash": teacher.hash, "licence": teacher.licence, "bank": str(folder)}
+    public = public_teacher(teacher.name, hub=not Path(settings.teacher.removeprefix("hf:")).expanduser().exists())
+    facts = {"teacher": teacher.name, "teacher_public": public, "teacher_hash": teacher.hash, "licence": teacher.licence,
+             "bank": str(folder)}
     return bank, facts
 
 

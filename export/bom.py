@@ -22,7 +22,8 @@ from cyclonedx.output.json import JsonV1Dot6
 from cyclonedx.spdx import fixup_id
 from packageurl import PackageURL
 
-from export.facts import bare_name
+from distill.public_names import public_data
+from export.facts import parents_of
 from runtimes.artifact import INPUT_NAMES, needed_files
 from runtimes.folder import sha256_file, write_json
 
@@ -73,7 +74,7 @@ def _model(facts: Mapping[str, Any], student: Mapping[str, Any], files: Mapping[
 def _student(facts: Mapping[str, Any], student: Mapping[str, Any]) -> Component:
     """The PyTorch student; its ancestors are the teacher and the weights that it started from, where there are any."""
     about, ancestors = facts["artifact"], []
-    teacher_hash = student.get("parents", {}).get("teacher")
+    teacher_hash = parents_of(student)["teacher"]
     if teacher_hash or about["teacher"] not in ("none", "no teacher"):
         ancestors.append(Component(
             name=about["teacher"], type=ComponentType.MACHINE_LEARNING_MODEL, bom_ref="teacher", hashes=_hash(teacher_hash),
@@ -82,8 +83,9 @@ def _student(facts: Mapping[str, Any], student: Mapping[str, Any]) -> Component:
     start = student.get("settings", {}).get("student_weights")
     if start:
         ancestors.append(Component(
-            name=f"{about['student']}, {bare_name(start)} weights", type=ComponentType.MACHINE_LEARNING_MODEL, bom_ref="start",
-            version=UNKNOWN, licenses=_licence(None), description="The weights that the student's training started from."))
+            name=f"{about['student']}, {'pretrained' if start == 'pretrained' else 'own'} weights", bom_ref="start",
+            type=ComponentType.MACHINE_LEARNING_MODEL, version=UNKNOWN, licenses=_licence(None),
+            description="The weights that the student's training started from."))
     return Component(
         name=f"{about['student']}, PyTorch student", type=ComponentType.MACHINE_LEARNING_MODEL, bom_ref="student",
         version=(about["weights_sha256"] or UNKNOWN)[:16], hashes=_hash(about["weights_sha256"]),
@@ -92,10 +94,10 @@ def _student(facts: Mapping[str, Any], student: Mapping[str, Any]) -> Component:
 
 
 def _data(student: Mapping[str, Any]) -> Component:
-    held, digest = student.get("data") or {}, student.get("parents", {}).get("images")
-    counts = {f"images_{split}": count for split, count in (held.get("counts") or {}).items()}
+    held, digest = student.get("data") or {}, parents_of(student)["images"]
+    counts = {f"images_{split}": count for split, count in (held.get("counts") or {}).items() if split in ("train", "val", "test")}
     return Component(
-        name=bare_name(held.get("data") or student.get("settings", {}).get("data") or UNKNOWN), type=ComponentType.DATA, bom_ref="data",
+        name=public_data(student), type=ComponentType.DATA, bom_ref="data",
         version=str(digest or UNKNOWN)[:16], hashes=_hash(digest), licenses=_licence(held.get("licence")), properties=_properties(counts),
         description="The student's images; the hash is over the sorted list of each one's SHA-256 and split.")
 

@@ -35,7 +35,8 @@ Research tool, not a medical device.
 
 {listings(artifact)}
 
-`rd-verify .` checks every byte and replays the golden vectors of `{artifact.golden.name}` on the machine at hand.
+`rd-verify .` checks every byte and replays the golden vectors of `{artifact.golden.name}` on the machine at hand
+({_golden(artifact)}).
 With `manifest.sig` beside the manifest, `rd-verify . --public-key pub.pem` takes it from its maker alone.
 `bom.cdx.json` is the bill of materials (CycloneDX): model, parents, data, libraries, licences, with their hashes.
 
@@ -55,9 +56,16 @@ With `manifest.sig` beside the manifest, `rd-verify . --public-key pub.pem` take
 {licences}"""
 
 
+def _golden(artifact: Artifact) -> str:
+    if artifact.manifest["settings"]["golden"] == "images":
+        return "they are validation images: treat this folder as you treat the data"
+    return "drawn patterns that show no patient"
+
+
 def _pictures(artifact: Artifact) -> str:
     count = artifact.manifest["settings"]["parity_pictures"]
-    return f"pictures of up to {count} validation images: treat it as you treat the data" if count else "no picture of any image"
+    return (f"pictures of up to {count} validation images: treat it as you treat the data" if count else
+            "no picture and no label of any image")
 
 
 def _precision(artifact: Artifact, parity: dict[str, Any]) -> str:

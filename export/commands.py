@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ from export.card import artifact_card
 from export.config import ExportSettings
 from export.evidence import not_timed, timed, write_golden
 from export.executed import check_honoured, executed_layers, shares
-from export.facts import MODEL, finished, manifest_facts, read_metrics
+from export.facts import MODEL, finished, manifest_facts, proven_on, read_metrics
 from export.gate import Limits
+from export.golden import Golden, golden_images, golden_patterns
 from export.hygiene import precision_share
 from export.lowering import lowered
 from export.making import fp32_graph, write_model
 from export.pace import against_fp32
-from export.parity import parity
+from export.parity import parity, unlabelled
 from export.parity_page import parity_page, pictures_of
 from export.sign import load_signing_key, sign_manifest, signed_by
 from runtimes.artifact import GOLDEN, Artifact, read_artifact
@@ -54,8 +56,19 @@ def export(settings: ExportSettings, command: str = "", images_of: Callable[[Che
 
 def _export(settings: ExportSettings, command: str, images_of: Callable[[Checkpoint], ImageSet] | None) -> int:
     jobs, key = [], load_signing_key(settings.sign) if settings.sign is not None else None  # a bad key is told before the work
+
+    @cache
+    def opened() -> tuple[Checkpoint, ImageSet]:
+        checkpoint = load_checkpoint(settings.student_dir, "student")
+        say("student", f"{settings.student_dir}: {checkpoint.spec.arch}, {checkpoint.spec.task}, {len(checkpoint.spec.classes)} classes, "
+                       f"{checkpoint.image_spec.height}x{checkpoint.image_spec.width} {checkpoint.image_spec.dtype}, "
+                       f"{checkpoint.calibration.told()}")
+        _check_data(settings, checkpoint)
+        return checkpoint, images_of(checkpoint) if images_of is not None else _images(checkpoint, settings.data)
+
     for job in settings.jobs():
-        if job.resume and finished(job.folder(), job) and (key is None or signed_by(job.folder(), key)):
+        if (job.resume and finished(job.folder(), job) and (key is None or signed_by(job.folder(), key))
+                and (job.data is None or proven_on(job.folder()) == opened()[1].digest)):
             say("done", f"{job.folder()}/ was finished already; nothing to resume")
             continue
         check_out(job.folder(), overwrite=job.overwrite)
@@ -63,12 +76,7 @@ def _export(settings: ExportSettings, command: str, images_of: Callable[[Checkpo
         jobs.append(job)
     if not jobs:
         return DONE
-    checkpoint = load_checkpoint(settings.student_dir, "student")
-    say("student", f"{settings.student_dir}: {checkpoint.spec.arch}, {checkpoint.spec.task}, {len(checkpoint.spec.classes)} classes, "
-                   f"{checkpoint.image_spec.height}x{checkpoint.image_spec.width} {checkpoint.image_spec.dtype}, "
-                   f"{checkpoint.calibration.told()}")
-    _check_data(settings, checkpoint)
-    images = images_of(checkpoint) if images_of is not None else _images(checkpoint, settings.data)
+    checkpoint, images = opened()
     if checkpoint.image_spec.volume is not None and (settings.input != "image" or settings.input_size):
         raise UserError("a student of volumes takes slices of its own size and a mask; leave --input tensor and --input-size out", USAGE)
     rows = parity_rows(images, settings.parity_images)
@@ -95,7 +103,8 @@ def _export_one(settings: ExportSettings, checkpoint: Checkpoint, data: bytes, i
         engine = write_model(folder, made, settings)
         write_atomic(folder / "config.json", (settings.student_dir / "config.json").read_bytes())
         write_json(folder / "preprocessor_config.json", preprocessor_config(checkpoint.image_spec))
-        facts = manifest_facts(made.checkpoint, settings, command) | ({"lowering": made.record} if made.record else {}) | engine
+        facts = manifest_facts(made.checkpoint, settings, command, images.digest) | (
+            {"lowering": made.record} if made.record else {}) | engine
         write_bom(folder, facts, checkpoint.manifest)
         write_manifest(folder, "artifact", facts)  # so that the folder opens as on a device; written again as the last file
         artifact = read_artifact(folder)
@@ -111,10 +120,11 @@ def _export_one(settings: ExportSettings, checkpoint: Checkpoint, data: bytes, i
             if notice:
                 say("precision", notice)
             proof = _prove(folder, checkpoint, artifact, session, images, rows, settings, weights, executed)
-            golden = write_golden(folder / GOLDEN, checkpoint, artifact, session, images, rows, settings.golden_images)
-            timing = not_timed(folder, session, absent) if absent else timed(
-                folder, session, golden, settings, against_fp32(data, made.record.get("quantised_by", ""), runtime,
-                                                                tuple(one[:1].copy() for one in golden), settings))
+            golden = _golden(artifact, session, images, rows, settings)
+            write_golden(folder / GOLDEN, checkpoint, artifact, session, golden)
+            first = tuple(one[:1].copy() for one in golden.batch)
+            timing = not_timed(folder, session) if absent else timed(
+                folder, session, first, settings, against_fp32(data, made.record.get("quantised_by", ""), runtime, first, settings))
         finally:
             session.close()
         card = artifact_card(artifact, facts=facts["artifact"], parity=proof, latency=timing, latency_facts=read_json(
@@ -134,16 +144,16 @@ def _check_data(settings: ExportSettings, checkpoint: Checkpoint) -> None:
         check_apart({f"--out ({job.runtime})": job.folder() for job in settings.jobs()}, {"the student's images": str(data)})
 
 
-def _opened(artifact: Artifact, settings: ExportSettings) -> tuple[Runtime, str]:
-    """The runtime that answers for an artifact, and why it is not the artifact's own: an engine needs its GPU, its ONNX does not."""
+def _opened(artifact: Artifact, settings: ExportSettings) -> tuple[Runtime, bool]:
+    """The runtime that answers for an artifact, and whether it is another than its own: an engine needs its GPU, its ONNX does not."""
     try:
-        return open_runtime(artifact, threads=settings.threads, device=settings.device), ""
+        return open_runtime(artifact, threads=settings.threads, device=settings.device), False
     except UserError as error:
         if settings.runtime != "trt" or error.exit_code != MISSING:
             raise
         say("engine", f"not run here: {error}")
         say("", "parity and golden vectors are those of ONNX Runtime on the ONNX beside it; rd-verify checks the engine on the device")
-        return OrtSession(artifact.model_bytes(MODEL)[0], threads=settings.threads), str(error)
+        return OrtSession(artifact.model_bytes(MODEL)[0], threads=settings.threads), True
 
 
 def check_target(settings: ExportSettings) -> None:
@@ -204,12 +214,24 @@ def _prove(folder: Path, checkpoint: Checkpoint, artifact: Artifact, session: Se
     if proof["refused_images"] or proof["images_resized_to_graph"]:
         say("", f"{proof['refused_images']} images refused by the input check, "
                 f"{proof['images_resized_to_graph']} resized to the graph's size")
+    if not settings.parity_pictures:
+        proof = unlabelled(proof)
     write_json(folder / "parity.json", proof)
     shown = pictures_of(proof, images.images, artifact, settings.parity_pictures)
     facts = artifact.manifest["artifact"]
     write_atomic(folder / "parity.html", parity_page(proof, artifact, shown, student=facts["student"],
                                                      synthetic=facts["synthetic"]).encode())
     return proof
+
+
+def _golden(artifact: Artifact, session: Session, images: ImageSet, rows: list[int], settings: ExportSettings) -> Golden:
+    if settings.golden == "images":
+        golden = golden_images(images.images, artifact, rows, settings.golden_images)
+    else:
+        with track("golden") as update:
+            golden = golden_patterns(session, artifact, settings.golden_images, max_batch=settings.max_batch, progress=update)
+    say("golden", golden.about)
+    return golden
 
 
 def _worst(proof: dict[str, Any], artifact: Artifact, keys: Sequence[str]) -> str:

@@ -40,10 +40,12 @@ class ExportSettings:
     """Where the student's images are now, if they have moved since training."""
     parity_images: int = 2000
     """Most validation images that take part in the parity check, evenly spaced; all of them where there are no more."""
-    parity_pictures: int = 20
-    """How many of the images that moved most are shown in parity.html, 0 to 20; 0: that page holds no picture of any patient."""
+    parity_pictures: int = 0
+    """How many of the images that moved most are shown in parity.html, 0 to 20, with their labels: they are pictures of patients."""
+    golden: Literal["synthetic", "images"] = "synthetic"
+    """What the device replays: drawn patterns, which show no patient, or validation images, which then are part of what ships."""
     golden_images: int = 16
-    """Validation images kept in the artifact as golden vectors, 8 to 64; they are part of what ships."""
+    """How many golden vectors the artifact keeps, 8 to 64."""
     max_batch: int = 8
     """Largest batch that the parity check tries, beside 1 and 2."""
     samples: int = 300

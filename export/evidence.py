@@ -1,6 +1,7 @@
 """What an artifact carries for its device: golden vectors in ONNX's own layout, and the timing of its calls at export.
 
-Owns: test_data_set_0 and latency.json. Does not own: replaying golden vectors (runtimes/verify.py), proof (parity.py).
+Owns: test_data_set_0 and latency.json. Does not own: which inputs are golden (golden.py), replaying them (runtimes/verify.py), proof
+(parity.py).
 """
 
 from __future__ import annotations
@@ -8,16 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from distill.checkpoint import Checkpoint
 from distill.progress import say
-from export.answers import accepted, evenly, reference_logits
+from export.answers import reference_logits
 from export.config import ExportSettings
+from export.golden import Golden
 from runtimes.artifact import Artifact
-from runtimes.errors import UserError
 from runtimes.folder import write_atomic, write_json
-from runtimes.images import ImageSet
 from runtimes.latency import measure
 from runtimes.scores import calibrated
 from runtimes.session import Session
@@ -25,44 +23,38 @@ from runtimes.session import Session
 WARMUPS = 50
 
 
-def write_golden(folder: Path, checkpoint: Checkpoint, artifact: Artifact, session: Session, images: ImageSet, rows: list[int],
-                  count: int) -> Any:
-    """Golden inputs, logits and probabilities as TensorProto files; returns the inputs.
+def write_golden(folder: Path, checkpoint: Checkpoint, artifact: Artifact, session: Session, golden: Golden) -> None:
+    """Golden inputs, logits and probabilities as TensorProto files.
 
     The answers are PyTorch's own in fp32; a lower precision is held to what it answered here, which parity has compared with PyTorch.
     """
     from onnx import numpy_helper
 
-    taken = list(accepted(images.images, artifact, evenly(rows, count)))
-    if not taken:
-        raise UserError("none of the images chosen as golden vectors passes the input check; raise --golden-images")
-    given = tuple(np.concatenate(parts) for parts in zip(*(one.batch for one in taken), strict=True))
     if artifact.precision == "fp32":
-        logits = reference_logits(checkpoint.model, [one.inputs for one in taken])
+        logits = reference_logits(checkpoint.model, golden.inputs)
         probabilities = calibrated(logits, artifact.task, artifact.temperatures)
     else:
-        answered = session.run(given if len(given) > 1 else given[0])
+        answered = session.run(golden.batch if len(golden.batch) > 1 else golden.batch[0])
         logits, probabilities = answered.logits, answered.probabilities
-    tensors = {f"input_{place}.pb": (one, name) for place, (one, name) in enumerate(zip(given, artifact.input_names, strict=True))}
+    tensors = {f"input_{place}.pb": pair for place, pair in enumerate(zip(golden.batch, artifact.input_names, strict=True))}
     tensors["output_0.pb"] = (logits, "logits")
     if artifact.input_kind == "image":
         tensors["output_1.pb"] = (probabilities, "probabilities")
     folder.mkdir()
     for name, (array, label) in tensors.items():
         write_atomic(folder / name, numpy_helper.from_array(array, label).SerializeToString(deterministic=True))
-    return given
 
 
-def not_timed(folder: Path, session: Session, reason: str) -> dict[str, float]:
-    """A latency.json that says why it holds no figure."""
+def not_timed(folder: Path, session: Session) -> dict[str, float]:
+    """A latency.json that says why it holds no figure; what the engine's library said may name places of this machine, and stays here."""
+    reason = "the engine could not run on the machine that built it; rd-bench measures it on its device"
     facts = {**session.facts(), "not_measured": reason}
     write_json(folder / "latency.json", {"format": 1, "samples_ns": [], "warmup_ns": [], "facts": facts})
     return {}
 
 
-def timed(folder: Path, session: Session, golden: Any, settings: ExportSettings, more: dict[str, Any]) -> dict[str, float]:
-    """Time the artifact on its first golden image, write latency.json, print it; percentiles in milliseconds. more: further facts."""
-    first = tuple(one[:1].copy() for one in golden)
+def timed(folder: Path, session: Session, first: tuple[Any, ...], settings: ExportSettings, more: dict[str, Any]) -> dict[str, float]:
+    """Time the artifact on one input, write latency.json, print it; percentiles in milliseconds. more: further facts."""
     image = first if len(first) > 1 else first[0]
     facts = {**session.facts(), "batch": 1, "path": "array", **more}
     report = measure(lambda: session.run(image), warmups=WARMUPS, samples=settings.samples, facts=facts)

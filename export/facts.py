@@ -1,18 +1,22 @@
 """What an artifact and its graph say about themselves: facts, metadata_props, the manifest's record, whether it is finished.
 
-Owns: names of those facts, and that none of them is a path of this machine. Does not own: writing them (commands.py).
+Owns: names of those facts, and that of what a user typed only numbers, choices and public names are among them: a folder's name may be
+a patient's. Does not own: which names are public (distill/public_names.py), writing them (commands.py).
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shlex
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from distill.checkpoint import Checkpoint
 from distill.models import count_parameters
+from distill.public_names import public_teacher
 from export.config import ExportSettings
 from runtimes.agreement import TOLERANCES
 from runtimes.flags import record
@@ -25,10 +29,18 @@ BRANCH = object_of({}, {key: FIGURE for key in ("auroc", "accuracy", "balanced_a
 METRICS = object_of({}, {"splits": mapping_of(object_of({"n": whole(0, 10**9)}, {"student": BRANCH, "teacher": BRANCH}, others=True))},
                     others=True)
 MODELS = {"onnx": MODEL, "openvino": "openvino_model.xml", "trt": "model.engine"}
+# What an artifact keeps of the settings it was made with: all but paths, which are kept as a word in brackets or not at all.
+KEPT = ("target", "precision", "input", "input_size", "opset", "parity_images", "parity_pictures", "golden", "golden_images", "max_batch",
+        "samples", "calibration", "calibration_images", "sensitivity", "max_flips", "max_auc_drop", "keep_slower", "keep_upcast", "gpu",
+        "on_device", "device", "threads", "seed")
+CHOICES = re.compile(r"onnx|openvino|trt|executorch|auto|fp32|fp16|bf16|int8|image|images|tensor|synthetic|minmax|entropy|percentile"
+                     r"|cpu|cuda|gpu|npu|sm\d{2,3}|\d{1,5}[xX]\d{1,5}|[\d.]{1,12}\s?%?")
+OUT = re.compile(r"artifact(-(onnx|openvino|trt|fp32|fp16|bf16|int8))*")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def facts_of(checkpoint: Checkpoint, settings: ExportSettings) -> dict[str, Any]:
-    """What artifact and graph say about themselves; names only, never a path of this machine."""
+    """What artifact and graph say about themselves."""
     manifest, spec = checkpoint.manifest, checkpoint.spec
     licences = read_json(settings.student_dir / "config.json").get("rd", {}).get("licences", {})
     return {
@@ -38,7 +50,8 @@ def facts_of(checkpoint: Checkpoint, settings: ExportSettings) -> dict[str, Any]
         **({"not_calibrated": checkpoint.calibration.not_calibrated} if checkpoint.calibration.not_calibrated else {}),
         "student": spec.arch, "parameters": count_parameters(checkpoint.model),
         "weights_sha256": manifest.get("files", {}).get("model.safetensors", ""),
-        "teacher": bare_name(manifest.get("teacher") or "no teacher"), "licences": dict(licences),
+        "teacher": manifest.get("teacher_public") or public_teacher(str(manifest.get("teacher") or "no teacher")),
+        "licences": dict(licences),
         "synthetic": bool(manifest.get("synthetic", False)),
     }
 
@@ -54,18 +67,27 @@ def metadata(checkpoint: Checkpoint, settings: ExportSettings) -> dict[str, str]
     return {**texts, "names": str(dict(enumerate(facts["classes"])))}
 
 
-def manifest_facts(checkpoint: Checkpoint, settings: ExportSettings, command: str) -> dict[str, Any]:
-    """The artifact's record: how it was made, from what, and what it is."""
+def manifest_facts(checkpoint: Checkpoint, settings: ExportSettings, command: str, parity_images: str | None = None) -> dict[str, Any]:
+    """The artifact's record: how it was made, from what, and what it is.
+
+    command: what was typed, empty where nothing was; it ships as its settings tell it. parity_images: the digest of all images at hand.
+    """
     packages = ["torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy"]
     packages += ["openvino"] * (settings.runtime == "openvino")
     return {
-        "command": shlex.join(_bare_flag(part) for part in shlex.split(command)),  # it ships: no path of this machine
-        "scores": scores_of(settings.student_dir),
+        "command": kept_command(settings) if command else "", "scores": scores_of(settings.student_dir),
         "settings": kept_settings(settings), "versions": {name: version(name) for name in packages},
-        "parents": {"student": sha256_file(settings.student_dir / MANIFEST), **checkpoint.manifest.get("parents", {})},
+        "parents": {"student": sha256_file(settings.student_dir / MANIFEST), **parents_of(checkpoint.manifest),
+                    "parity_images": parity_images},
         "artifact": {**facts_of(checkpoint, settings), "target": settings.runtime, "precision": settings.precision,
                      "model": MODELS[settings.runtime], "opset": settings.opset, "tolerance": TOLERANCES[settings.precision]},
     }
+
+
+def parents_of(student: Mapping[str, Any]) -> dict[str, str | None]:
+    """What a student's manifest says it came from: hashes, and nothing else that may stand there."""
+    held = student.get("parents", {})
+    return {key: held[key] if SHA256.fullmatch(str(held.get(key))) else None for key in ("teacher", "images")}
 
 
 def scores_of(student_dir: Path) -> dict[str, Any]:
@@ -87,9 +109,32 @@ def read_metrics(student_dir: Path) -> dict[str, Any]:
 
 
 def kept_settings(settings: ExportSettings) -> dict[str, Any]:
-    """The settings that make an artifact, as its manifest keeps them: names only, never a path of this machine."""
-    return {key: Path(value).name if value and key in ("student_dir", "out", "data") else value
-            for key, value in record(settings).items() if key not in ("config", "sign", "overwrite", "resume")}
+    """The settings that make an artifact, as its manifest keeps them: numbers and choices; of paths only that they were given."""
+    values = record(settings)
+    own = f"artifact-{settings.runtime}-{settings.precision}"
+    return {"student_dir": "<student>", "data": None if settings.data is None else "<data>",
+            "out": name if OUT.fullmatch(name := settings.folder().name) else own, **{key: _kept(key, values[key]) for key in KEPT}}
+
+
+def kept_command(settings: ExportSettings) -> str:
+    """The command that makes such an artifact, from the settings that are kept: nothing of it was typed by a user."""
+    usual = kept_settings(ExportSettings(target=settings.target, precision=settings.precision))
+    flags = [f"--target={settings.runtime}", f"--precision={settings.precision}"]
+    for key, value in kept_settings(settings).items():
+        flag = key.replace("_", "-")
+        if value == usual[key]:
+            continue
+        if isinstance(value, list):
+            flags += [f"--{flag}", *value]
+        else:
+            flags.append(f"--{flag if value is not False else 'no-' + flag}" + ("" if isinstance(value, bool) else f"={value}"))
+    return shlex.join(["rd-export", *flags])
+
+
+def _kept(key: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_kept(key, one) for one in value]
+    return value if not isinstance(value, str) or CHOICES.fullmatch(value) else f"<{key}>"
 
 
 def finished(out: Path, settings: ExportSettings) -> bool:
@@ -103,17 +148,12 @@ def finished(out: Path, settings: ExportSettings) -> bool:
             and isinstance(manifest.get("files"), dict) and not changed_files(out, manifest))
 
 
+def proven_on(out: Path) -> str | None:
+    """The digest of the images that an artifact's parity was shown on."""
+    digest: str | None = read_json(out / MANIFEST).get("parents", {}).get("parity_images")
+    return digest
+
+
 def graph_size(checkpoint: Checkpoint, settings: ExportSettings) -> tuple[int, int]:
     """Height and width of the images the graph takes."""
     return settings.graph_size() or (checkpoint.image_spec.height, checkpoint.image_spec.width)
-
-
-def _bare_flag(part: str) -> str:
-    flag, equal, value = part.partition("=") if part.startswith("--") else ("", "", part)
-    return flag + equal + bare_name(value)
-
-
-def bare_name(value: Any) -> str:
-    """The last part of what may be a path: a folder's name may stay, where it lay on this machine may not."""
-    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-    return Path(text).name if text.startswith(("/", "~", ".")) or "\\" in text else text

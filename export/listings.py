@@ -19,7 +19,7 @@ ELEMENTS = {"uint8": "u8", "uint16": "u16"}
 def listings(artifact: Artifact) -> str:
     """Markdown: the section on how to run an artifact, every program complete."""
     engine = artifact.manifest.get("engine")
-    parts = [f"Save these beside the folder {code(_folder(artifact))}, not in it: with a file more it is refused as changed.",
+    parts = [f"Save these beside this folder, here called {code(_folder(artifact))}, not in it: with a file more it is refused as changed.",
              "Python with `runtimes` (numpy, Pillow and one runtime; no torch):", _fenced("runtimes.py.txt", artifact)]
     if artifact.target == "openvino":
         parts += ["Python with openvino and numpy alone:", _fenced("openvino.py.txt", artifact),
@@ -59,7 +59,7 @@ def listing(name: str, artifact: Artifact) -> str:
 
 
 def _folder(artifact: Artifact) -> str:
-    """The folder's name: what it was written as, wherever it lies now."""
+    """The folder's name in the listings: what it was written as, or would have been by default where that might name somebody."""
     return str(artifact.manifest["settings"]["out"])
 
 

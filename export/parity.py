@@ -7,7 +7,6 @@ asks a session, it writes nothing. Does not own: asking (answers.py), what agree
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,9 +15,9 @@ from numpy.typing import NDArray
 
 from distill.checkpoint import Calibration
 from distill.models import Model
-from export.answers import Answers, Image, ask, device_image, graph_inputs
+from export.answers import Answers, Image, ask
 from export.gate import Limits, judge_logits
-from runtimes.agreement import TAILS, compare
+from runtimes.agreement import compare, tail_difference
 from runtimes.artifact import Artifact
 from runtimes.scores import calibrated, decide
 from runtimes.session import Session
@@ -52,7 +51,7 @@ def parity(model: Model, session: Session, artifact: Artifact, images: Sequence[
     results = [compare(*one, logits, expected, task=task, temperatures=own.temperatures, thresholds=own.thresholds,
                        tolerance=artifact.tolerance) for one in answers.found.values()]
     verdicts = [judge_logits(one, expected, known, task, own, limits) for one, _ in answers.found.values()] if limits else []
-    tail = float(np.abs(found - calibrated(found_logits, task, artifact.temperatures)).max())
+    tail = tail_difference(found_logits, found, task, artifact.temperatures)
     theirs = decide(expected, task, own.thresholds)  # a refitted temperature moves the artifact's thresholds, not its decisions
     flips = max(int((decide(one, task, artifact.thresholds) != theirs).reshape(count, -1).any(axis=1).sum())
                 for _, one in answers.found.values())
@@ -68,11 +67,11 @@ def parity(model: Model, session: Session, artifact: Artifact, images: Sequence[
         "max_logit_difference": _finite(furthest),
         "max_probability_difference": _finite(max(one.probability_difference for one in results)),
         "auroc_difference": change.get("value"), "auroc_difference_low": change.get("low"), "auroc_difference_high": change.get("high"),
-        "passed": bool(passed and tail <= TAILS[artifact.precision]),
+        "passed": bool(passed and tail <= TAIL[artifact.precision]),
         "precision_share": precision_share,
         "max_relative_logit_difference": _finite(max(one.difference for one in results)),
         "excused_flips": max(one.excused for one in results), "calibration_difference": _finite(tail),
-        "tolerance": artifact.tolerance, "calibration_tolerance": TAILS[artifact.precision],
+        "tolerance": artifact.tolerance, "calibration_tolerance": TAIL[artifact.precision],
         "limits": {"max_flips": limits.max_flips, "max_auc_drop": limits.max_auc_drop} if limits else None,
         "rule": LOWER_RULE if limits else RULE,
         "changed_decisions": max((one.changed for one in verdicts), default=flips),
@@ -81,8 +80,22 @@ def parity(model: Model, session: Session, artifact: Artifact, images: Sequence[
         "mean_probability_change": _finite(float(np.abs(found.astype(np.float64) - expected).mean())),
         "batches": sorted(answers.found), "confidence": CONFIDENCE,
         "refused_images": len(answers.refused), "images_resized_to_graph": answers.stand_ins,
-        "rounding": _rounding(answers, expected, artifact, own), "worst": _worst(answers, images, known, expected, artifact, own),
+        "rounding": _rounding(answers, expected, artifact, own), "worst": _worst(answers, known, expected, artifact, own),
     }
+
+
+def unlabelled(proof: dict[str, Any]) -> dict[str, Any]:
+    """The same proof without what tells patients apart: of its worst images no label, and no figure so exact that it fits one alone."""
+    def rounded(value: float | None, digits: int) -> float | None:
+        return None if value is None else float(f"{value:.{digits}g}")
+
+    def side(held: dict[str, Any]) -> dict[str, Any]:
+        return {**held, "probabilities": [None if value is None else round(value, 2) for value in held["probabilities"]]}
+
+    worst = [{key: value for key, value in image.items() if key != "label"} | {
+        "logit_difference": rounded(image["logit_difference"], 2), "probability_difference": rounded(image["probability_difference"], 2),
+        "pytorch": side(image["pytorch"]), "artifact": side(image["artifact"])} for image in proof["worst"]]
+    return {**proof, "worst": worst}
 
 
 def _apart(relative: float, tail: float, close: bool, artifact: Artifact) -> list[str]:
@@ -91,8 +104,8 @@ def _apart(relative: float, tail: float, close: bool, artifact: Artifact) -> lis
     if not close:
         whose = "the largest |logit|" if artifact.precision == "bf16" else "max(1, |logit|)"
         said.append(f"logits differ by {relative:.1e} x {whose}, allowed {artifact.tolerance:.0e}")
-    if not tail <= TAILS[artifact.precision]:
-        said.append(f"probabilities are {tail:.1e} off the calibration of their own logits, allowed {TAILS[artifact.precision]:.0e}")
+    if not tail <= TAIL[artifact.precision]:
+        said.append(f"probabilities are {tail:.1e} off the calibration of their own logits, allowed {TAIL[artifact.precision]:.0e}")
     return said
 
 
@@ -103,11 +116,11 @@ def flip_bound(flips: int, images: int, confidence: float = CONFIDENCE) -> float
     return 1.0 if flips >= images else float(beta.ppf(confidence, flips + 1, images - flips))
 
 
-def _worst(answers: Answers, images: Sequence[Image], labels: Array, expected: Array, artifact: Artifact,
-           own: Calibration) -> list[dict[str, Any]]:
+def _worst(answers: Answers, labels: Array, expected: Array, artifact: Artifact, own: Calibration) -> list[dict[str, Any]]:
     """The images whose probabilities moved most at any batch size, both sides beside each other.
 
-    No names: a file name may name a patient, and this file ships. A row among the images and the pixels' hash tell them apart.
+    No names, no hash of pixels: a file name may name a patient, a hash beside a label says which label an image at hand had. The row
+    among the images tells them apart where the images are.
     """
     moved = np.stack([np.abs(found.astype(np.float64) - expected).max(axis=1) for _, found in answers.found.values()])
     apart = np.stack([np.abs(logits.astype(np.float64) - answers.expected).max(axis=1) for logits, _ in answers.found.values()])
@@ -121,9 +134,8 @@ def _worst(answers: Answers, images: Sequence[Image], labels: Array, expected: A
     told = []
     for row in ranked:
         image, batch = answers.rows[row], batches[int(moved[:, row].argmax())]
-        pixels = graph_inputs(device_image(images[image], artifact)[1], artifact)[0]
-        told.append({"image": image, "pixels_sha256": hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()[:16],
-                     "label": _names(labels[row], artifact), "batch": batch, "logit_difference": _finite(float(apart[:, row].max())),
+        told.append({"image": image, "label": _names(labels[row], artifact), "batch": batch,
+                     "logit_difference": _finite(float(apart[:, row].max())),
                      "probability_difference": _finite(float(moved[:, row].max())), "pytorch": said(expected[row], own.thresholds),
                      "artifact": said(answers.found[batch][1][row], artifact.thresholds)})
     return told

@@ -33,8 +33,8 @@ def parity_page(proof: dict[str, Any], artifact: Artifact, pictures: Sequence[st
     cases = [_case(one, artifact, pictures[place] if place < len(pictures) else "") for place, one in enumerate(proof["worst"])]
     return page.get_template("parity.html").render(
         title=f"{student} for {artifact.target}, {artifact.precision}", p={"executed_share": {}, **proof}, cases=cases,
-        pictured=len(pictures), synthetic=synthetic, task=artifact.task, classes=artifact.classes, model=artifact.model,
-        sha256=artifact.model_sha256) + "\n"
+        pictured=len(pictures), labelled=any("label" in one for one in proof["worst"]), synthetic=synthetic, task=artifact.task,
+        classes=artifact.classes, model=artifact.model, sha256=artifact.model_sha256) + "\n"
 
 
 def pictures_of(proof: dict[str, Any], images: Sequence[Image], artifact: Artifact, most: int) -> list[str]:
@@ -64,9 +64,9 @@ def _case(one: dict[str, Any], artifact: Artifact, shown: str) -> dict[str, Any]
     """One of the worst images, its classes in the order in which they moved."""
     rows = [(name, there, here, None if here is None else here - there) for name, there, here in
             zip(artifact.classes, one["pytorch"]["probabilities"], one["artifact"]["probabilities"], strict=True)]
-    rows.sort(key=lambda row: -np.inf if row[3] is None else -abs(row[3]))
+    rows.sort(key=lambda row: (-np.inf if row[3] is None else -abs(row[3]), -row[1]))
     there, here = one["pytorch"]["decision"], one["artifact"]["decision"]
-    return {"picture": shown, "image": one["image"], "digest": one["pixels_sha256"], "batch": one["batch"], "label": _told(one["label"]),
+    return {"picture": shown, "image": one["image"], "batch": one["batch"], "label": _told(one.get("label")),
             "there": _told(there), "here": _told(here), "flipped": there != here, "change": one["probability_difference"],
             "rows": rows[:MOST_CLASSES]}
 

@@ -1,7 +1,7 @@
 """Whether two sets of scores say the same: distance of logits, decisions that flipped, and which of those stood on the border.
 
-Owns: Agreement, `compare`, `border_distance`, what each precision is allowed. Used by the self-test on a device and by parity at
-export, so that both mean the same by "the same decisions". Does not own: where scores come from.
+Owns: Agreement, `compare`, `border_distance`, `tail_difference`, what each precision is allowed. Used by the self-test on a device and
+by parity at export, so that both mean the same by "the same decisions". Does not own: where scores come from.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.scores import Task, decide
+from runtimes.scores import Task, calibrated, decide
+
+# How far probabilities may lie from the calibration of their own logits: bf16 may compute softmax and temperature, too.
+TAIL = {"fp32": 1e-4, "fp16": 1e-3, "int8": 1e-3, "bf16": 2e-2}
 
 # How far logits may lie from the golden ones, relative above 1. fp32: the largest difference seen on 15 families is 6e-6. Lower
 # precisions: kernels of other processors round otherwise, int8 by whole steps. No artifact may allow itself more.
 TOLERANCES = {"fp32": 1e-4, "fp16": 3e-2, "bf16": 5e-2, "int8": 1e-1}
-# How far probabilities may lie from the calibration of their own logits: bf16 may compute softmax and temperature, too.
-TAILS = {"fp32": 1e-4, "fp16": 1e-3, "int8": 1e-3, "bf16": 2e-2}
 
 
 @dataclass(frozen=True)
@@ -70,3 +71,9 @@ def border_distance(logits: NDArray[Any], task: Task, temperatures: Sequence[flo
         return np.full(len(values), np.inf)
     ranked = np.sort(values, axis=1)
     return np.asarray((ranked[:, -1] - ranked[:, -2]) / np.maximum(1.0, np.abs(ranked[:, -1])))
+
+
+def tail_difference(logits: NDArray[Any], probabilities: NDArray[Any], task: Task, temperatures: Sequence[float]) -> float:
+    """The furthest that probabilities (N, C) lie from the calibration of their own logits: another temperature shows here alone."""
+    apart = np.abs(probabilities.astype(np.float64) - calibrated(logits, task, temperatures))
+    return float(apart.max(initial=0.0)) if np.isfinite(apart).all() else float("inf")

@@ -196,7 +196,11 @@ def samples_of(cell: Cell) -> dict[str, Any]:
 
 def without_paths(command: str) -> str:
     """A command as it was typed, but for where its folders lie on this machine."""
-    return shlex.join(Path(part).name if part.startswith(("/", "~", ".")) else part for part in shlex.split(command))
+    def last(part: str) -> str:
+        flag, equal, value = part.rpartition("=") if part.startswith("--") else ("", "", part)
+        return flag + equal + Path(value.replace("\\", "/")).name
+
+    return shlex.join(map(last, shlex.split(command)))
 
 
 def plain(settings: BenchSettings) -> dict[str, Any]:

@@ -72,8 +72,10 @@ def _print(report: dict[str, Any]) -> None:
           f"sha256 {report['model_sha256'][:16]}")
     print(f"runtime   {report['runtime']} {report['version']}, {report['provider']}, {report['threads']} threads")
     print(f"golden    {report['golden_images']} images, {report['flips']} flips ({report['excused']} on the border), "
-          f"logits differ by {report['difference']:.1e} at most (allowed {report['tolerance']:.0e}), probabilities by "
-          f"{report['calibration_difference']:.1e} from what the logits give")
+          f"logits differ by {report['difference']:.1e} at most (allowed {report['tolerance']:.0e})")
+    if not report["calibration_difference"] <= report["calibration_tolerance"]:
+        print(f"          probabilities are {report['calibration_difference']:.1e} off the calibration of their own logits "
+              f"(allowed {report['calibration_tolerance']:.0e}): another temperature")
 
 
 if __name__ == "__main__":

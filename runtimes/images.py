@@ -7,6 +7,7 @@ image of several slices, (D, H, W, C): every slice goes the way of an image, and
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -188,6 +189,12 @@ class ImageSet:
     def rows(self, split: str) -> NDArray[np.int64]:
         """Indices of the images of one split, in order."""
         return np.flatnonzero(self.split == split)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the hashes and splits of all images: which data it is, without naming any; empty where there are no hashes."""
+        lines = sorted(f"{one} {split}" for one, split in zip(self.hashes, self.split, strict=bool(self.hashes)))
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else ""
 
     @property
     def labelled(self) -> NDArray[np.bool_]:

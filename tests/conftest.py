@@ -119,7 +119,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Path]
         root = tmp_path_factory.mktemp("export")
         write_student(root / "student", case)
         settings = ExportSettings(student_dir=root / "student", out=root / "artifact", input=case.input, input_size=case.input_size,
-                                  opset=case.opset, samples=5, target=(case.target,), precision=case.precision, keep_slower=True,
+                                  opset=case.opset, samples=5, parity_pictures=20,
+                                  target=(case.target,), precision=case.precision, keep_slower=True,
                                   keep_upcast=True, max_flips="10%", max_auc_drop=0.1, gpu=("sm86",) if case.target == "trt" else ())  # type: ignore[arg-type]
         lower = case.precision == "int8"
         assert export(settings, "rd-export", lambda checkpoint: image_set(case, 40 if lower else 24, train=16 if lower else 0)) == 0

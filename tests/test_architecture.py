@@ -20,8 +20,8 @@ GROUND_BY_FILE = {"runtimes/cli.py": {"tyro", "rich"}, "runtimes/bench_config.py
                   "runtimes/ort.py": {"onnxruntime"}, "runtimes/ov.py": {"openvino"}, "runtimes/volumes.py": {"nibabel"},
                   "runtimes/cuda.py": {"cuda"}, "runtimes/signature.py": {"cryptography"},
                   "runtimes/trt_library.py": {"tensorrt", "tensorrt_rtx"}}
-# What the door takes from the workshop: a finished student, the images it was made from, and how lines are told.
-THROUGH_THE_DOOR = {"calibrate", "checkpoint", "deployed", "evaluate", "intake", "models", "progress"}
+# What the door takes from the workshop: a finished student, the images it was made from, how lines are told, what may be named outside.
+THROUGH_THE_DOOR = {"calibrate", "checkpoint", "deployed", "evaluate", "intake", "models", "progress", "public_names"}
 FROM_INTAKE = {"images_for"}
 BASES = {"nn.Module", "torch.nn.Module", "Module", "Dataset", "Exception", "UserError", "Protocol",
          "library.ILogger"}  # TensorRT takes a logger only as a subclass of its own

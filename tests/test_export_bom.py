@@ -109,7 +109,7 @@ def test_a_bill_names_parents_data_and_licences_and_no_place_of_this_machine(fac
     assert found["teacher"]["licenses"] == [{"license": {"id": "Apache-2.0"}}]
     assert found["data"]["licenses"] == [{"license": {"name": "CC BY 4.0"}}]
     assert found["rd-distill"]["licenses"] == [{"license": {"id": "Apache-2.0"}}]
-    assert found["data"]["name"] == "labels.csv"
+    assert found["data"]["name"] == "own images"
     assert "secret" not in json.dumps(content)
     assert len([one for one in found if one.startswith("file/")]) == {"onnx": 1, "openvino": 2, "trt": 2}[target]
     depends = next(one["dependsOn"] for one in content["dependencies"] if one["ref"] == "model")

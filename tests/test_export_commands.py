@@ -38,7 +38,7 @@ def test_the_folder_holds_what_the_contract_names(exported: Exported) -> None:
     assert set(manifest["files"]) == (FILES - {"manifest.json", "test_data_set_0"}) | {
         f"test_data_set_0/{name}.pb" for name in ("input_0", "output_0", "output_1")}
     assert manifest["parents"]["student"] == sha256_file(folder.parent / "student" / "manifest.json")
-    assert manifest["command"] == "rd-export"
+    assert manifest["command"].startswith("rd-export --target=onnx --precision=fp32 --out=artifact ")
     assert str(folder.parent) not in json.dumps(manifest), "no path of this machine ships"
     latency = read_json(folder / "latency.json")
     assert len(latency["samples_ns"]) == 5
@@ -91,9 +91,9 @@ def test_the_log_is_short_and_says_what_comes_next(tmp_path: Path, capsys: pytes
     settings = ExportSettings(student_dir=tmp_path / "student", out=tmp_path / "out", samples=70, golden_images=8)
     assert export(settings, "rd-export", lambda checkpoint: image_set(Case())) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[:4]] == ["student", "export", "parity", "latency"]
+    assert [line.split()[0] for line in lines[:5]] == ["student", "export", "parity", "golden", "latency"]
     assert "24 images, 0 flips" in lines[2]
-    assert "p90" in lines[3]
+    assert "p90" in lines[4]
     assert lines[-1].startswith("next: rd-verify")
     assert open_session(tmp_path / "out").run(random_images(Case(), 1)[0]).labels[0] in "abc"
 
