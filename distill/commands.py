@@ -56,18 +56,7 @@ def distill(settings: DistillSettings, command: str) -> int:
 
 def _distill(settings: DistillSettings, command: str, opened: Run) -> int:
     run, asked = opened.folder, settings
-    arch = None if settings.student == "auto" else timm_name(settings.student)
-    if arch is not None and settings.student_weights is not None:
-        check_weights(arch, settings.student_weights)
-    if settings.latency_table is not None:
-        read_table(settings.latency_table)
-    if settings.method != "vanilla":
-        check_teacher(settings.teacher, weights=settings.teacher_weights, adapter=settings.teacher_adapter)
-        if settings.second_teacher is not None:
-            check_teacher(settings.second_teacher, flag="--second-teacher")
-        if settings.bank is not None:
-            check_bank(settings.bank)
-    budget_of(settings)  # a number that is none is refused before any work
+    arch = check_names(settings)
     if settings.adapt != "none":
         settings = with_adapted_teacher(settings, command)
     device = choose_device(settings.device)
@@ -131,6 +120,23 @@ def _distill(settings: DistillSettings, command: str, opened: Run) -> int:
     say("done", f"{settings.out}/  report: {settings.out / 'report.html'}  next: rd-export --target onnx"
                 + ("" if settings.out == Path("student") else f" --student-dir {settings.out}"))
     return 0
+
+
+def check_names(settings: DistillSettings) -> str | None:
+    """The student's architecture, None for auto; UserError for whatever is named and is not there, before any image is looked at."""
+    arch = None if settings.student == "auto" else timm_name(settings.student)
+    if arch is not None and settings.student_weights is not None:
+        check_weights(arch, settings.student_weights)
+    if settings.latency_table is not None:
+        read_table(settings.latency_table)
+    if settings.method != "vanilla":
+        check_teacher(settings.teacher, weights=settings.teacher_weights, adapter=settings.teacher_adapter)
+        if settings.second_teacher is not None:
+            check_teacher(settings.second_teacher, flag="--second-teacher")
+        if settings.bank is not None:
+            check_bank(settings.bank)
+    budget_of(settings)  # a number that is none is refused, too
+    return arch
 
 
 def named_student(settings: DistillSettings, spec: ModelSpec, device: str) -> Model:

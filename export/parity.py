@@ -17,7 +17,7 @@ from distill.checkpoint import Calibration
 from distill.models import Model
 from export.answers import Answers, Image, ask
 from export.gate import Limits, judge_logits
-from runtimes.agreement import compare, tail_difference
+from runtimes.agreement import TAIL, compare, tail_difference
 from runtimes.artifact import Artifact
 from runtimes.scores import calibrated, decide
 from runtimes.session import Session

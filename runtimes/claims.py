@@ -52,7 +52,7 @@ ARTIFACT: Rule = object_of(
      "graph_size": list_of(whole(8, 4096), 2, 2), "temperatures": list_of(TEMPERATURE, 1), "thresholds": list_of(THRESHOLD),
      "target": one_of("onnx", "openvino", "trt"), "precision": one_of(*TOLERANCES), "model": text(200, least=1), "opset": whole(7, 99),
      "tolerance": number(0, 1, above=True)},
-    {"student": text(), "teacher": text(), "parameters": maybe(whole(1, 10**13)), "weights_sha256": text(64),
+    {"not_calibrated": mapping_of(text()), "student": text(), "teacher": text(), "parameters": maybe(whole(1, 10**13)), "weights_sha256": text(64),
      "licences": mapping_of(text()), "synthetic": truth}, others=True)
 
 
@@ -86,7 +86,7 @@ def check_graph(facts: Mapping[str, Any], told: GraphFacts, where: str) -> None:
     missing = [key for key in ALWAYS if key not in told.facts]
     if missing:
         raise UserError(f"{where}: the graph says nothing of {', '.join(missing)}, as every graph of rd-export does; {AGAIN}")
-    claimed = {**facts, "calibration": {"temperatures": facts["temperatures"], "thresholds": facts["thresholds"]},
+    claimed = {**facts, "calibration": {key: facts[key] for key in ("temperatures", "thresholds", "not_calibrated") if key in facts},
                "names": str(dict(enumerate(facts["classes"])))}
     for key, words in sorted(told.facts.items(), key=lambda pair: pair[0] == "names"):  # which says in other words what classes do
         if key in claimed:
