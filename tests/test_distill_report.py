@@ -235,3 +235,16 @@ def test_a_picture_that_is_not_eight_bit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected uint8"):
         written(tmp_path, arguments)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_page_holds_no_escape_and_no_mark_of_direction_and_says_what_is_calibrated(tmp_path: Path) -> None:
+    given = material("multiclass", ("a\x1b[2J", "\u202egnp", "b\u200bc"))
+    given["worst"][0]["key"] = "x\x1b]0;owned\x07.png"
+    given["warnings"] = ["\u2066late"]
+    given["facts"] |= {"calibration": "not calibrated (too few images)"}
+    write_report(tmp_path / "report.html", **given)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]", text)
+    assert "a\\x1b[2J" in Page(text).text
+    assert "Probabilities are not calibrated (too few images)." in Page(text).text
+    assert "Content-Security-Policy" in text

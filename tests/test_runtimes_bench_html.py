@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 import shutil
 import subprocess
@@ -11,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from markdown_it import MarkdownIt
 
 from runtimes.bench_html import as_html
+from runtimes.bench_report import as_csv, as_markdown
 from runtimes.machine import full_facts
 from runtimes.svg import Scale, horizontal, vertical
 
@@ -29,16 +33,19 @@ def row(artifact: str, p50: float, auroc: float | None, **more: Any) -> dict[str
             "student": "net", **more}
 
 
+def report_of(rows: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    state = {"load_average": [0.1, 0.1, 0.1], "temperatures": {}, "time": "2026-01-01T00:00:00Z"}
+    return {"format": 1, "command": "rd-bench a b", "settings": {"deadline_ms": 2.0}, "machine": full_facts(), "before": state,
+            "after": state, "rows": rows, "streams": [], "offline": {}, "int8": [], "profiles": [
+                {"artifact": "a", "threads": 1, "operators": [{"name": "conv", "kind": "Conv", "us": 3.0, "share": 0.5}],
+                 "kinds": [{"kind": "Conv", "us": 3.0, "share": 0.7}, {"kind": "A<d", "us": 0.4, "share": 0.3}]}], **more}
+
+
 def page(rows: list[dict[str, Any]], **more: Any) -> str:
     random = np.random.default_rng(0)
     samples = {str(place): {"blocks_ns": [(one["p50_ms"] * 1e6 * random.lognormal(0, 0.1, 100)).tolist() for _ in range(3)]}
                for place, one in enumerate(rows)}
-    state = {"load_average": [0.1, 0.1, 0.1], "temperatures": {}, "time": "2026-01-01T00:00:00Z"}
-    report = {"format": 1, "command": "rd-bench a b", "settings": {"deadline_ms": 2.0}, "machine": full_facts(), "before": state,
-              "after": state, "rows": rows, "streams": [], "offline": {}, "int8": [], "profiles": [
-                  {"artifact": "a", "threads": 1, "operators": [{"name": "conv", "kind": "Conv", "us": 3.0, "share": 0.5}],
-                   "kinds": [{"kind": "Conv", "us": 3.0, "share": 0.7}, {"kind": "A<d", "us": 0.4, "share": 0.3}]}], **more}
-    return as_html(report, samples)
+    return as_html(report_of(rows, **more), samples)
 
 
 ROWS = [row("a", 1.0, 0.90), row("b", 3.0, 0.93, precision="int8", valid=False, notices=["the machine was busy"]),
@@ -122,3 +129,27 @@ def test_a_browser_shows_it_without_a_complaint(tmp_path: Path) -> None:
     assert "CONSOLE" not in done.stderr
     assert (tmp_path / "shot.png").stat().st_size > 10_000
     assert done.stdout.count("<polyline") >= 4
+
+
+EVIL = ["=1+1|a", "`x`<img src=x onerror=alert(1)>", "\x1b[2J\u202egnp", "# h\n\n```\n## h"]
+
+
+def test_no_name_of_an_artifact_writes_the_report_in_any_of_its_forms() -> None:
+    rows = [row(name, 1.0 + place, None, valid=False, notices=[f"slow: {name}"]) for place, name in enumerate(EVIL)]
+    report = report_of(rows, command=f"rd-bench {' '.join(EVIL)}",
+                       offline={name: {"images_per_s": 1.0, "batch": 1, "streams": 1} for name in EVIL},
+                       int8=[{"artifact": name, "keep": False, "reason": name} for name in EVIL])
+    text = as_markdown(report)
+    drawn = MarkdownIt("commonmark").enable("table").render(text)
+    assert drawn.count("<h") == 1
+    assert drawn.count("<tr>") == 1 + len(EVIL)
+    columns = drawn.count("<th>")
+    assert [line.count("|") - line.count("\\|") for line in text.splitlines() if line.startswith("| ")] == [columns + 1] * (len(EVIL) + 2)
+    assert "<img" not in drawn
+    html = page(rows, command=report["command"], int8=report["int8"])
+    assert "<img" not in html
+    assert "Content-Security-Policy" in html
+    for written in (text, html):
+        assert not re.search("[\x1b\u202e]", written)
+    cells = [cell for line in csv.reader(io.StringIO(as_csv(rows))) for cell in line]
+    assert not [cell for cell in cells if cell[:1] in tuple("=+-@")]
