@@ -6,6 +6,8 @@ threads, what precision each layer runs in. Does not own: checking inputs, decis
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -77,6 +79,7 @@ class OpenVinoSession:
         if counters:
             settings["PERF_COUNT"] = True
         if cache is not None:
+            _check_cache(cache)
             settings["CACHE_DIR"] = str(cache)
         try:
             self._compiled: Any = core.compile_model(_read(core, model), wanted, settings)
@@ -122,6 +125,15 @@ class OpenVinoSession:
     def close(self) -> None:
         """Free the model's memory."""
         self._request, self._compiled, self._bound = None, None, {}
+
+
+def _check_cache(folder: Path) -> None:
+    """Refuse (exit 2) a cache that others may write to: a compiled model in it answers, and nothing checks its bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held = folder.stat()
+    if hasattr(os, "getuid") and (held.st_uid not in (os.getuid(), 0) or held.st_mode & stat.S_IWOTH):
+        raise UserError(f"cache {folder} can be written by others, and a model that they left there would answer unchecked; "
+                        "name a folder of your own, or take their right to write", USAGE)
 
 
 def _read(core: Any, model: Any) -> Any:

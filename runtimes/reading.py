@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from runtimes.errors import UserError
 
@@ -37,7 +37,7 @@ def kind_of(mode: int) -> str:
     return "" if stat.S_ISREG(mode) else next((name for is_kind, name in KINDS if is_kind(mode)), "no plain file")
 
 
-def open_plain(path: Path, most_bytes: int | None = None) -> BinaryIO:
+def open_plain(path: Path, most_bytes: int | None = None) -> BufferedReader:
     """Open a file for reading; UserError for a pipe, a device, a folder or more bytes than expected, OSError as `open` raises it."""
     if kind := kind_of(os.stat(path).st_mode):  # before it is opened: opening a device may already do something
         raise UserError(f"{path} is {kind}; expected a file")

@@ -135,3 +135,11 @@ def test_a_session_takes_the_throughput_hint_and_a_folder_for_compiled_models(ex
         assert np.array_equal(session.run(images).logits, plain.run(images).logits)
         session.close()
     assert list((tmp_path / "compiled").iterdir()), "nothing was kept"
+
+
+def test_a_cache_that_others_may_write_to_is_refused(exported: Exported, tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o777)
+    with pytest.raises(UserError, match="written by others") as caught:
+        open_session(exported(PLAIN), cache=tmp_path / "shared")
+    assert caught.value.exit_code == USAGE
