@@ -159,6 +159,6 @@ FOREIGN_CASES: tuple[Case, ...] = (
          "gone.json", unreadable, before_images),
     Case("foreign: misspelt second teacher before images", TAUGHT + FOLDER_DATA + " --second-teacher efficientnet-lite9", 2,
          "--second-teacher", unreadable, before_images),
-    Case("foreign: misspelt teacher to adapt before images", ADAPT.replace("--teacher mobilenetv3", "--teacher mobilnetv3") + FOLDER_DATA, 2,
-         "did you mean", unreadable, before_images),
+    Case("foreign: misspelt teacher to adapt before images", ADAPT.replace("--teacher mobilenetv3", "--teacher mobilnetv3")
+         + FOLDER_DATA, 2, "did you mean", unreadable, before_images),
 )
