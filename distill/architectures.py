@@ -10,8 +10,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
+from distill.encoder_folder import check_config
 from distill.encoders import PREFIX, SHUFFLENETS, TORCHVISION
 from distill.experts import AdapterSpec
+from distill.json_values import is_count, is_number, shown
 from distill.slices import Pooling
 from runtimes.errors import USAGE, UserError
 from runtimes.scores import Task
@@ -22,16 +24,6 @@ MOST_CLASSES = 100_000
 MOST_WIDTH = 65_536  # of a layer, of an adapter's factors together
 MOST_BLOCKS = 256
 REGISTERED = re.compile(r"\w+(\.[\w-]+)?")  # a scheme such as hf-hub: or local-dir: has a colon, a path a slash
-
-
-def is_count(value: Any, least: int, most: int) -> bool:
-    """Whether a value of a JSON file is a whole number within limits; true and false are none."""
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-
-
-def is_number(value: Any, least: float = -1e30, most: float = 1e30) -> bool:
-    """Whether a value of a JSON file is a number within limits; NaN and the infinities lie in none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
 
 
 def _counts(most: int) -> Callable[[Any], bool]:
@@ -55,8 +47,6 @@ def check_architecture(arch: Any, arguments: Mapping[str, Any]) -> None:
     if not isinstance(arch, str):
         raise UserError(f"the architecture is {shown(arch)}, expected the name of a network, such as resnet18")
     if arch.startswith(PREFIX):
-        from distill.encoder_folder import check_config
-
         if set(arguments) != {"config", "features"} or not is_count(arguments["features"], 1, MOST_WIDTH):
             raise UserError(f"{arch} comes with {shown(sorted(arguments))}, expected its config and the width of its features")
         check_config(arguments["config"], f"the config of {arch}", arch.removeprefix(PREFIX))
@@ -132,13 +122,3 @@ def are_cuts(cuts: Any) -> bool:
     return (isinstance(cuts, Mapping) and set(cuts) <= {"shapes", "sizes"} and all(isinstance(part, Mapping) for part in cuts.values())
             and all(isinstance(shape, list | tuple) and sizes(shape) for shape in cuts.get("shapes", {}).values())
             and all(isinstance(module, Mapping) and all(map(sizes, module.values())) for module in cuts.get("sizes", {}).values()))
-
-
-def shown(value: Any, most: int = 80) -> str:
-    """A value of a foreign file as an error may print it: on one line, without control characters, not too long."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # a number of more digits than Python prints
-        text = type(value).__name__
-    text = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return text if len(text) <= most else f"{text[:most]}..."

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distill.architectures import SIDES, is_count, is_number, shown
+from distill.architectures import SIDES
+from distill.json_values import is_count, is_number, shown
 from distill.models import Model, ModelSpec, build_model, feature_width
 from distill.nets import takes_image_size
 from runtimes.claims import calibration_problem

@@ -40,7 +40,7 @@ def contradictions(settings: Any) -> list[tuple[bool, str]]:
         (adapt != "none" and method == "vanilla", f"--adapt {adapt} adapts a teacher; --method vanilla has none"),
         (settings.teacher_adapter is not None and adapt != "none",
          f"--adapt {adapt} starts from a plain teacher; leave --teacher-adapter out"),
-        (settings.teacher.startswith("bank:") and bool(needless),
+        (settings.teacher.startswith("bank:") and method != "vanilla" and bool(needless),
          f"--teacher {settings.teacher} holds features already; leave {' and '.join(needless)} out"),
         (settings.second_teacher is not None and method == "vanilla",
          f"--second-teacher {settings.second_teacher} needs a bank; --method vanilla has none"),

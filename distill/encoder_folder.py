@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from distill.architectures import is_count, shown
+from distill.json_values import is_count, shown
 from runtimes.errors import UserError
 from runtimes.folder import read_json, write_json
 

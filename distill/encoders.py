@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from distill.encoder_folder import check_config
 from runtimes.errors import USAGE, UserError
 
 PREFIX = "transformers/"  # of ModelSpec.arch
@@ -49,8 +50,6 @@ class TransformersNet(nn.Module):
 
 def from_config(arch: str, outputs: int, config: dict[str, Any], features: int) -> TransformersNet:
     """An encoder with random weights from the config of its model type; features: width of what it answers."""
-    from distill.encoder_folder import check_config  # which knows the names of architectures, and they those of this module
-
     try:
         import transformers
     except ModuleNotFoundError:

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import nn
 
-from distill.architectures import is_count, is_number, shown
+from distill.json_values import is_count, is_number, shown
 from runtimes.errors import UserError
 from runtimes.folder import read_json
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from distill.adapters import Adapter, adapters_of
-from distill.architectures import shown
 from distill.encoders import TransformersNet
+from distill.json_values import shown
 from distill.merge import constant_gates
 from distill.peft_config import CONFIG, NOTHING_YET, LoraConfig, read_lora, targeted
 from runtimes.errors import UserError

