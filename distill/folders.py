@@ -285,7 +285,7 @@ def _classes_and_patients(root: Path, images: list[Found], split: list[str], fac
                         f"name classes; arrange {root}/CLASS/PATIENT/image.png, or write a CSV with columns image, label and patient")
     if repeated and known:
         raise UserError(f"{root}: {', '.join(sorted(tops)[:SHOWN])} all hold folders named {', '.join(sorted(homes)[:SHOWN])}; which of "
-                        f"them are the classes? Arrange {root}/CLASS/..., or write a CSV with columns image, label and, where known, patient")
+                        f"them are the classes? Arrange {root}/CLASS/..., or write a CSV with columns image and label")
     if repeated and many:
         facts["notes"].append(f"{len(tops)} class folders all hold folders named {', '.join(sorted(homes)[:SHOWN])}; if they are patients, "
                               "write a CSV with columns image, label and patient")
