@@ -159,7 +159,7 @@ def _masks(files: list[Found], folders: set[tuple[str, ...]]) -> set[Path]:
         if named and named[1] in stems[one.folders]:
             return True
         for depth, name in enumerate(one.folders):
-            if name.lower().strip("_ ") not in MASK_FOLDERS:
+            if not _for_masks(name):
                 continue
             above = one.folders[:depth]
             if inside[above] & IMAGE_FOLDERS or (named and named[1] in everywhere) or _stem(one.path) in stems[above]:
@@ -184,29 +184,31 @@ def list_folder(root: Path, task: str | None) -> Listing:
     """List class folders below `root`, below folders of splits (`train`, `Testing`, ...), with or without patient folders in them."""
     tree = _unwrapped(read_tree(root))
     facts: dict[str, Any] = {"form": "folder", "notes": list(tree.notes)}
+    outside = [one for one in tree.images if not one.folders]
     tree, split = _split_of(root, tree)
+    outside += [one for one in tree.images if not one.folders and one not in outside]
     problems = [Problem(str(one.path), *_strange(one.path)) for one in tree.others]
-    problems += [Problem(str(one.path), "no label", "lies beside the class folders, not in one") for one in tree.images if not one.folders]
+    problems += [Problem(str(one.path), "no label", "lies beside the class folders, not in one") for one in outside]
     labelled = [place for place, one in enumerate(tree.images) if one.folders]
     images, split = [tree.images[place] for place in labelled], [split[place] for place in labelled]
     if not images:
-        shape = "train/CLASS/image.png" if any(split) or tree.folders & {(word,) for word in SPLIT_NAMES} else "CLASS/image.png"
-        raise UserError(f"{root} holds no image in a class folder ({len(problems)} other files); expected "
-                        f"{root}/{shape} with one of {', '.join(SUFFIXES)}, or one CSV file")
+        raise UserError(f"{root} holds no image in a class folder ({len(problems)} other files); expected {root}/CLASS/image.png or "
+                        f"{root}/train/CLASS/image.png with one of {', '.join(SUFFIXES)}, or one CSV file")
     names, groups = _classes_and_patients(root, images, split, facts)
-    if empty := sorted({folders[0] for folders in tree.folders} - {one.folders[0] for one in images}):
+    held = {one.folders[0] for one in images}
+    if empty := sorted(names[0] for names in tree.folders if len(names) == 1 and names[0] not in held and not _for_masks(names[0])):
         raise UserError(f"{root}: {', '.join(map(repr, empty[:SHOWN]))} {'holds' if len(empty) == 1 else 'hold'} no image; "
                         "a folder here is a class: give it images or remove it")
     _refuse_twins(names, images)
     classes, numbered = class_order(names)
-    if odd := [name for name in classes if name.lower().strip("_ ") in MASK_FOLDERS]:
+    if odd := [name for name in classes if _for_masks(name)]:
         facts["notes"].append(f"the folder {odd[0]} is taken as a class, though it is named like a folder of masks")
     kind = read_task(classes, task, numbered, facts)
     place = {name: index for index, name in enumerate(classes)}
     labels = np.asarray([place[name] for name in names], dtype=np.int64)
     keys = tuple(one.path.relative_to(root).as_posix() for one in images)
-    held = {"patient folder": groups} if any(groups) else {}
-    return Listing([one.path for one in images], keys, labels, classes, kind, np.asarray(split, dtype=object), held, problems, facts)
+    columns = {"patient folder": groups} if any(groups) else {}
+    return Listing([one.path for one in images], keys, labels, classes, kind, np.asarray(split, dtype=object), columns, problems, facts)
 
 
 def _strange(path: Path) -> tuple[str, str]:
@@ -221,7 +223,7 @@ def _unwrapped(tree: Tree) -> Tree:
         tops, inner = tree.names(0), tree.names(1)
         if len(tops) != 1 or not inner or any(not one.folders for one in tree.images):
             return tree
-        if not (tops & WRAPPERS or {top.lower() for top in tops} & WRAPPERS or "train" in map(folder_split, inner)):
+        if not ({top.lower() for top in tops} & WRAPPERS or "train" in map(folder_split, inner)):
             return tree
         top = next(iter(tops))
         tree = replace(tree, folders={names for names in tree.folders if names[0] == top}).below(0)
@@ -229,7 +231,8 @@ def _unwrapped(tree: Tree) -> Tree:
 
 def _split_of(root: Path, tree: Tree) -> tuple[Tree, list[str]]:
     """The tree without the folders of splits, and each image's split: they lie above the class folders, or in all of them."""
-    tops = sorted({names[0] for names in tree.folders if len(names) == 1 and (names[0] in tree.names(0) or not _left_out(tree, names[0]))})
+    held = tree.names(0)  # an empty folder counts, but one whose masks were left out does not
+    tops = sorted(names[0] for names in tree.folders if len(names) == 1 and (names[0] in held or not _for_masks(names[0])))
     said = {name: folder_split(name) for name in tops}
     alike = {SPLIT_NAMES[word] for name in tops for word in _split_words(name) if word in SPLIT_NAMES}
     if "train" in said.values() or (tops and all(said.values())) or {"train", "test"} <= alike:
@@ -250,16 +253,13 @@ def _split_of(root: Path, tree: Tree) -> tuple[Tree, list[str]]:
                         f"{', '.join(name for name in sorted(said) if said[name] == twice[0])}; keep one")
     split = [said[one.folders[level]] for one in tree.images if len(one.folders) > level]
     rest = tree.below(level)
-    if any(not one.folders for one in tree.images):
-        raise UserError(f"{root} has a train folder, and {next(one.path for one in tree.images if not one.folders)} beside it; move it "
-                        "into a class folder of a split")
     wrappers = {name.lower() for name in rest.names(0)}
     if len(wrappers) == 1 and wrappers <= WRAPPERS and rest.names(1) and all(len(one.folders) > 1 for one in rest.images):
         rest = rest.below(0)
     return rest, split
 
 
-def _left_out(tree: Tree, name: str) -> bool:
+def _for_masks(name: str) -> bool:
     return name.lower().strip("_ ") in MASK_FOLDERS
 
 
@@ -270,19 +270,23 @@ def _classes_and_patients(root: Path, images: list[Found], split: list[str], fac
     for one in nested:
         homes[one.folders[1]].add(one.folders[0])
     patients = all(PATIENT.fullmatch(name) for name in tops)
+    numbered = all(IDENTIFIER.fullmatch(name) for name in tops)
     # Class names repeat below patients; below classes it is the patients who differ.
     repeated = len(nested) == len(images) and len(homes) >= 2 and all(len(above) > 1 for above in homes.values())
     repeated = repeated and not all(VISIT.fullmatch(name) or PATIENT.fullmatch(name) for name in homes)
-    known = len(tops) > len(homes) and bool({_spelt(name) for name in homes} & DIAGNOSES)
-    numbered = len(tops) >= MANY and len(tops) > 2 * len(homes) and all(IDENTIFIER.fullmatch(name) for name in tops)
-    if repeated and (patients or known or numbered):
+    known = bool({_spelt(name) for name in homes} & DIAGNOSES) and not {_spelt(name) for name in tops} & DIAGNOSES
+    many = len(tops) >= MANY and len(tops) > 2 * len(homes)
+    if repeated and (patients or (many and (known or numbered)) or (known and numbered)):
         facts["notes"].append(f"the {len(tops)} folders above the classes {', '.join(sorted(homes)[:SHOWN])} are taken as patients, such "
                               f"as {min(tops)}: each is kept on one side of the split")
         return [one.folders[1] for one in images], _apart([one.folders[0] for one in images], split, facts)
     if patients and len(tops) >= FEWEST:
         raise UserError(f"{root}: the folders {', '.join(sorted(tops)[:SHOWN])} are named like patients, and no folders below all of them "
                         f"name classes; arrange {root}/CLASS/PATIENT/image.png, or write a CSV with columns image, label and patient")
-    if repeated and len(tops) >= MANY:
+    if repeated and known:
+        raise UserError(f"{root}: {', '.join(sorted(tops)[:SHOWN])} all hold folders named {', '.join(sorted(homes)[:SHOWN])}; which of "
+                        f"them are the classes? Arrange {root}/CLASS/..., or write a CSV with columns image and label")
+    if repeated and many:
         facts["notes"].append(f"{len(tops)} class folders all hold folders named {', '.join(sorted(homes)[:SHOWN])}; if they are patients, "
                               "write a CSV with columns image, label and patient")
     return [one.folders[0] for one in images], _patients_below(images, split, facts)

@@ -92,12 +92,27 @@ def test_a_patients_magnifications_belong_to_one_patient(tmp_path: Path) -> None
 @pytest.mark.parametrize(("tops", "classes"), [
     ([f"patient{index:02d}" for index in range(5)], ("x", "y")),
     ([f"A{index:03d}" for index in range(12)], ("x", "y")),
-    (["anna", "berta", "carl"], ("benign", "malignant")),
+    (["001", "002", "003"], ("benign", "malignant")),
+    (list("abcdefghijkl"), ("no tumor", "tumor")),
 ])
 def test_patients_above_classes_are_groups(tmp_path: Path, tops: list[str], classes: tuple[str, ...]) -> None:
     found = listed(tmp_path, *(f"{top}/{name}" for top in tops for name in classes))
     assert found.classes == classes
     assert set(found.groups["patient folder"]) == set(tops)
+
+
+@pytest.mark.parametrize("tops", [("lung", "colon"), ("anna", "berta", "carl"), ("T1", "FLAIR", "other")])
+def test_diagnoses_below_folders_that_may_be_anything_are_refused(tmp_path: Path, tops: tuple[str, ...]) -> None:
+    with pytest.raises(UserError, match="which of them are the classes"):
+        listed(tmp_path, *(f"{top}/{name}" for top in tops for name in ("benign", "malignant")))
+
+
+def test_images_beside_folders_are_named_whether_there_are_splits_or_not(tmp_path: Path) -> None:
+    for shape in ("{name}", "train/{name}"):
+        root = tmp_path / f"set{len(shape)}"
+        picture(root / "beside.png")
+        found = listed(root, *(shape.format(name=name) for name in "ab"))
+        assert [(Path(one.path).name, one.reason) for one in found.problems] == [("beside.png", "no label")]
 
 
 def test_patients_without_classes_are_refused_and_classes_of_many_views_are_not(tmp_path: Path) -> None:
