@@ -27,7 +27,7 @@ from distill.sources import SPLITS, Listing, check_task
 from distill.splits import check_groups, complete_splits, merge_groups
 from runtimes.errors import USAGE, UserError
 from runtimes.images import ImageSet
-from runtimes.text import check_class_names
+from runtimes.text import class_name_problem
 from runtimes.volumes import VolumeSpec, is_volume
 
 WINDOW_IMAGES = 4096  # 16-bit training images the window is read from, evenly spaced: more do not move a percentile
@@ -92,7 +92,8 @@ def load_images(
     listing = list_data(data, task, label, seed, phantom_images, phantom_size, None if earlier else uncertain)
     if misspelt := [name for name in listing.classes if not _is_utf8(name)]:
         raise UserError(f"class {misspelt[0]!r} has a name that is not UTF-8, and names are written into files; rename it{LOCALE}")
-    check_class_names(listing.classes)
+    if problem := next(filter(None, map(class_name_problem, listing.classes)), ""):
+        raise UserError(problem)
     if earlier and listing.facts["form"] == "folder":
         listing = replace(listing, groups={}, facts={**listing.facts, "notes": []})
     drawn = len(listing.keys) if listing.synthetic else 0

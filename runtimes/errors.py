@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from runtimes.streams import open_streams
+from runtimes.text import printable
 
 DONE = 0
 FAILED = 1
@@ -65,7 +66,7 @@ def finish(command: Callable[[], int], *, resumes: bool = False) -> int:
 
 
 def _ended(message: str, exit_code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     return exit_code
 
 

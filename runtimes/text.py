@@ -8,10 +8,8 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Literal
-
-from runtimes.errors import UserError
 
 LONGEST_NAME = 100
 # Controls, surrogates, line and paragraph separators, marks of direction, letters without width: what hides, or moves other text.
@@ -19,7 +17,7 @@ _UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164"
     "\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]")
 # What means something in Markdown wherever it stands; an underscore does at the edge of a word, a leading mark at a line's start.
-_MARKS = re.compile(r"[\\`*\[\]|~$]|(?<!\w)_|_(?!\w)|(?<=:)//|(?<=www)\.", re.IGNORECASE)
+_MARKS = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])|(?<=:)//|(?<=www)\.", re.IGNORECASE)
 _LEADING = re.compile(r"^(\d*)([#+=.)-])")
 
 
@@ -78,19 +76,19 @@ def literal(text: str, language: Literal["python", "javascript", "cpp"]) -> str:
     return f'"{_escaped(plain, unseen)}"'
 
 
-def check_class_names(names: Iterable[str]) -> None:
-    """Refuse names of classes or findings that hide letters, break lines, are blank or too long for a report."""
-    for name in names:
-        unseen = _UNSEEN.search(name)
-        shortened = name if len(name) <= LONGEST_NAME else f"{name[:40]}..."
-        if unseen:
-            raise UserError(f"class {shortened!a} holds {unseen[0]!a}, which is no letter that anyone sees (a control, a line "
-                            "break, a mark of direction, a letter without width); names go into reports and programs: rename the class")
-        if not name.strip():
-            raise UserError(f"class {name!r} is blank; a report could not show it: rename the class")
-        if len(name) > LONGEST_NAME:
-            raise UserError(f"class {shortened!r} has {len(name):,} letters, expected {LONGEST_NAME} at most; shorten it, or name the "
-                            "column that holds the labels")
+def class_name_problem(name: str) -> str:
+    """What makes the name of a class or finding unfit for a report, as a sentence: letters that hide, none, too many; "" for nothing."""
+    unseen = _UNSEEN.search(name)
+    shortened = name if len(name) <= LONGEST_NAME else f"{name[:40]}..."
+    if unseen:
+        return (f"class {shortened!a} holds {unseen[0]!a}, which is no letter that anyone sees (a control, a line break, a mark of "
+                "direction, a letter without width); names go into reports and programs: rename the class")
+    if not name.strip():
+        return f"class {name!r} is blank; a report could not show it: rename the class"
+    if len(name) > LONGEST_NAME:
+        return (f"class {shortened!r} has {len(name):,} letters, expected {LONGEST_NAME} at most; shorten it, or name the column that holds "
+                "the labels")
+    return ""
 
 
 def _escaped(text: str, escape: Callable[[str], str]) -> str:
