@@ -110,8 +110,7 @@ def read_lora(folder: Path) -> LoraConfig:
     if not targets:
         raise UserError(f"{path}: target_modules {shown(content.get('target_modules'))}, expected names of layers; which layers were "
                         "adapted is not guessed")
-    picked = indices not in (None, [])
-    if picked and len(targets) >= MANY:
+    if indices not in (None, []) and isinstance(targets, tuple) and len(targets) >= MANY:
         raise UserError(f"{path}: layers_to_transform with {len(targets)} target_modules, which peft shortens before it looks at them; "
                         f"expected fewer than {MANY}, or no layers_to_transform")
     if (isinstance(targets, str) and (indices is not None or layers is not None)) or (layers and indices is None):
@@ -124,7 +123,7 @@ def read_lora(folder: Path) -> LoraConfig:
         path, value_of("r", 8, is_count(content.get("r", 8), 1, 2**20), "a whole number above 0"),
         float(value_of("lora_alpha", 8, is_number(content.get("lora_alpha", 8)), "a finite number")),
         bool(content.get("use_rslora")), targets, names_of("exclude_modules"),
-        () if not picked else tuple(indices) if isinstance(indices, list) else (int(indices),),
+        tuple(indices) if isinstance(indices, list) else () if indices is None else (indices,),
         (layers,) if isinstance(layers, str) and layers else tuple(layers or ()),
         pattern_of("rank_pattern", True), pattern_of("alpha_pattern", False),
         value_of("bias", "none", content.get("bias", "none") in ("none", "all", "lora_only"), "none, all or lora_only"),

@@ -166,8 +166,8 @@ def _root(net: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
 def _changes(folder: Path, config: LoraConfig, name: str, module: nn.Module, parts: dict[str, Tensor | None], rank: int,
              scale: float) -> list[tuple[nn.Module, str, Tensor]]:
     """The new weight, and with lora_bias the new bias, of one layer."""
-    if type(module) not in (nn.Linear, nn.Conv2d) or getattr(module, "groups", 1) > 1:
-        kind = f"{type(module).__name__} of {module.groups} groups" if type(module) is nn.Conv2d else type(module).__name__
+    if not isinstance(module, nn.Linear | nn.Conv2d) or (isinstance(module, nn.Conv2d) and module.groups > 1):
+        kind = f"{type(module).__name__} of {module.groups} groups" if isinstance(module, nn.Conv2d) else type(module).__name__
         raise UserError(f"{folder}: target_modules name layer {name}, {kind}; only plain Linear and Conv2d layers are merged")
     weight: Any = module.weight
     down, up, bias = parts["A.weight"], parts["B.weight"], parts["B.bias"]

@@ -130,6 +130,18 @@ def test_the_plain_folder_beside_them_is_merged(tmp_path: Path) -> None:
     assert torch.equal(after.other.weight, before.other.weight)
 
 
+def test_kinds_of_convolution_that_timm_builds_on_torch_s_are_merged(tmp_path: Path) -> None:
+    from timm.layers import Conv2dSame
+
+    net = nn.Sequential()
+    net.add_module("fc", Conv2dSame(4, 3, 3))
+    expected = net.fc.weight.detach() + 2
+    path = folder(tmp_path / "peft", {"base_model.model.fc.lora_A.weight": torch.ones(2, 4, 3, 3),
+                                      "base_model.model.fc.lora_B.weight": torch.ones(3, 2, 1, 1)})
+    assert merge_peft(net, path, "") == 1
+    torch.testing.assert_close(net.fc.weight, expected)
+
+
 def test_a_pattern_that_never_comes_to_an_end_is_refused_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("distill.peft_config.SECONDS", 1)
     net = nn.Sequential()
