@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from json_leaves import VALUES as JSON_VALUES
+from json_leaves import places, replaced
 from tiny import VIEWS, tiny_bank, tiny_images, tiny_key, tiny_model, tiny_spec, tiny_teacher
 from torch import Tensor
 
@@ -29,7 +32,7 @@ from distill.forward import torch_forward
 from distill.teachers import Teacher, load_teacher
 from distill.views import ViewSpec, bank_views, view_pixels
 from runtimes.errors import UserError
-from runtimes.folder import read_json, write_json
+from runtimes.folder import read_json, write_json, write_manifest
 from runtimes.images import ImageSpec
 from runtimes.outputs import claimed
 
@@ -286,6 +289,64 @@ def test_flips_of_the_manifest_never_let_a_changed_bank_through(tmp_path: Path) 
         manifest.write_bytes(data)
         with pytest.raises(UserError):
             open_bank(tmp_path / "bank")
+
+
+def hand_made(folder: Path, entries: dict[str, Any], values: bytes, plan: dict[str, Any] | None = None) -> Path:
+    """A bank of two images with one view each, its only shard with this header and these values."""
+    folder.mkdir(exist_ok=True)
+    told = json.dumps(entries).encode()
+    (folder / shard_file(0)).write_bytes(len(told).to_bytes(8, "little") + told + values)
+    (folder / "plan.json").write_text(json.dumps(PLANNED if plan is None else plan))
+    write_manifest(folder, "bank", {})
+    return folder
+
+
+PLANNED: dict[str, Any] = {"key": {"teacher": "t", "views": {}, "seed": 0}, "hashes": ["a", "b"], "views": [0, 0]}
+POOLED: dict[str, Any] = {"dtype": "F16", "shape": [2, 4], "data_offsets": [0, 16]}
+VALUES16 = np.arange(8, dtype="<f2").tobytes()
+
+
+@pytest.mark.parametrize(("entries", "values", "word"), [
+    ({"pooled": {**POOLED, "data_offsets": [-16, 0]}}, VALUES16, r"data_offsets\[0\] is -16"),
+    ({"pooled": {**POOLED, "data_offsets": [8, 24]}}, VALUES16, r"data_offsets is \[8, 24\], expected \[0, 16\]"),
+    ({"pooled": {**POOLED, "data_offsets": [16, 0]}}, VALUES16, "data_offsets"),
+    ({"pooled": {**POOLED, "dtype": "F32"}}, VALUES16, "dtype"),
+    ({"pooled": {**POOLED, "dtype": "BF16"}}, VALUES16, "dtype"), ({"pooled": {**POOLED, "shape": [4, 2]}}, VALUES16, "expected 2 rows"),
+    ({"pooled": {**POOLED, "shape": [1, 8]}}, VALUES16, "expected 2 rows"), ({"pooled": {**POOLED, "shape": [2, 2, 2]}}, VALUES16, "shape"),
+    ({"pooled": POOLED, "stage0": {**POOLED, "shape": [2, 1, 2, 2]}}, VALUES16, "stage0.data_offsets"),
+    ({"x": POOLED}, VALUES16, "pooled is"),
+    ({"pooled": POOLED, "extra": {**POOLED, "data_offsets": [16, 32]}}, VALUES16 * 2, "extra"),
+    ({"pooled": POOLED}, VALUES16[:-2], "bytes of"),
+    ({"pooled": POOLED}, VALUES16 + b"  ", "bytes of"), ({"pooled": POOLED}, VALUES16[:-2] + b"\x00\x7e", "NaN or Inf"),
+    ({"pooled": POOLED}, b"\x00\xfc" + VALUES16[2:], "NaN or Inf"),
+    ({"pooled": {**POOLED, "shape": [2, 2, 1], "data_offsets": [0, 8]}, "mask": {**POOLED, "shape": [2, 2], "data_offsets": [8, 16]}},
+     VALUES16, "mask holds other values")])
+def test_a_shard_that_cannot_be_is_refused_with_its_key(tmp_path: Path, entries: dict[str, Any], values: bytes, word: str) -> None:
+    whole = open_bank(hand_made(tmp_path / "bank", {"pooled": POOLED}, VALUES16))
+    assert whole.features(np.array([0, 1])).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    with pytest.raises(UserError, match=word):
+        open_bank(hand_made(tmp_path / "bank", entries, values))
+
+
+@pytest.mark.parametrize(("change", "word"), [({"views": [0]}, "1 numbers of views for 2"), ({"views": [0, -1]}, r"views\[1\] is -1"),
+                                              ({"views": [0.0, 0]}, r"views\[0\]"), ({"views": [3, 0]}, "expected 5 rows"),
+                                              ({"hashes": ["a", "a"]}, "each image once"), ({"key": {}}, "key.teacher is missing"),
+                                              ({"hashes": []}, "hashes")])
+def test_a_plan_that_does_not_fit_is_refused(tmp_path: Path, change: dict[str, Any], word: str) -> None:
+    with pytest.raises(UserError, match=word):
+        open_bank(hand_made(tmp_path / "bank", {"pooled": POOLED}, VALUES16, {**PLANNED, **change}))
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_value_in_a_header_or_plan_gives_the_same_features_or_a_user_error(tmp_path: Path, data: st.DataObject) -> None:
+    documents: list[Any] = [{"pooled": POOLED, "__metadata__": {"format": "np"}}, PLANNED]
+    which = data.draw(st.sampled_from([0, 1]))
+    path = data.draw(st.sampled_from(list(places(documents[which]))))
+    documents[which] = replaced(documents[which], path, data.draw(JSON_VALUES))
+    with suppress(UserError):
+        bank = open_bank(hand_made(tmp_path / "bank", documents[0], VALUES16, documents[1]))
+        assert bank.features(np.array([0, 1])).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
 def test_half_a_bank_is_no_bank(tmp_path: Path) -> None:

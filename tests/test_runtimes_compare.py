@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from json_leaves import VALUES, places, replaced
 
 from runtimes.compare import compare, judged
 from runtimes.device_table import MARGIN, predicted_ms, read_table
 from runtimes.errors import BUDGET, DONE, USAGE, UserError
+from runtimes.folder import read_json
 from runtimes.soak import verdict
 
 MACHINE = {"cpu": "one", "cores": 2, "architecture": "x", "flags": [], "memory_gib": 1, "gpu": [], "power_mode": None, "jetson": None,
@@ -123,6 +128,59 @@ def test_a_table_that_cannot_tell_says_what_it_needs(tmp_path: Path) -> None:
     (tmp_path / "table.json").write_text('{"kind": "report"}')
     with pytest.raises(UserError, match="is no latency table"):
         read_table(tmp_path / "table.json")
+
+
+def board(folder: Path, *rows: dict[str, Any]) -> Path:
+    """A latency table as a file."""
+    path = folder / "board.json"
+    path.write_text(json.dumps({"kind": "latency table", "format": 1, "machine": {"cpu": "a board"}, "rows": list(rows)}))
+    return path
+
+
+@pytest.mark.parametrize("change", [{"p90_ms": -5.0}, {"p90_ms": 0}, {"p90_ms": "1"}, {"p90_ms": True}, {"p90_ms": None}, {"macs": 0},
+                                    {"params": "1000"}, {"threads": 1.5}, {"valid": "no"}, {"precision": "fp8"}, {"p50_ms": 3.0}])
+def test_a_row_that_cannot_be_is_named_by_its_key(tmp_path: Path, change: dict[str, Any]) -> None:
+    assert read_table(board(tmp_path, row("a", 10, 2.0, p50_ms=1.0, valid=True), row("b", 20, 3.0)))["rows"][1]["p90_ms"] == 3.0
+    key = "p90_ms" if "p50_ms" in change else next(iter(change))
+    with pytest.raises(UserError, match=rf"board\.json: rows\[1\]\.{key} "):
+        read_table(board(tmp_path, row("a", 10, 2.0), {**row("b", 20, 2.0), **change}))
+
+
+def test_rows_that_were_not_valid_do_not_count(tmp_path: Path) -> None:
+    rows = [row("a", 10, 0.001, valid=False), row("a", 10, 2.0, valid=True), row("b", 20, 3.0)]
+    assert predicted_ms(read_table(board(tmp_path, *rows)), **{**ASKED, "student": "a"}, macs=10)[0] == 2.0 * MARGIN
+    with pytest.raises(UserError, match=r"has 2 networks .* \(1 rows were not valid\)"):
+        predicted_ms({"rows": rows}, **ASKED, macs=30)
+    with pytest.raises(UserError, match="none of its 1 rows is valid"):
+        read_table(board(tmp_path, rows[0]))
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_value_in_a_table_is_a_latency_or_a_user_error(tmp_path: Path, data: st.DataObject) -> None:
+    table = read_json(board(tmp_path, *(row(name, macs, 1.0 + macs / 10, p50_ms=0.5) for name, macs in (("a", 10), ("b", 20), ("c", 40)))))
+    path = data.draw(st.sampled_from(list(places(table))))
+    (tmp_path / "board.json").write_text(json.dumps(replaced(table, path, data.draw(VALUES))))
+    with suppress(UserError):
+        ms, _ = predicted_ms(read_table(tmp_path / "board.json"), **ASKED, macs=30)
+        assert 0 < ms < float("inf")
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_value_in_a_report_is_compared_or_a_user_error(tmp_path: Path, data: st.DataObject) -> None:
+    good = tmp_path / "good" / "report.json"
+    if not good.is_file():
+        report(tmp_path / "good", 1, 0)
+    name = data.draw(st.sampled_from(["report.json", "samples.json"]))
+    whole = read_json(good.with_name(name))
+    path = data.draw(st.sampled_from(list(places(whole))))
+    (tmp_path / "bad").mkdir(exist_ok=True)
+    for other in ("report.json", "samples.json"):
+        (tmp_path / "bad" / other).write_bytes(good.with_name(other).read_bytes())
+    (tmp_path / "bad" / name).write_text(json.dumps(replaced(whole, path, data.draw(VALUES))))
+    with suppress(UserError):
+        told(good, tmp_path / "bad", other_machine=True)
 
 
 def minute(p99: float, **more: Any) -> dict[str, Any]:

@@ -76,6 +76,53 @@ def test_numbers_as_yaml_and_people_write_them(tmp_path: Path) -> None:
     assert "must be above 0" in usage("--config", str(yaml_file(tmp_path, "lr: -1\n")))
 
 
+@pytest.mark.parametrize(("content", "word"), [
+    ("student: &a [x]\ndata: *a\n", "anchor"), ("student: &a [*a]\n", "anchor"), ("student: [[a]]", "within each other"),
+    ("student: " + "[" * 500, "within each other"), ("epochs: 1\nepochs: 1\n", "twice"),
+    ("bank-views: 1\nbank_views: 1\n", "once as bank-views"),
+    ("student: no", "quote it"), ("task: no", "true or false"), ("flip: 'no'", "neither true nor false"), ("flip: 1", "neither"),
+    ("epochs: 010", "'010' is no plain"), ("epochs: 1:30", "'1:30' is no plain"), ("epochs: 0x10", "no plain"), ("lr: .nan", "no plain"),
+    ("lr: .inf", "no plain"), ("epochs: 2026-01-01", "no plain"), ("student: --overwrite", "dash"), ("student: -h", "dash"),
+    ('label: "a\\0b"', "control"), ("label: |\n  a\n  b\n", "control"), ("epochs: !!python/object/apply:os.system [x]", "tag"),
+    ("student: !!str no", "tag"), ("phantom_images: [1, ~, 3]", "nothing"), ("a: 1\n---\nb: 1\n", "single document"),
+    ("? [a]\n: 1", "cannot|holds"),
+    ("#" * 70_000, "bytes"), ("epochs: 1\x00", "cannot be read"), ("data: {a: 1}", "mapping")])
+def test_what_yaml_and_a_reader_may_take_for_two_things_is_told(tmp_path: Path, content: str, word: str) -> None:
+    with pytest.raises(UserError, match=word) as caught:
+        yaml_flags(DistillSettings, yaml_file(tmp_path, content))
+    assert caught.value.exit_code == USAGE
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(("content", "flags"), [
+    ("lr: 1e-3\nmax_params: 1_000_000\nseed: 1_000", ["--lr", "1e-3", "--max-params", "1_000_000", "--seed", "1000"]),
+    ("flip: off\nskip_bad_images: yes", ["--no-flip", "--skip-bad-images"]), ("student: 'no'", ["--student", "no"]),
+    ("label: 010\nout: 2026-01-01", ["--label", "010", "--out", "2026-01-01"]),
+    ("volume_window: [-100, .5]", ["--volume-window", "-100", ".5"]),
+    ("label: ~\nunlabelled:", []), ("\ufeffepochs: 3", ["--epochs", "3"]), ("epochs: '7'", ["--epochs", "7"])])
+def test_values_stand_on_the_command_line_as_in_the_file(tmp_path: Path, content: str, flags: list[str]) -> None:
+    assert yaml_flags(DistillSettings, yaml_file(tmp_path, content)) == flags
+
+
+def test_words_that_a_setting_knows_are_those_words(tmp_path: Path) -> None:
+    assert yaml_flags(BenchSettings, yaml_file(tmp_path, "spin: [on, off]")) == ["--spin", "on", "off"]
+
+
+@given(st.text(max_size=40))
+def test_any_text_as_a_file_is_flags_or_a_usage_error(tmp_path_factory: pytest.TempPathFactory, content: str) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_bytes(content.encode("utf-8", "surrogatepass"))
+    try:
+        assert all(isinstance(word, str) for word in yaml_flags(DistillSettings, path))
+    except UserError as error:
+        assert error.exit_code == USAGE  # noqa: PT017 - either is right
+
+
+def test_two_files_of_settings_are_a_usage_error() -> None:
+    with pytest.raises(UserError, match="2 times"):
+        config_path(["--config", "a.yaml", "--config=b.yaml"])
+
+
 def test_an_empty_file_is_no_settings(tmp_path: Path) -> None:
     assert read("--config", str(yaml_file(tmp_path, "# nothing\n"))).epochs == DistillSettings().epochs
 
