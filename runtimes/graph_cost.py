@@ -161,7 +161,7 @@ def _broadcast(node: Node, given: Sequence[Shaped]) -> Shaped:
     if kind == "Div" and integer:  # a whole number over zero ends the whole process
         below = given[1].value
         if below is None or (below <= 0).any():
-            raise Unknown("whole numbers are divided by what may be zero")
+            raise UserError(f"Div {node.name[:80]} divides whole numbers by what may be zero, which can end the whole process")
         value = None if given[0].value is None else np.trunc(np.asarray(given[0].value / below)).astype(np.int64)
         return Shaped(shape, True, value)
     if kind == "Div" and given[0].value is not None and given[1].value is not None:
