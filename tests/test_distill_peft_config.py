@@ -66,10 +66,10 @@ def test_folders_of_peft_are_merged_to_peft_s_own_weights_or_refused(tmp_path: P
     named: list[tuple[str, dict[str, Any]]] = [
         ("equal", {"target_modules": ["qkv", "fc1", "fc2", "conv", "stem", "head"], "rank_pattern": {"blocks.1.fc1": 2, "qkv": 3},
                    "alpha_pattern": {r".*\.1\..*": 16, "qkv$": 2}, "use_rslora": True, "init_lora_weights": "gaussian"}),
-        ("equal", {"target_modules": r".*\.(fc1|fc2)", "exclude_modules": r".*blocks\.2\..*", "bias": "all",
-                   "modules_to_save": ["head", "bn"]}),
+        ("equal", {"target_modules": r".*\.(fc1|fc2)", "exclude_modules": r".*blocks\.2\..*", "bias": "all"}),
         ("equal", {"layers_to_transform": 1, "layers_pattern": "blocks", "target_modules": ["fc1", "conv"], "lora_bias": True}),
-        ("equal", {"edit": "all-linear by hand", "fan_in_fan_out": True}), ("refused", {"init_lora_weights": "pissa"}),
+        ("equal", {"edit": "all-linear by hand", "fan_in_fan_out": True, "modules_to_save": ["bn"]}),
+        ("refused", {"init_lora_weights": "pissa"}),
         ("refused", {"edit": "layer added"}), ("refused", {"use_dora": True})]
     for number, (expected, changes) in enumerate(named):
         answer, reason = grid.outcome(grid.usual() | changes, tmp_path / f"named-{number}")
