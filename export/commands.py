@@ -52,6 +52,7 @@ def export(settings: ExportSettings, command: str = "", images_of: Callable[[Che
     if not jobs:
         return DONE
     checkpoint = load_checkpoint(settings.student_dir, "student")
+    read_metrics(settings.student_dir)  # figures that cannot be are told before the minutes of work, too
     say("student", f"{settings.student_dir}: {checkpoint.spec.arch}, {checkpoint.spec.task}, {len(checkpoint.spec.classes)} classes, "
                    f"{checkpoint.image_spec.height}x{checkpoint.image_spec.width} {checkpoint.image_spec.dtype}")
     images = images_of(checkpoint) if images_of is not None else _images(checkpoint, settings.data)
