@@ -77,6 +77,7 @@ def _export(settings: ExportSettings, command: str, images_of: Callable[[Checkpo
     if not jobs:
         return DONE
     checkpoint, images = opened()
+    read_metrics(settings.student_dir)  # figures that cannot be are told before the minutes of work, too
     if checkpoint.image_spec.volume is not None and (settings.input != "image" or settings.input_size):
         raise UserError("a student of volumes takes slices of its own size and a mask; leave --input tensor and --input-size out", USAGE)
     rows = parity_rows(images, settings.parity_images)

@@ -52,7 +52,8 @@ def _verify(settings: VerifySettings) -> int:
     if code == DONE:
         print("good: this machine gives the golden scores")
     else:
-        print("FAILED: this machine gives other scores than the golden ones; do not use the artifact here", file=sys.stderr)
+        print("FAILED: this machine gives other scores than the golden ones, or probabilities that do not follow from their logits "
+              f"(by {report['calibration_difference']:.1e}); do not use the artifact here", file=sys.stderr)
     return code
 
 

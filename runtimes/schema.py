@@ -41,7 +41,7 @@ def whole(low: int, high: int) -> Rule:
     """A whole number in a range, both ends included; true and false are none."""
     def rule(value: Any, key: str) -> str:
         good = type(value) is int and low <= value <= high
-        return "" if good else _unlike(value, key, f"a whole number from {low} to {high}")
+        return "" if good else _unlike(value, key, "a whole number" + (f" from {low} to {high}" if abs(low) < 2**63 else ""))
     return rule
 
 

@@ -114,7 +114,7 @@ def test_another_kind_of_folder_is_refused_with_its_kind(tmp_path: Path) -> None
     (lambda config: config.pop("rd"), "lacks 'rd'"),
     (lambda config: config["rd"].pop("temperatures"), "lacks 'temperatures'"),
     (lambda config: config["rd"]["model"].pop("arch"), "model spec is not complete"),
-    (lambda config: config["rd"]["image"].pop("mean"), "image spec has keys"),
+    (lambda config: config["rd"]["image"].pop("mean"), r"image\.mean is missing"),
     (lambda config: config["rd"]["model"].update(arch="test_resnet"), r"model\.safetensors does not fit test_resnet"),
 ])
 def test_a_config_that_does_not_fit_is_told_not_guessed(tmp_path: Path, change: object, message: str) -> None:
