@@ -144,7 +144,7 @@ def _linked(words: NDArray[np.uint64]) -> list[tuple[int, int]]:
             hits = np.flatnonzero(near(others, words[:, row, None]) & waiting)
             links += [(row, reached) for reached in rows[hits].tolist()]
         else:
-            hits = waiting.argmax(keepdims=True)
+            hits = np.flatnonzero(waiting)[:1]
         waiting[hits] = False
         frontier += rows[hits].tolist()
         left -= len(hits)

@@ -141,7 +141,7 @@ def _reason(path: Path, message: str) -> tuple[str, str]:
 def hash_pixels(raw: NDArray[Any]) -> str:
     """SHA-256 of a picture as decoded: depth, shape and levels, whatever file it came from."""
     digest = hashlib.sha256(f"{raw.dtype.name} {raw.shape} ".encode())
-    digest.update(np.ascontiguousarray(raw))
+    digest.update(np.ascontiguousarray(raw).data)
     return digest.hexdigest()
 
 
