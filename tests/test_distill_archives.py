@@ -107,9 +107,9 @@ def test_a_fill_stands_for_nan_alone_and_is_in_the_json_only_where_it_is() -> No
         image = ImageSpec(16, 16, volume=spec)
         assert ImageSpec.from_dict(image.as_dict()) == image
         np.testing.assert_array_equal(read_image(np.where(holes, np.nan, stack), spec), plain.levels(filled))
-        with pytest.raises(UserError, match="NaN in .* --volume-fill"):
+        with pytest.raises(UserError, match=r"NaN in .* --volume-fill"):
             plain.levels(np.where(holes, np.nan, stack))
-        with pytest.raises(UserError, match="NaN or Inf; expected finite intensities$"):
+        with pytest.raises(UserError, match=r"NaN or Inf; expected finite intensities$"):
             spec.levels(np.where(holes, np.inf, stack))
     with pytest.raises(UserError, match="single value"):
         VolumeSpec(5, fill=3.0).levels(np.full_like(stack, np.nan))

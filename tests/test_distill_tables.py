@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distill.data import load_images
+from distill.intake import images_for
 from distill.sources import Listing
 from distill.table_text import tidy
 from distill.tables import list_csv
@@ -421,13 +422,18 @@ def test_any_table_of_cells_is_listed_or_refused_with_a_sentence(
     assert len(listing.classes) == (listing.labels.shape[1] if listing.labels.ndim == 2 else len(set(listing.classes)))
 
 
-def test_images_that_share_a_lesion_train_validate_or_test_together(tmp_path: Path) -> None:
+def test_images_that_share_a_lesion_stay_together_and_an_old_student_finds_its_own_split(tmp_path: Path) -> None:
     from PIL import Image
 
     table = write(tmp_path, "image,lesion_id,label", lambda i: (name(i), f"x{i // 4}", "ab"[i // 4 % 2]))
     for index in range(COUNT):
         Image.fromarray(np.random.default_rng(index).integers(0, 255, (16, 16)).astype(np.uint8)).save(tmp_path / name(index))
     images = load_images(str(table))
+    held = {"data": str(table), "out": str(tmp_path / "student")}  # as in the manifest of a version without --uncertain
+    before = images_for({"settings": held})
+    assert before.groups is None
+    assert before.facts["split_from"].startswith("made 70/10/20 by image")
+    assert images_for({"settings": {**held, "uncertain": "unknown"}}).split.tolist() == images.split.tolist()
     parts: dict[str, set[str]] = defaultdict(set)
     for key, part in zip(images.keys, images.split.tolist(), strict=True):
         parts[f"x{int(key[:2]) // 4}"].add(part)
