@@ -164,7 +164,7 @@ TABLE_CASES: tuple[Case, ...] = (
     Case("tables: one-hot columns as classes", RUN + " --task multiclass", 0, "3 classes",
          cells("image,NV,MEL,BCC", lambda i: f"{i:02d}.png,{','.join(str(float(place == i % 3)) for place in range(3))}"),
          learnt("BCC", "MEL", "NV")),
-    Case("tables: columns that are not one-hot as classes", RUN + " --task multiclass", 2, "of them 1 in line 2",
+    Case("tables: columns that are not one-hot as classes", RUN + " --task multiclass", 2, "of them 1 in line 3",
          cells("image,NV,MEL,BCC", lambda i: f"{i:02d}.png,1,{i % 2},0")),
     Case("tables: BI-RADS 4A among numbers", RUN, 0, "classes are words", labelled("2", "3", "5", "4A"), learnt("2", "3", "4A", "5")),
     Case("tables: ages as labels", RUN, 1, "measured", cells("image,label", lambda i: f"{i:02d}.png,{20 + i * 1.37:.2f}")),

@@ -119,12 +119,12 @@ def list_npz(path: Path, task: str | None, names: Sequence[str] = ()) -> Listing
         kind, facts["task_from"] = "multilabel", "--task" if task else f"{len(classes)} findings an image"
     else:
         column = given[:, 0]
-        fits = (column == np.floor(column)) & (column >= 0) & (column < (len(names) or np.inf))
+        fits = (column == np.floor(column)) & (column >= 0) & (column < (len(names) or 2**31))
         wrong = np.flatnonzero(~fits)
         if len(wrong) > 0.1 * len(column):
-            low, high = np.nanmin(column), np.nanmax(column)
-            raise UserError(f"{path}: labels are {len(np.unique(column)):,} different numbers from {low:g} to {high:g}, {len(wrong):,} of "
-                            "them no class 0, 1, 2 and so on, which looks like a measured number; this tool classifies: bin them")
+            examples = ", ".join(f"{value:g}" for value in np.unique(column[wrong])[:3])
+            raise UserError(f"{path}: {len(wrong):,} of {len(column):,} labels are no class 0, 1, 2 and so on, such as {examples}, which "
+                            "looks like a measured number; this tool classifies: bin them")
         values = [int(value) for value in np.unique(column[fits])]
         classes = tuple(names) or tuple(str(value) for value in values)
         kind = read_task(classes, task, True, facts, ordinal=path.stem.lower().startswith("retinamnist"))

@@ -138,7 +138,7 @@ def single(
     if doubtful:
         notes.append(f"{name}: {_counted(Counter({label: labels.count(label) for label in doubtful}))} are taken as classes; empty these "
                      "cells should they mean that there is no label")
-    both = [label for label in classes if len(parts := COMPOUND.split(label)) > 1 and set(parts) <= set(classes)]
+    both = [label for label in classes if len(pieces := COMPOUND.split(label)) > 1 and set(pieces) <= set(classes)]
     if both:
         notes.append(f"{name}: {listed(both, 5)} is taken as a class of its own, beside those it is made of; write "
                      f"{'|'.join(COMPOUND.split(both[0]))} should it mean several findings")
@@ -217,7 +217,8 @@ def _several(
     notes = facts.setdefault("notes", [])
     notes.append(f"{name}: cells such as {shown(cells[many])} name several findings"
                  + (f"; {', '.join(sorted(normal))} is an image without any" if normal else ""))
-    return Labels(table, classes, "multilabel", wrong, np.isnan(table).all(axis=1).tolist())
+    bare = np.asarray(np.isnan(table).all(axis=1))
+    return Labels(table, classes, "multilabel", wrong, [bool(row) for row in bare])
 
 
 def state(cell: str) -> float | None:
@@ -287,6 +288,7 @@ def columnar(
                                 "--uncertain unknown nothing is left to tell a finding from", USAGE)
             if uncertain == "unknown":
                 empty |= (unsure.any(axis=1) & np.isnan(table).all(axis=1))
+    doubt = np.asarray(unsure.any(axis=1))
     bad = {row for row, _ in wrong}
     whole = np.asarray([row for row in range(len(lines)) if row not in bad and not empty[row]], dtype=np.int64)
     exclusive = uncertain is not None and len(whole) > 0 and bool((table[whole].sum(axis=1) == 1).all())
@@ -294,14 +296,14 @@ def columnar(
         if not exclusive:
             raise UserError(f"--task {task} needs one label an image; {path} has {len(names)} findings"
                             f"{_not_exclusive(table, whole, lines)}: name one with --label", USAGE)
-        return _one_hot(path, names, table, lines, task, facts, wrong, empty, unsure.any(axis=1))
+        return _one_hot(path, names, table, lines, task, facts, wrong, empty, doubt)
     if task not in (None, "multilabel"):
         raise UserError(f"--task {task} needs one label an image; {path} has {len(names)} findings: name one with --label", USAGE)
     facts["task_from"] = "--task" if task else f"{len(names)} columns of 0 and 1"
     if exclusive and task is None:
         notes.append(f"exactly one of {listed(names, 8)} is 1 in every row: --task {'binary' if len(names) == 2 else 'multiclass'} reads "
                      "them as one label an image")
-    return Labels(table, names, "multilabel", wrong, empty.tolist(), (unsure.any(axis=1) & empty).tolist())
+    return Labels(table, names, "multilabel", wrong, empty.tolist(), (doubt & empty).tolist())
 
 
 def _not_exclusive(table: NDArray[np.float32], whole: NDArray[np.int64], lines: Sequence[int]) -> str:

@@ -20,6 +20,7 @@ from torch import nn
 from distill.json_values import is_count, is_number, shown
 from runtimes.errors import UserError
 from runtimes.folder import read_json
+from runtimes.strict_json import strict_json
 
 CONFIG = "adapter_config.json"
 # Keys that are implemented below, of one type each.
@@ -190,7 +191,7 @@ def _matches(patterns: Sequence[tuple[str, bool]], names: Sequence[str], path: P
     except subprocess.CalledProcessError as error:
         reason = next(iter(reversed(error.stderr.strip().splitlines())), "")
         raise UserError(f"{path}: a pattern of layers cannot be read ({shown(reason)})") from None
-    rows = json.loads(done.stdout)
+    rows = strict_json(done.stdout)
     return {(pattern, name): hit for (pattern, _), row in zip(patterns, rows, strict=True) for name, hit in zip(names, row, strict=True)}
 
 

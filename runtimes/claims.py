@@ -52,8 +52,8 @@ ARTIFACT: Rule = object_of(
      "graph_size": list_of(whole(8, 4096), 2, 2), "temperatures": list_of(TEMPERATURE, 1), "thresholds": list_of(THRESHOLD),
      "target": one_of("onnx", "openvino", "trt"), "precision": one_of(*TOLERANCES), "model": text(200, least=1), "opset": whole(7, 99),
      "tolerance": number(0, 1, above=True)},
-    {"not_calibrated": mapping_of(text()), "student": text(), "teacher": text(), "parameters": maybe(whole(1, 10**13)), "weights_sha256": text(64),
-     "licences": mapping_of(text()), "synthetic": truth}, others=True)
+    {"student": text(), "teacher": text(), "parameters": maybe(whole(1, 10**13)), "weights_sha256": text(64),
+     "licences": mapping_of(text()), "synthetic": truth, "not_calibrated": mapping_of(text())}, others=True)
 
 
 def calibration_problem(task: str, classes: Sequence[str], temperatures: Sequence[Any], thresholds: Sequence[Any]) -> str:

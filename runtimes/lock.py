@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from runtimes.errors import USAGE, UserError
+from runtimes.strict_json import strict_json
 
 KIND = "lock of rd-distill"
 LONGEST_BYTES = 4096
@@ -36,8 +37,8 @@ def writer_note() -> dict[str, Any]:
 def parse_note(data: bytes) -> dict[str, Any] | None:
     """A writer's note, or None for anything else."""
     try:
-        note = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError):
+        note = strict_json(data.decode("utf-8"))
+    except ValueError:
         return None
     whole = isinstance(note, dict) and note.get("kind") == KIND and isinstance(note.get("pid"), int) and 0 < note["pid"] < 2**31
     return note if whole else None

@@ -86,8 +86,8 @@ def class_name_problem(name: str) -> str:
     if not name.strip():
         return f"class {name!r} is blank; a report could not show it: rename the class"
     if len(name) > LONGEST_NAME:
-        return (f"class {shortened!r} has {len(name):,} letters, expected {LONGEST_NAME} at most; shorten it, or name the column that holds "
-                "the labels")
+        return (f"class {shortened!r} has {len(name):,} letters, expected {LONGEST_NAME} at most; shorten it, or name the column that "
+                "holds the labels")
     return ""
 
 

@@ -89,9 +89,9 @@ class VolumeSpec:
             values[np.isnan(values)] = self.fill
         if not np.isfinite(values).all():
             holes = int(np.isnan(values).sum())
-            raise UserError(f"volume holds NaN in {holes:,} of {values.size:,} voxels; train with --volume-fill VALUE, such as the "
-                            "intensity of air, which then stands for NaN on the device too" if holes else
-                            "volume holds Inf; expected finite intensities (float32)")
+            raise UserError("volume holds NaN or Inf; expected finite intensities" + (
+                f" (NaN in {holes:,} of {values.size:,} voxels: train with --volume-fill VALUE, such as the intensity of air, which then "
+                "stands for NaN on the device too)" if holes else ""))
         low, high = self.window if self.scaling == "window" else np.percentile(values, self.window).tolist()
         if low >= high:  # next to nothing stands out of a flat volume: its whole range, then
             low, high = float(values.min()), float(values.max())

@@ -517,7 +517,7 @@ def test_broken_npz_files_are_sentences(tmp_path: Path) -> None:
         train_labels=np.asarray([{}, []], dtype=object),
     )
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
-    np.savez(tmp_path / "volume.npz", train_images=np.zeros((2, 9, 9, 9), np.uint8), train_labels=np.zeros((2, 1)))
+    np.savez(tmp_path / "volume.npz", train_images=np.zeros((2, 9, 9, 4), np.uint8), train_labels=np.zeros((2, 1)))
     for name in ("object", "other", "volume"):
         with pytest.raises(UserError, match=f"{name}.npz"):
             load_images(str(tmp_path / f"{name}.npz"))
@@ -568,7 +568,7 @@ def test_a_name_that_is_close_is_guessed_and_a_missing_package_is_named(monkeypa
     with pytest.raises(UserError, match="does not exist"):
         load_images("no/such/folder")
     with pytest.raises(UserError, match="volumes"):
-        load_images("organmnist3d")
+        load_images("organmnist3d_128")
     monkeypatch.setitem(sys.modules, "medmnist", None)
     with pytest.raises(UserError, match="pip install medmnist") as caught:
         load_images("breastmnist")

@@ -109,7 +109,7 @@ def damaged(tmp_path: Path) -> dict[str, tuple[Path, str]]:
         "missing": (tmp_path / "none.nii", "cannot be opened"), "cut": (cut, "damaged or truncated"), "empty": (empty, "is empty"),
         "text": (text, "damaged or truncated"), "four": (nifti(tmp_path / "4d.nii", np.ones((3, 4, 5, 2), np.int16)), "one volume"),
         "flat": (nifti(tmp_path / "flat.nii", np.full((9, 9, 9), 7, np.int16)), "single value 7"),
-        "nan": (nifti(tmp_path / "nan.nii", nan), "NaN in 1 of"),
+        "nan": (nifti(tmp_path / "nan.nii", nan), "NaN or Inf"),
         "plane": (nifti(tmp_path / "2d.nii", np.ones((9, 9), np.int16)), "one volume")}
 
 
