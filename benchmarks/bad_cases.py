@@ -114,7 +114,7 @@ def table(header: str, *rows: str, change: Callable[[list[str]], list[str]] = li
     return make
 
 
-def npz(name: str = "data", **changes: object) -> Make:
+def npz(name: str = "data", /, **changes: object) -> Make:
     """A MedMNIST file with some arrays changed."""
 
     def make(folder: Path, finished: Path) -> None:

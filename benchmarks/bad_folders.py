@@ -21,7 +21,7 @@ class Evil:
         return (open, ("executed", "w"))
 
 
-def copied(name: str, change: Callable[[Path], None] = lambda path: None) -> Make:
+def copied(name: str, change: Callable[[Path], object] = lambda path: None) -> Make:
     """A copy of a finished folder, then changed."""
 
     def make(folder: Path, finished: Path) -> None:

@@ -118,6 +118,12 @@ def edited_graph(name: str) -> Case:
     return Case(f"leaves: drawn golden vectors tell a {name}", "rd-verify artifact", 3, word, copied("artifact", change))
 
 
+def in_the_ward(folder: Path, finished: Path) -> None:
+    """An artifact and a folder of pictures below a name."""
+    shutil.copytree(finished / "artifact", folder / "ward" / WORD / "artifact")
+    (folder / "ward" / WORD / "pictures").mkdir()
+
+
 LEAK_CASES: tuple[Case, ...] = (
     Case("leaves: a table that names patients everywhere", f"{EXPORT} --student-dir=out_{WORD}/student --out=out_{WORD}/artifact", 0,
          "drawn patterns", distilled, clean(f"out_{WORD}/artifact")),
@@ -149,6 +155,5 @@ LEAK_CASES: tuple[Case, ...] = (
     edited_graph("bias of one class + 0.001"),
     Case("leaves: a report of latency", f"rd-bench ward/{WORD}/artifact --images=ward/{WORD}/pictures --batch 1 --threads 1 --paths array "
          "--seconds 0.1 --samples 20 --no-roofline --no-profile --out bench", 0, "p50",
-         lambda folder, finished: (shutil.copytree(finished / "artifact", folder / "ward" / WORD / "artifact"),
-                                   (folder / "ward" / WORD / "pictures").mkdir())[1], clean("bench")),
+         in_the_ward, clean("bench")),
 )

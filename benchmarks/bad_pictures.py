@@ -176,6 +176,18 @@ def loop(data: Path) -> None:
     os.symlink("..", data / "a" / "more")
 
 
+def moved_and_linked(data: Path) -> None:
+    """A class folder that lies elsewhere, behind a link."""
+    (data / "b").rename(data.parent / "elsewhere")
+    os.symlink(data.parent / "elsewhere", data / "b")
+
+
+def in_two_splits(folder: Path, finished: Path) -> None:
+    """A picture of the training images saved again among the test images."""
+    in_each((("train", 6), ("val", 4), ("test", 4)))(folder, finished)
+    Image.open(folder / "data/train/a/00.png").save(folder / "data/test/a/again.tif")
+
+
 PICTURE_CASES: tuple[Case, ...] = (
     # names of splits
     Case("pictures: Training and Testing", TINY, 0, "data ", in_each((("Training", 16), ("Testing", 6))),
@@ -222,15 +234,12 @@ PICTURE_CASES: tuple[Case, ...] = (
     Case("pictures: what systems leave", TINY, 0, "4 files that are no images", and_also(of_systems), classes_are("a", "b", images=24)),
     Case("pictures: a link to the folder above", VANILLA, 1, "has no end", and_also(loop)),
     Case("pictures: a link to itself", VANILLA, 1, "me.png", and_also(lambda data: os.symlink("me.png", data / "a" / "me.png"))),
-    Case("pictures: a class that is a link", TINY, 0, "data ", and_also(
-        lambda data: ((data / "b").rename(data.parent / "elsewhere"), os.symlink(data.parent / "elsewhere", data / "b"))),
+    Case("pictures: a class that is a link", TINY, 0, "data ", and_also(moved_and_linked),
         classes_are("a", "b", images=24)),
     # copies
     Case("pictures: one picture in two files and classes", VANILLA, 1, "contradicting", and_also(
         lambda data: Image.open(data / "a" / "00.png").convert("RGB").save(data / "b" / "again.bmp"))),
-    Case("pictures: one picture in two files and splits", VANILLA, 1, "leak", lambda folder, finished: (
-        in_each((("train", 6), ("val", 4), ("test", 4)))(folder, finished),
-        Image.open(folder / "data/train/a/00.png").save(folder / "data/test/a/again.tif"))[0]),
+    Case("pictures: one picture in two files and splits", VANILLA, 1, "leak", in_two_splits),
     Case("pictures: one picture in two files of a class", TINY, 0, "1 exact copy", and_also(
         lambda data: again(data / "a" / "00.png", "again.tif")), classes_are("a", "b", images=24)),
     Case("pictures: near copies", TINY, 0, "near copies", near_copies, no_pair_is_torn),

@@ -111,7 +111,7 @@ def write(folder: Path, settings: Mapping[str, Any]) -> None:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter), alpha=0.2)
-    model.create_or_update_model_card = lambda *_: None  # a third of the time of a folder
+    setattr(model, "create_or_update_model_card", lambda *_: None)  # noqa: B010 - mypy; a third of the time of a folder
     model.save_pretrained(str(folder))
     edit(folder, settings["edit"])
 
