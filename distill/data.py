@@ -27,7 +27,7 @@ from distill.sources import SPLITS, Listing, check_task
 from distill.splits import check_groups, complete_splits, merge_groups
 from runtimes.errors import USAGE, UserError
 from runtimes.images import ImageSet
-from runtimes.text import class_name_problem
+from runtimes.text import class_name_problem, is_utf8
 from runtimes.volumes import VolumeSpec, is_volume
 
 WINDOW_IMAGES = 4096  # 16-bit training images the window is read from, evenly spaced: more do not move a percentile
@@ -90,7 +90,7 @@ def load_images(
     """
     check_task(task)
     listing = list_data(data, task, label, seed, phantom_images, phantom_size, None if earlier else uncertain)
-    if misspelt := [name for name in listing.classes if not _is_utf8(name)]:
+    if misspelt := [name for name in listing.classes if not is_utf8(name)]:
         raise UserError(f"class {misspelt[0]!r} has a name that is not UTF-8, and names are written into files; rename it{LOCALE}")
     if problem := next(filter(None, map(class_name_problem, listing.classes)), ""):
         raise UserError(problem)
@@ -110,7 +110,7 @@ def load_images(
     if isinstance(images, list):  # else an array or the phantom, which is not drawn just to be named
         paths = [str(one) if isinstance(one, Path) else key for one, key in zip(images, paths, strict=True)]
     misnamed = [Problem(path, "name is not UTF-8", f"rename it{LOCALE}", row)
-                for row, (path, key) in enumerate(zip(paths, listing.keys, strict=True)) if not _is_utf8(path) or not _is_utf8(key)]
+                for row, (path, key) in enumerate(zip(paths, listing.keys, strict=True)) if not is_utf8(path) or not is_utf8(key)]
     seen: list[Seen | None] = [
         Seen(hashlib.sha256(key.encode()).hexdigest(), phantom_size, phantom_size, False, "uint8",
              depth=DEPTHS[1] if cut is not None else 1)
@@ -154,15 +154,6 @@ def load_images(
     listing = _keep(listing, rows)
     seen = [seen[row] for row in rows.tolist()]
     return _finished(listing, [one for one in seen if one is not None], facts, seed, cut, keep_together)
-
-
-def _is_utf8(text: str) -> bool:
-    """Whether a name can be written into a text file; Python carries the bytes of a name that cannot as lone surrogates."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _volumes(listing: Listing, volume: VolumeSpec) -> VolumeSpec | None:

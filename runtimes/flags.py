@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from runtimes.errors import MISSING, USAGE, UserError
+from runtimes.text import is_utf8
 
 Settings = TypeVar("Settings")
 MAX_YAML_BYTES = 1 << 16  # all settings of a command are some kilobytes
@@ -31,21 +32,13 @@ def parse(kind: type[Settings], arguments: Sequence[str], prog: str, description
     """
     import tyro
 
-    if writes and (strange := next((argument for argument in arguments if not _is_utf8(argument)), None)):
+    if writes and (strange := next((argument for argument in arguments if not is_utf8(argument)), None)):
         raise UserError(f"{strange!r} is not UTF-8, and what is typed is written into files; rename it, or set PYTHONUTF8=1 where it is",
                         USAGE)
     path = config_path(arguments)
     begins_with_its_own = bool(arguments) and not arguments[0].startswith("-")
     given = [*yaml_flags(kind, path, positionals=not begins_with_its_own), *arguments] if path else list(arguments)
     return tyro.cli(kind, prog=prog, description=description, args=given, config=(tyro.conf.AvoidSubcommands,))
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def config_path(arguments: Sequence[str]) -> Path | None:

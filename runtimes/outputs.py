@@ -22,6 +22,7 @@ from pathlib import Path
 from runtimes.errors import USAGE, UserError
 from runtimes.folder import MANIFEST, UNSIGNED, read_json, sha256_file, sync_folder
 from runtimes.lock import described, held, holder, parse_note, writer_note
+from runtimes.text import is_utf8
 
 KINDS = {"student", "teacher", "bank", "artifact", "bench", "soak"}
 LONGEST_NOTE_BYTES = 4096
@@ -84,11 +85,8 @@ def remove_ours(folder: Path, files: re.Pattern[str], folders: re.Pattern[str] |
 def check_place(out: Path, flag: str = "--out") -> Path:
     """The place that an output means, links resolved; UserError (exit 2) where no folder can be written there."""
     text = str(out)
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UserError(f"{flag} {text!r} is not UTF-8, and what is written there must be readable everywhere; name another folder",
-                        USAGE) from None
+    if not is_utf8(text):
+        raise UserError(f"{flag} {text!r} is not UTF-8, and what is written there must be readable everywhere; name another folder", USAGE)
     if "\0" in text or not text.isprintable():
         raise UserError(f"{flag} {text!r} holds a letter that cannot be seen; name another folder", USAGE)
     if text.startswith("~"):

@@ -26,6 +26,15 @@ def printable(text: str) -> str:
     return _escaped(text, lambda letter: letter if letter == "\n" else _python(letter))
 
 
+def is_utf8(text: str) -> bool:
+    """Whether text can stand in a file; Python carries the bytes of a file's name that cannot as lone surrogates."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def one_line(text: str) -> str:
     """Text for one line of a terminal, a report or a list: as printable, and line breaks are escapes too."""
     return _escaped(text, _python)
