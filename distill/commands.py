@@ -111,7 +111,7 @@ def _distill(settings: DistillSettings, command: str, opened: Run) -> int:
     splits = score(images, made, calibrations, bootstrap=settings.bootstrap, seed=settings.seed)
     warnings = judge_gain(splits)
     for line in summary(splits, calibrations["student"]):
-        say("test" if line.startswith("test") else "val", line.split(" ", 1)[1])
+        say(*line.split(" ", 1))
     for warning in warnings:
         say("warning", warning)
     outcome = Outcome(branches.student, spec, images, made, calibrations, splits, history, warnings, macs,

@@ -186,8 +186,8 @@ def summary(splits: dict[str, Any], calibration: Calibration) -> list[str]:
         if landed:
             lines.append(f"{split} attention {landed['on_findings']:.2f} on slices that hold a finding ({landed['if_uniform']:.2f} if all "
                          f"weighed alike), the heaviest slice holds one in {landed['heaviest_right']:.2f} of {landed['n']} volumes")
-    lines.append(f"val probabilities {calibration.told()}")
+    lines.append(f"note probabilities {calibration.told()}")
     if calibration.few_images:
         few = "; ".join(f"{name}: {count}" for name, count in calibration.few_images.items())
-        lines.append(f"val thresholds on few images: {few}")
+        lines.append(f"note thresholds on few images: {few}")
     return lines

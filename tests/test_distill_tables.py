@@ -433,7 +433,7 @@ def test_images_that_share_a_lesion_stay_together_and_an_old_student_finds_its_o
     before = images_for({"settings": held})
     assert before.groups is None
     assert before.facts["split_from"].startswith("made 70/10/20 by image")
-    assert images_for({"settings": {**held, "uncertain": "unknown"}}).split.tolist() == images.split.tolist()
+    assert images_for({"settings": {**held, "uncertain": "unknown", "keep_together": "near"}}).split.tolist() == images.split.tolist()
     parts: dict[str, set[str]] = defaultdict(set)
     for key, part in zip(images.keys, images.split.tolist(), strict=True):
         parts[f"x{int(key[:2]) // 4}"].add(part)

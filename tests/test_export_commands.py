@@ -148,9 +148,10 @@ def test_what_cannot_be_done_is_refused_before_any_work(tmp_path: Path, change: 
 
 def test_a_used_output_folder_needs_overwrite(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
+    (tmp_path / "student").mkdir()
     (tmp_path / "out" / "mine").touch()
     with pytest.raises(UserError, match="--overwrite") as caught:
-        export(ExportSettings(student_dir=tmp_path, out=tmp_path / "out"), "", lambda checkpoint: image_set(Case()))
+        export(ExportSettings(student_dir=tmp_path / "student", out=tmp_path / "out"), "", lambda checkpoint: image_set(Case()))
     assert caught.value.exit_code == USAGE
     assert (tmp_path / "out" / "mine").exists()
 

@@ -231,10 +231,13 @@ def test_an_engine_alone_is_never_accepted(signed: Path) -> None:
     (signed / "model.engine").write_bytes(b"engine")
     facts = {key: value for key, value in manifest.items() if key not in ("kind", "format", "files")}
     facts["artifact"] = {**facts["artifact"], "target": "trt", "model": "model.engine"}
-    right = {"onnx_sha256": manifest["files"]["model.onnx"]}
-    for engine in ({}, {"onnx_sha256": "0" * 64}, None, "x"):
+    right = {"library": "tensorrt_rtx", "version": "1.7", "gpus": ["sm86"], "onnx_sha256": manifest["files"]["model.onnx"]}
+    elsewhere = {**right, "onnx_sha256": "0" * 64}
+    unsaid = {key: value for key, value in right.items() if key != "onnx_sha256"}
+    for engine, told in ((elsewhere, "not built from the"), (unsaid, "not built from the"), ({}, "engine"), (None, "engine"),
+                         ("x", "engine")):
         write_manifest(signed, "artifact", {**facts, "engine": engine})
-        with pytest.raises(UserError, match=r"not built from the model\.onnx beside it"):
+        with pytest.raises(UserError, match=told):
             read_artifact(signed)
     write_manifest(signed, "artifact", {**facts, "engine": right})
     assert read_artifact(signed).model == "model.engine"
