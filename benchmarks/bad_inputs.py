@@ -1,6 +1,7 @@
 """Wrong inputs typed at the real commands: every one must end with its exit code, a message that helps, and no traceback.
 
-Owns: running the cases in folders of their own, judging, the table. Does not own: the cases (bad_list.py).
+Owns: running the cases in folders of their own, judging, the table. Does not own: the cases (bad_list.py). Each command is a process of
+its own, forked from one that has imported PyTorch already: its own imports would take longer than all that most of them do.
 
     python benchmarks/bad_inputs.py
     python benchmarks/bad_inputs.py --only "bank" --keep
@@ -9,12 +10,17 @@ Owns: running the cases in folders of their own, judging, the table. Does not ow
 from __future__ import annotations
 
 import argparse
+import importlib
+import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+import time
+import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +28,13 @@ from bad_cases import TAUGHT, Case
 from bad_list import CASES
 from record import RESULTS, facts
 
-BIN = Path(sys.executable).parent
-ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}  # nothing is fetched, long lines stay whole
+ENTRIES = {"rd-distill": ("distill.cli", "main"), "rd-adapt": ("distill.adapt_cli", "main"), "rd-export": ("export.cli", "main"),
+           "rd-bench": ("runtimes.bench_cli", "main"), "rd-verify": ("runtimes.cli", "verify_main")}
+# Imported once, and none of ours, which each process imports as a command does.
+HEAVY = ("torch", "timm", "torchvision", "sklearn.linear_model", "scipy.optimize", "onnx", "matplotlib.pyplot", "jinja2", "tyro",
+         "rich.progress", "yaml", "PIL.Image", "safetensors.torch")
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "200", "MPLBACKEND": "agg"}  # nothing fetched, long lines whole
+LIMIT_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -37,15 +48,58 @@ class Answer:
 
 
 def typed(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command line in a folder."""
+    """Run a command line in a folder, as a process of its own."""
     words = shlex.split(line)
-    return subprocess.run([str(BIN / words[0]), *words[1:]], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    sys.stdout.flush()
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        child = os.fork()
+        if child == 0:
+            os.setsid()
+            os._exit(_command(words, folder, out.fileno(), err.fileno()))
+        deadline, status = time.monotonic() + LIMIT_S, None
+        while status is None:
+            finished, code = os.waitpid(child, os.WNOHANG)
+            if finished:
+                status = os.waitstatus_to_exitcode(code)
+            elif time.monotonic() > deadline:
+                os.killpg(child, signal.SIGKILL)
+            else:
+                time.sleep(0.01)
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read().decode("utf-8", "backslashreplace"))
+    return subprocess.CompletedProcess(words, status, *texts)
+
+
+def _command(words: list[str], folder: Path, out: int, err: int) -> int:
+    """Be the command: its streams, its folder, its arguments; the exit code it would end with."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+                              for number in (1, 2))
+    code: object = 0
+    try:
+        os.chdir(folder)
+        sys.argv = words
+        module, name = ENTRIES[words[0]]
+        getattr(importlib.import_module(module), name)()
+    except SystemExit as error:
+        code = error.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code if isinstance(code, int) else int(code is not None)
 
 
 def judge(case: Case, folder: Path, finished: Path) -> Answer:
     """Make a case's files, type its command, judge code, message and what was left behind."""
     folder.mkdir()
     case.make(folder, finished)
+    before = set(folder.glob(".*tmp*"))
     done = typed(case.typed, folder)
     told = done.stderr + done.stdout if done.returncode == 0 else done.stderr or done.stdout
     message = first_line(done.stderr or done.stdout)
@@ -58,7 +112,7 @@ def judge(case: Case, folder: Path, finished: Path) -> Answer:
         faults.append(f"the message does not say {case.word!r}")
     if (folder / "executed").exists():
         faults.append("code from a file was executed")
-    if any(folder.glob(".*tmp*")):
+    if set(folder.glob(".*tmp*")) - before:
         faults.append("left a temporary folder")
     if wrong := case.check(folder):
         faults.append(wrong)
@@ -70,6 +124,28 @@ def first_line(text: str) -> str:
     lines = [line.strip(" │╭╮╰╯─") for line in text.splitlines()]
     lines = [line for line in lines if line and line != "Parsing error"]
     return " / ".join(lines[:2 if len(lines) > 1 and (not lines[0].startswith("error:") or lines[1].startswith(("data", "line"))) else 1])
+
+
+def judged(cases: Sequence[Case], work: Path, finished: Path, workers: int) -> list[Answer]:
+    """The answers to all cases, in order, each worker a process that forks a process a command."""
+    children = []
+    for number in range(workers):
+        child = os.fork()
+        if child == 0:
+            with (work / f"answers-{number}.jsonl").open("w", encoding="utf-8") as file:
+                for place in range(number, len(cases), workers):
+                    try:
+                        answer = judge(cases[place], work / f"{place:03d}", finished)
+                    except Exception as error:
+                        answer = Answer(cases[place], -1, "", f"could not be run: {type(error).__name__}: {error}")
+                    file.write(json.dumps([place, answer.code, answer.message, answer.fault]) + "\n")
+                    file.flush()
+            os._exit(0)
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+    rows = [json.loads(line) for number in range(workers) for line in (work / f"answers-{number}.jsonl").read_text().splitlines()]
+    return [Answer(cases[place], code, message, fault) for place, code, message, fault in sorted(rows)]
 
 
 def finish(folder: Path) -> None:
@@ -106,9 +182,11 @@ def main() -> None:
         work = (given.keep or Path(name)).resolve()
         finished = work / "finished"
         finished.mkdir(parents=True)
+        os.environ.update(ENVIRONMENT)
+        for module in HEAVY:
+            importlib.import_module(module)
         finish(finished)
-        with ThreadPoolExecutor(given.workers) as pool:
-            answers = list(pool.map(lambda pair: judge(pair[1], work / f"{pair[0]:03d}", finished), enumerate(cases)))
+        answers = judged(cases, work, finished, given.workers)
         found = table(answers).replace(str(work), "...")
     wrong = [one for one in answers if one.fault]
     print(found)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from runtimes.errors import USAGE, UserError
 from runtimes.folder import MANIFEST, read_json, write_json
-from runtimes.outputs import check_apart, check_out, claimed, remove_ours
+from runtimes.outputs import check_apart, check_out, check_place, claimed, remove_ours
 
 NOTE = "settings.json"  # in the run's folder: what it was started with
 OWN = re.compile(r"\.?(settings\.json|pixels\.(u8|json)|state\.json|state-[01]\.safetensors|choice\.json|students\.json|cut\.json|"
@@ -53,6 +53,7 @@ def check_outputs(settings: dict[str, Any], *, drawn: bool, more: dict[str, Path
     settings: a command's, by name; drawn: whether --data names images that are drawn; more: further outputs, by what they are.
     """
     out = Path(settings["out"])
+    check_place(out)
     inputs = {f"--{name.replace('_', '-')}": _path(settings.get(name)) for name in INPUTS if not (drawn and name == "data")}
     outputs = {"--out": out, "the run's folder": Path(f"{out}.partial"), "--bank": settings.get("bank"), **more}
     check_apart(outputs, inputs)

@@ -35,7 +35,7 @@ from runtimes.errors import DONE, MISSING, PARITY, USAGE, UserError
 from runtimes.folder import SIGNATURE, read_json, write_atomic, write_json, write_manifest
 from runtimes.images import ImageSet
 from runtimes.ort import OrtSession, load_runtime
-from runtimes.outputs import check_apart, check_out, claimed, new_folder
+from runtimes.outputs import check_apart, check_out, check_place, claimed, new_folder
 from runtimes.session import CheckedSession, Runtime, Session, open_runtime
 from runtimes.text import printable
 
@@ -46,6 +46,8 @@ def export(settings: ExportSettings, command: str = "", images_of: Callable[[Che
     images_of reads the images a student was made from; by default as its folder says, or from --data. Of several targets one that
     fails does not stop the others.
     """
+    for job in settings.jobs():
+        check_place(job.folder())
     check_apart({f"--out ({job.runtime})" if len(settings.target) > 1 else "--out": job.folder() for job in settings.jobs()},
                 {"--student-dir": settings.student_dir, "--data": settings.data, "--sign": settings.sign, "--config": settings.config})
     with ExitStack() as stack:

@@ -26,7 +26,7 @@ from runtimes.errors import DONE, USAGE, UserError
 from runtimes.figures import percentiles_ms
 from runtimes.folder import write_manifest
 from runtimes.machine import core_set, full_facts, gpu_state, temperatures
-from runtimes.outputs import check_apart, check_out, claimed, new_folder
+from runtimes.outputs import check_apart, check_out, check_place, claimed, new_folder
 from runtimes.roofline import bound, set_up_notice
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def bench(settings: BenchSettings, command: str = "rd-bench", tell: Callable[[st
 
 def check_outputs(settings: BenchSettings) -> None:
     """Refuse (exit 2) outputs that do not lie apart from what is measured."""
+    check_place(settings.out)
     artifacts = {f"artifact {place + 1}": path for place, path in enumerate(settings.artifacts)}
     check_apart({"--out": settings.out, "--save-table": settings.save_table},
                 {**artifacts, "--teacher": settings.teacher, "--images": settings.images, "--config": settings.config})

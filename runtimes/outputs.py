@@ -146,10 +146,10 @@ def check_out(out: Path, *, overwrite: bool, flag: str = "--out") -> Path:
 def check_apart(outputs: Mapping[str, Path | str | None], inputs: Mapping[str, Path | str | None]) -> None:
     """Refuse (exit 2) an output that equals, contains or lies inside an input, links resolved; both by their flags, None left out.
 
-    Outputs must lie apart from one another, too. An input that is not there, such as the name of a network, is compared by its path.
+    Outputs must lie apart from one another, too. What is not there, such as the name of a network, is no input that could be lost.
     """
     written = {flag: _chain(path) for flag, path in outputs.items() if path is not None}
-    read = {flag: (path, _chain(path)) for flag, path in inputs.items() if path is not None and "\0" not in str(path)}
+    read = {flag: (path, _chain(path)) for flag, path in inputs.items() if path is not None and _is_there(path)}
     for out, chain in written.items():
         for flag, (path, other) in read.items():
             if relation := _relation(chain, other):
@@ -160,6 +160,13 @@ def check_apart(outputs: Mapping[str, Path | str | None], inputs: Mapping[str, P
             if relation := _relation(written[out], written[other_out]):
                 raise UserError(f"{out} {outputs[out]} {relation} {other_out} {outputs[other_out]}, which this run writes, too; "
                                 "name folders apart from each other", USAGE)
+
+
+def _is_there(path: Path | str) -> bool:
+    try:
+        return os.path.lexists(Path(path).expanduser())
+    except (ValueError, RuntimeError):  # a NUL in it, a home that is not known
+        return False
 
 
 def _chain(path: Path | str) -> list[object]:
