@@ -100,12 +100,16 @@ def test_the_log_is_short_and_says_what_comes_next(tmp_path: Path, capsys: pytes
 
 def test_resume_keeps_a_finished_artifact_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_student(tmp_path / "student", Case())
-    settings = ExportSettings(student_dir=tmp_path / "student", out=tmp_path / "out", samples=5, golden_images=8, resume=True)
-    assert export(settings, "", lambda checkpoint: image_set(Case())) == 0  # nothing there: exported
+    settings = ExportSettings(student_dir=tmp_path / "student", out=tmp_path / "out", samples=5, golden_images=8, resume=True,
+                              data="here")
+    images = replace(image_set(Case()), hashes=tuple(f"{row:064x}" for row in range(24)))
+    assert export(settings, "", lambda checkpoint: images) == 0  # nothing there: exported
     before = sha256_file(tmp_path / "out" / "manifest.json")
-    assert export(settings, "", lambda checkpoint: image_set(Case())) == 0
+    assert export(replace(settings, data="moved"), "", lambda checkpoint: images) == 0
     assert "finished already" in capsys.readouterr().out
     assert sha256_file(tmp_path / "out" / "manifest.json") == before
+    with pytest.raises(UserError, match="not empty"):
+        export(settings, "", lambda checkpoint: replace(images, hashes=("f" * 64, *images.hashes[1:])))  # --data names other images
     with pytest.raises(UserError, match="not empty"):
         export(replace(settings, opset=20), "", lambda checkpoint: image_set(Case()))
     (tmp_path / "out" / "model.onnx").write_bytes(b"half")
