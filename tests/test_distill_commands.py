@@ -336,7 +336,7 @@ def test_a_teacher_with_nothing_to_teach_is_said() -> None:
 
 def test_the_summary_has_all_branches_with_intervals() -> None:
     lines = summary(figures(0.8, 0.9), Calibration((2.0,)))
-    assert lines[2:] == ["val probabilities calibrated"]
+    assert lines[2:] == ["note probabilities calibrated"]
     assert "student AUROC 0.800 (0.700 to 0.900), probe AUROC 0.900" in lines[1]
     assert "ECE 0.100 (0.300 before calibration)" in lines[1]
 
@@ -344,7 +344,7 @@ def test_the_summary_has_all_branches_with_intervals() -> None:
 def test_the_summary_does_not_call_probabilities_calibrated_that_are_not() -> None:
     lines = summary(figures(0.8, 0.9), Calibration((1.0,), (), {EVERY_CLASS: "too few"}, {"mass": "2 with it, 30 without"}))
     assert "ECE 0.100 (not calibrated)" in lines[1]
-    assert lines[2:] == ["val probabilities not calibrated (too few)", "val thresholds on few images: mass: 2 with it, 30 without"]
+    assert lines[2:] == ["note probabilities not calibrated (too few)", "note thresholds on few images: mass: 2 with it, 30 without"]
 
 
 def test_a_loss_that_explodes_is_one_sentence_and_keeps_the_run() -> None:
