@@ -33,7 +33,7 @@ ARTIFACT_CASES: tuple[Case, ...] = (
     Case("verify: golden vectors gone", "rd-verify artifact", 1, "test_data_set_0",
          copied("artifact", lambda folder: shutil.rmtree(folder / "test_data_set_0"))),
     Case("verify: a model that is no ONNX, manifest agrees", "rd-verify artifact", 1, "model.onnx", copied("artifact", no_model)),
-    Case("verify: a model with external data, manifest agrees", "rd-verify artifact", 1, "external data",
+    Case("verify: a model with external data, manifest agrees", "rd-verify artifact", 1, "values in another file",
          copied("artifact", external_data)),
     Case("verify: other scores than golden", "rd-verify artifact", 3, "golden", copied("artifact", other_scores)),
     Case("verify: a folder that is no artifact", "rd-verify student", 1, "kind", copied("student")),

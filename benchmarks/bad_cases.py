@@ -158,7 +158,7 @@ def peft(layer: str, width: int, base: str | None = None) -> Make:
         (folder / "peft").mkdir()
         (folder / "peft" / "adapter_config.json").write_text(json.dumps({
             "peft_type": "LORA", "base_model_name_or_path": "some network", "r": 2, "lora_alpha": 2, "target_modules": [layer]}))
-        down, up = (np.ones(shape, np.float32) for shape in ((2, width), (1024, 2)))
+        down, up = (np.ones(shape, np.float32) for shape in ((2, width, 1, 1), (1024, 2, 1, 1)))
         names = f"base_model.model.{layer}.lora_"
         save_file({f"{names}A.weight": down, f"{names}B.weight": up}, folder / "peft" / "adapter_model.safetensors",
                   metadata=None if base is None else {"rd_base_hash": base})

@@ -128,7 +128,7 @@ OUT_CASES: tuple[Case, ...] = (
     Case("outs: adapt over its data", ADAPT + " --data data --out data --overwrite", 2, "--data", images, keeps("data/a/00.png")),
     Case("outs: export over its student", EXPORT + " --out student --overwrite", 2, "--student-dir", copied("student"),
          keeps("student/manifest.json")),
-    Case("outs: export into its student", EXPORT + " --out student/artifact", 2, "--student-dir", copied("student")),
+    Case("outs: export into its student", EXPORT + " --out student/artifact", 2, "lies inside", copied("student")),
     Case("outs: export above its student", "rd-export --student-dir work/student --out work --overwrite", 2, "--student-dir",
          text("work/student/manifest.json", "{}"), keeps("work/student/manifest.json")),
     Case("outs: export over the folder of its key", EXPORT + " --sign keys/private.pem --out keys --overwrite", 2, "--sign",
