@@ -89,7 +89,7 @@ def reliability(before: Array | None, after: Array, share: Array, description: s
         axes.plot(after[:, 0], after[:, 1], color=_MARKS["student"], marker="o", markersize=4, linewidth=1.8)
         axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="observed")
 
-    legend = [("after", "student", False), ("share of decisions", "line", False)]
+    legend = [("observed" if before is None else "after", "student", False), ("share of decisions", "line", False)]
     if before is not None:
         legend.insert(1, ("before", "teacher", True))
     return Plot(_svg(draw, (3.9, 3.0), description), tuple(legend))

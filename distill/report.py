@@ -167,8 +167,8 @@ def _calibration(split: dict[str, Any], task: Task, name: str) -> dict[str, Any]
     result: dict[str, Any] = {"before": None}
     share = np.zeros(15)
     for when, key in (("before", "probabilities_uncalibrated"), ("after", "probabilities")):
-        if split.get(key) is None:
-            continue
+        if split.get(key) is None or (when == "before" and np.array_equal(split[key], split["probabilities"])):
+            continue  # where every temperature stayed 1 there is nothing to compare
         confidence, outcome = confidences(split["labels"], split[key], task)
         result[when] = {"ece": ece(confidence, outcome), "nll": nll(split[key], split["labels"], task)}
         index = bin_of(confidence)

@@ -211,6 +211,17 @@ def test_the_calibration_error_before_and_after_is_printed(tmp_path: Path) -> No
         assert f"{error:.3f}" in page.text
 
 
+def test_nothing_is_compared_where_no_temperature_was_kept(tmp_path: Path) -> None:
+    arguments = material("binary")
+    assert "Temperatures were fitted" in written(tmp_path, arguments)[1].text
+    for split in ("test", "val"):
+        arguments[split] = {**arguments[split], "probabilities_uncalibrated": arguments[split]["probabilities"]}
+    page = written(tmp_path, arguments)[1].text
+    assert "Temperatures were fitted" not in page
+    assert "Before" not in page
+    assert "ECE, test" in page
+
+
 def test_summary_rows_may_be_text_with_empty_cells_as_csv_gives_them(tmp_path: Path) -> None:
     arguments = material("binary")
     rows = [{"epoch": "1", "train_loss": "0.5", "val_auroc_student": ""}, {"epoch": "2", "train_loss": "0.4"}]
