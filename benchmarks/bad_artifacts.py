@@ -39,6 +39,7 @@ ARTIFACT_CASES: tuple[Case, ...] = (
     Case("verify: a folder that is no artifact", "rd-verify student", 1, "kind", copied("student")),
     Case("verify: no folder", "rd-verify nowhere", 1, "nowhere"),
     Case("verify: device that is not there", "rd-verify artifact --device cuda", 5, "CUDA", copied("artifact")),
+    Case("verify: 10,000 threads", "rd-verify artifact --threads 10000", 2, "expected 1 to", copied("artifact")),
     Case("verify: zero threads", "rd-verify artifact --threads 0", 2, "threads", copied("artifact")),
     # targets and precisions
     Case("bf16 for ONNX Runtime", EXPORT + " --precision bf16", 2, "openvino", copied("student")),

@@ -14,6 +14,7 @@ from typing import Literal
 
 from distill.contradictions import refuse_contradictions
 from runtimes.errors import USAGE, UserError
+from runtimes.threads import check_threads
 from runtimes.volumes import MAX_FILL
 
 
@@ -213,8 +214,9 @@ class DistillSettings:
             raise UserError(f"--max-latency-ms {self.max_latency_ms} must be above 0", USAGE)
         if self.batch < 2:
             raise UserError(f"--batch {self.batch} must be 2 or more: batch normalisation compares the images of a step", USAGE)
-        if self.threads is not None and self.threads < 1:
-            raise UserError(f"--threads {self.threads} must be 1 or more", USAGE)
+        check_threads(self.threads)
+        if self.latency_table is None:  # a table's device may have more cores
+            check_threads(self.latency_threads, "--latency-threads")
         for name in ("audit", "warmup", "phi_dropout", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least 0 and below 1", USAGE)

@@ -12,6 +12,7 @@ from typing import Literal
 
 from runtimes.artifact import Target
 from runtimes.errors import USAGE, UserError
+from runtimes.threads import check_threads
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,10 @@ class ExportSettings:
         if not 0 <= self.max_auc_drop < 1:
             raise UserError(f"--max-auc-drop {self.max_auc_drop:g} must be from 0 to below 1, such as 0.005", USAGE)
         self.flip_share()
-        for name in ("calibration_images", "parity_images", "max_batch", "samples", "threads"):
+        for name in ("calibration_images", "parity_images", "max_batch", "samples"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)} must be 1 or more", USAGE)
+        check_threads(self.threads)
         if not 0 <= self.parity_pictures <= 20:
             raise UserError(f"--parity-pictures {self.parity_pictures} must be between 0 and 20", USAGE)
         if not 8 <= self.golden_images <= 64:

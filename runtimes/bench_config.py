@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import tyro
 
 from runtimes.errors import USAGE, UserError
+from runtimes.threads import check_threads
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ class BenchSettings:
         for name in ("batch", "streams"):
             if any(one < 1 for one in getattr(self, name)):
                 raise UserError(f"--{name} {' '.join(map(str, getattr(self, name)))}: expected 1 or more", USAGE)
+        for count in self.threads:
+            check_threads(count)
         for name, least in (("warmups", 0), ("samples", 1), ("rounds", 1), ("seconds", 0), ("noise", 0)):
             if not least <= getattr(self, name) < math.inf:
                 raise UserError(f"--{name} {getattr(self, name)}: expected {least} or more", USAGE)

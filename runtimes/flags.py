@@ -32,6 +32,10 @@ def parse(kind: type[Settings], arguments: Sequence[str], prog: str, description
     """
     import tyro
 
+    try:
+        Path.cwd()
+    except FileNotFoundError:  # PyTorch's own libraries end without a word there
+        raise UserError("the folder that this command was started in is gone; cd to one that is there", USAGE) from None
     if writes and (strange := next((argument for argument in arguments if not is_utf8(argument)), None)):
         raise UserError(f"{strange!r} is not UTF-8, and what is typed is written into files; rename it, or set PYTHONUTF8=1 where it is",
                         USAGE)

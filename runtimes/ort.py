@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from runtimes.errors import MISSING, USAGE, UserError
 from runtimes.machine import allowed_cores
+from runtimes.threads import check_threads
 
 # Official builds from 1.29 on send usage events; only the environment, set before the import, stops all of them.
 # Two spellings are in circulation (the library's privacy page and its pull request 29843).
@@ -43,8 +44,7 @@ class OrtSession:
                  spin: bool | None = None, profile: Path | None = None, name: str = "") -> None:
         if device not in PROVIDERS:
             raise UserError(f"device {device!r} is not known; expected {' or '.join(PROVIDERS)}", USAGE)
-        if threads is not None and threads < 1:
-            raise UserError(f"{threads} threads; expected 1 or more", USAGE)
+        check_threads(threads, "threads")
         runtime = load_runtime()
         wanted, available = PROVIDERS[device], runtime.get_available_providers()
         if wanted not in available:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from runtimes.errors import MISSING, USAGE, UserError
 from runtimes.graph_cost import MOST_ELEMENTS, MOST_WORK
 from runtimes.machine import allowed_cores
+from runtimes.threads import check_threads
 
 DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
 # What the float part of a graph may be computed in; the integer part of an int8 graph says so itself.
@@ -61,8 +62,7 @@ class OpenVinoSession:
                  name: str = "") -> None:
         if device not in DEVICES:
             raise UserError(f"device {device!r} is not known to OpenVINO; expected {', '.join(DEVICES)}", USAGE)
-        if threads is not None and threads < 1:
-            raise UserError(f"{threads} threads; expected 1 or more", USAGE)
+        check_threads(threads, "threads")
         runtime = load_runtime()
         core = runtime.Core()
         wanted, available = DEVICES[device], list(core.available_devices)

@@ -255,3 +255,12 @@ def test_a_mistake_is_told_before_torch_is_loaded() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["2", "False"]
     assert done.stderr == "error: --epochs 0 must be above 0\n"
+
+
+def test_a_command_started_in_a_folder_that_is_gone_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert "is gone" in usage()
+    monkeypatch.chdir(tmp_path)
