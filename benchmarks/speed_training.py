@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ from distill.data import load_images
 from distill.fit import fit
 from distill.forward import onnx_forward, torch_forward
 from distill.losses import task_loss
+from distill.methods.build import method_losses
+from distill.methods.step import Branches, Weights
 from distill.models import ModelSpec, feature_width
-from distill.objective import Branches, Weights
 from distill.pixels import build_pixels
 from distill.reprogram import Reprogram
 from distill.students import build_student
@@ -63,8 +65,8 @@ class Setting:
         """Run `fit` for one epoch of some steps; seconds from one step's end to the next, the first two left out."""
         ends: list[float] = []
         own = self.batches if method == "rd" else replace(self.batches, bank=None, bank_rows=None)
-        fit(branches or self.branches(method), batches or own, "rd" if method == "rd" else "vanilla", Weights(), epochs=1,
-            min_steps=steps, lr=1e-4, weight_decay=0.02, phi_lr=0.1, phi_weight_decay=0.05, warmup=0.1, decay="none", ema=0.0,
+        fit(branches or self.branches(method), batches or own, partial(method_losses, "rd" if method == "rd" else "vanilla"), Weights(),
+            epochs=1, min_steps=steps, lr=1e-4, weight_decay=0.02, phi_lr=0.1, phi_weight_decay=0.05, warmup=0.1, decay="none", ema=0.0,
             precision="fp32", device="cpu", class_weights=None, seed=0, folder=self.folder, resume=False,
             evaluate=lambda _: {"score": 0.0}, select="last", progress=lambda *_: ends.append(time.perf_counter()))
         return [float(value) for value in np.diff(ends)[1:]]

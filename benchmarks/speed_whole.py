@@ -22,8 +22,8 @@ from distill.banking import build_bank
 from distill.batches import Batches
 from distill.data import load_images
 from distill.forward import onnx_forward, torch_forward
+from distill.methods.step import Batch, Branches
 from distill.models import ModelSpec, build_model, feature_width
-from distill.objective import Batch, Branches
 from distill.reprogram import Reprogram
 from distill.students import build_student
 from distill.teachers import load_teacher

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from distill.adapt_config import AdaptSettings
+from distill.settings.adapt import AdaptSettings
 from runtimes.errors import finish
 from runtimes.flags import command_line, parse
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distill.bank import FeatureBank
-from distill.objective import Batch
+from distill.methods.step import Batch
 from distill.pixels import PixelStore
 from distill.probe import Probe
 from distill.slices import mean_of_slices

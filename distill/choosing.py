@@ -7,34 +7,32 @@ Validation and test images are not looked at.
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from distill.bridges import build_branches
-from distill.budget import COST
+from distill.budget import COST, Budget
 from distill.candidates import Candidate, finalists, largest, screen, spec_of
-from distill.config import DistillSettings
+from distill.methods.build import build_branches
 from distill.models import Model, ModelSpec
-from distill.pixels import PixelStore
 from distill.predict import judge
 from distill.progress import say, track
 from distill.run import remove_run
-from distill.shrinking import budget_of, device_of
+from distill.settings.method import SelectionOptions
+from distill.settings.method_table import METHODS, TRIALS
 from distill.splits import divide, merge_groups
 from distill.students import build_student
-from distill.teaching import Taught, probe_teacher
-from distill.training import run_on, train
-from distill.views import ViewSpec
+from distill.teaching import TeacherSignals, probe_teacher
+from distill.training import Recipe, run_on, train
+from distill.training_data import TrainingData
 from runtimes import schema
 from runtimes.errors import UserError
 from runtimes.folder import read_json, write_json
-from runtimes.images import ImageSet, ImageSpec
+from runtimes.images import ImageSet
 from runtimes.schema import check, list_of, mapping_of, maybe, object_of, text
 
-TRIED = ("vanilla", "kd", "fitnet", "rd", "drd")
 NOTE = "choice.json"  # in the run's folder: the scores so far
 SCREENED = "students.json"  # in the run's folder: every candidate so far
 
@@ -44,86 +42,92 @@ SCREENED_ROWS = object_of({"tried": list_of(text()), "candidates": list_of(objec
     {"arch": text(), "family": text(), "cost": maybe(COST), "score": maybe(SCORE), "verdict": text()}))}, others=True)
 
 
-def choose_method(settings: DistillSettings, images: ImageSet, spec: ImageSpec, views: ViewSpec, pixels: PixelStore, student: Model,
-                  taught: Taught, run: Path, device: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Timing:
+    """Which latencies a choice of students is about: runtime, threads, and another device's table where it is not this machine."""
+
+    target: Literal["onnx", "openvino"]
+    threads: int
+    table: dict[str, Any] | None = None
+
+
+def choose_method(recipe: Recipe, selection: SelectionOptions, data: TrainingData, student: Model, signals: TeacherSignals, run: Path,
+                  *, split_seed: int, resume: bool) -> dict[str, Any]:
     """The method with the best mean score (AUROC, or minus the loss) on held-out training images, and all scores by fold.
 
     Each is trained --auto-steps from the same student; a killed run goes on at the next training.
     """
-    methods = [one for one in TRIED if one != "drd" or taught.bank.stages]
-    if len(methods) < len(TRIED):
+    methods = [name for name in TRIALS if not METHODS[name].stages or signals.bank.stages]
+    if len(methods) < len(TRIALS):
         say("auto", "drd is left out: the bank holds no stages; --bank-grid 8 banks them")
-    folds = held_out(images, settings.auto_folds, settings.split_seed)
-    held: dict[str, float] = read_json(run / NOTE) if settings.resume and (run / NOTE).is_file() else {}
+    folds = held_out(data.images, selection.auto_folds, split_seed)
+    held: dict[str, float] = read_json(run / NOTE) if resume and (run / NOTE).is_file() else {}
     check(held, mapping_of(SCORE), str(run / NOTE), ANEW)
     for number, fold in enumerate(folds):
-        own = probe_teacher(settings, fold, taught.bank, taught.facts, tell=False)
+        own = probe_teacher(fold, signals.bank, signals.facts, seed=split_seed, tell=False)
         for method in methods:
             name = f"{method}-{number}"
             if name in held:
                 continue
-            trial = replace(settings, method=method, epochs=1, min_steps=settings.auto_steps, select="last")  # type: ignore[arg-type]
-            held[name] = tried(trial, fold, spec, views, pixels, copy.deepcopy(student), own, run / f"auto-{name}", device)
+            trial = recipe.shortened(selection.auto_steps, method)
+            held[name] = score_trial(trial, data.split_as(fold), copy.deepcopy(student), own, run / f"auto-{name}", resume=resume)
             write_json(run / NOTE, held)
     scores = {method: [held[f"{method}-{number}"] for number in range(len(folds))] for method in methods}
-    return told(scores)
+    return describe_choice(scores)
 
 
-def tried(trial: DistillSettings, fold: ImageSet, spec: ImageSpec, views: ViewSpec, pixels: PixelStore, student: Model,
-          taught: Taught | None, folder: Path, device: str) -> float:
+def score_trial(trial: Recipe, data: TrainingData, student: Model, signals: TeacherSignals | None, folder: Path, *,
+                resume: bool) -> float:
     """The score that a student reaches on a fold's held-out images after the trial's steps."""
     folder.mkdir(exist_ok=True)
-    teacher = None if trial.method == "vanilla" else taught
-    branches = build_branches(trial, student, teacher, len(fold.rows("train")))
-    train(trial, fold, spec, views, pixels, branches, teacher, folder, device)
+    signals = signals if METHODS[trial.method.method].bank else None
+    branches = build_branches(trial.method, student, signals, len(data.images.rows("train")))
+    train(trial, data, branches, signals, folder, resume=resume)
     remove_run(folder)
-    return judge(fold, run_on(branches, fold, spec, pixels, "val", teacher, device))["score"]
+    return judge(data.images, run_on(branches, data, "val", signals, trial.device))["score"]
 
 
-def choose_student(settings: DistillSettings, like: ModelSpec, images: ImageSet, spec: ImageSpec, views: ViewSpec, pixels: PixelStore,
-                   taught: Taught | None, run: Path, device: str) -> tuple[str, list[dict[str, Any]]]:
+def choose_student(recipe: Recipe, selection: SelectionOptions, budget: Budget, timing: Timing, like: ModelSpec, data: TrainingData,
+                   signals: TeacherSignals | None, run: Path, *, split_seed: int, resume: bool) -> tuple[str, list[dict[str, Any]]]:
     """The network within the budget that learns best in --proxy-steps, and what became of every candidate.
 
     like: the student's spec but for its network. A killed run goes on at the next trial. UserError (exit 4) when nothing fits.
     """
-    budget = budget_of(settings)
     kept = run / SCREENED
-    held = read_json(kept) if settings.resume and kept.is_file() else None
+    held = read_json(kept) if resume and kept.is_file() else None
     if held:
         check(held, SCREENED_ROWS, str(kept), ANEW)
-        found, names = [Candidate.from_row(row) for row in held["candidates"]], held["tried"]
+        candidates, names = [Candidate.from_row(row) for row in held["candidates"]], held["tried"]
     else:
-        table = device_of(settings)
         try:
             with track("screen") as update:
-                found = screen(like, budget, settings.latency_target, settings.latency_threads, table=table, progress=update)
+                candidates = screen(like, budget, timing.target, timing.threads, table=timing.table, progress=update)
         except UserError:  # nothing is trained yet, and the next try will have another budget
             remove_run(run)
             raise
-        names = finalists(found, settings.auto_students)
-        say("students", f"{len(found)} looked at, {sum(not one.verdict for one in found)} within {budget}, {len(names)} tried for "
-                        f"{settings.proxy_steps} steps")
+        names = finalists(candidates, selection.auto_students)
+        say("students", f"{len(candidates)} looked at, {sum(not row.verdict for row in candidates)} within {budget}, {len(names)} tried "
+                        f"for {selection.proxy_steps} steps")
 
     def note() -> None:
-        write_json(kept, {"tried": names, "candidates": [one.as_row() for one in found]})
+        write_json(kept, {"tried": names, "candidates": [row.as_row() for row in candidates]})
 
     note()
-    fold = held_out(images, settings.auto_folds, settings.split_seed)[0]
-    own = None if taught is None else probe_teacher(settings, fold, taught.bank, taught.facts, tell=False)
-    trial = replace(settings, method="rd" if settings.method == "auto" else settings.method, epochs=1, min_steps=settings.proxy_steps,
-                    select="last")
+    fold = held_out(data.images, selection.auto_folds, split_seed)[0]
+    own = None if signals is None else probe_teacher(fold, signals.bank, signals.facts, seed=split_seed, tell=False)
+    trial = recipe.shortened(selection.proxy_steps, "rd" if recipe.method.method == "auto" else recipe.method.method)
     for arch in names:
-        place = next(index for index, one in enumerate(found) if one.arch == arch)
-        if found[place].score is not None or found[place].verdict:
+        place = next(index for index, row in enumerate(candidates) if row.arch == arch)
+        if candidates[place].score is not None or candidates[place].verdict:
             continue
-        student = build_student(spec_of(arch, like), None, settings.seed)
+        student = build_student(spec_of(arch, like), None, recipe.seed)
         try:
-            score = tried(trial, fold, spec, views, pixels, student, own, run / f"proxy-{place}", device)
-            found[place] = replace(found[place], score=score)
+            score = score_trial(trial, data.split_as(fold), student, own, run / f"proxy-{place}", resume=resume)
+            candidates[place] = replace(candidates[place], score=score)
         except UserError as error:  # a network that this method cannot teach is no reason to stop
-            found[place] = replace(found[place], verdict=f"cannot be taught: {error}")
+            candidates[place] = replace(candidates[place], verdict=f"cannot be taught: {error}")
         note()
-    return settled(found, names)
+    return settled(candidates, names)
 
 
 def settled(found: list[Candidate], names: list[str]) -> tuple[str, list[dict[str, Any]]]:
@@ -147,7 +151,7 @@ def settled(found: list[Candidate], names: list[str]) -> tuple[str, list[dict[st
     return best.arch, rows
 
 
-def told(scores: dict[str, list[float]]) -> dict[str, Any]:
+def describe_choice(scores: dict[str, list[float]]) -> dict[str, Any]:
     """Say what each method reached and take the best mean; of equals the simpler."""
     best = max(scores, key=lambda method: float(np.mean(scores[method])))
     say("auto", "held-out training images, mean of " + f"{len(scores[best])} folds: "

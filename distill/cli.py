@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from distill.config import DistillSettings
+from distill.settings.distill import DistillSettings
 from runtimes.errors import finish
 from runtimes.flags import command_line, parse
 

@@ -1,6 +1,6 @@
 """The one training loop: AdamW, warm-up and cosine, EMA, a state on disk after every epoch.
 
-Owns: optimiser, schedule, precision, resuming bit for bit. Does not own: batches (batches.py), losses (objective.py).
+Owns: optimiser, schedule, precision, resuming bit for bit. Does not own: batches (batches.py), losses (methods).
 All randomness of a step is drawn from seeds of that step, so the state holds no generators.
 """
 
@@ -18,10 +18,12 @@ from torch import Tensor, nn
 
 from distill.batches import Batches
 from distill.layout import channels_last
-from distill.objective import Batch, Branches, Method, Weights, parts
+from distill.methods.step import Batch, Branches, Weights
 from distill.state import load_state, save_state
 from runtimes.errors import UserError
 from runtimes.schema import check, list_of, object_of
+
+Losses = Callable[[Branches, Batch, Weights, Tensor | None], dict[str, Tensor]]  # the weighted parts of a loss by name
 
 
 def _figure(value: Any, key: str) -> str:
@@ -43,15 +45,16 @@ def parameter_groups(branches: Branches, lr: float, weight_decay: float, phi_lr:
                      phi_weight_decay: float) -> list[dict[str, Any]]:
     """Groups for AdamW: the reprogramming module has its own rate and decay; biases and norms are not decayed."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    reprogramming = tuple(f"{name}." for name in branches.reprogramming)
     for name, parameter in branches.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((name.startswith(("phi.", "deep.")), parameter.ndim > 1), []).append(parameter)
+            groups.setdefault((name.startswith(reprogramming), parameter.ndim > 1), []).append(parameter)
     return [{"params": members, "base_lr": lr * (phi_lr if is_phi else 1.0),
              "weight_decay": (phi_weight_decay if is_phi else weight_decay) * wide}
             for (is_phi, wide), members in groups.items()]
 
 
-def fit(branches: Branches, batches: Batches, method: Method, weights: Weights, *, epochs: int, min_steps: int, lr: float,
+def fit(branches: Branches, batches: Batches, losses_of: Losses, weights: Weights, *, epochs: int, min_steps: int, lr: float,
         weight_decay: float, phi_lr: float, phi_weight_decay: float, warmup: float, decay: Literal["none", "linear"],
         ema: float, precision: Literal["fp32", "bf16"], device: str, class_weights: Tensor | None, seed: int, folder: Path,
         resume: bool, evaluate: Callable[[Branches], dict[str, float]], select: Literal["last", "best"],
@@ -59,6 +62,7 @@ def fit(branches: Branches, batches: Batches, method: Method, weights: Weights, 
         resumed: Callable[[int], None] | None = None) -> list[dict[str, Any]]:
     """Train the branches in place and return a row an epoch (epoch, lr, losses, what `evaluate` answers).
 
+    losses_of: the parts of the loss that are summed.
     evaluate must answer "score", higher is better, for select="best". A loss that is not finite stops with a UserError and
     the state of the last epoch stays. The state lies in `folder`.
     """
@@ -102,7 +106,7 @@ def fit(branches: Branches, batches: Batches, method: Method, weights: Weights, 
                 fading = 1 - step / total if decay == "linear" else 1.0
                 now = replace(weights, teacher=weights.teacher * fading, kd=weights.kd * fading)
                 with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=precision == "bf16"):
-                    losses = parts(method, branches, batch, now, class_weights)
+                    losses = losses_of(branches, batch, now, class_weights)
                     loss = torch.stack(list(losses.values())).sum()
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()

@@ -1,6 +1,6 @@
 """What every command of the workshop begins with: the device asked for, the images named, one line on them.
 
-Owns: choose_device, read_images, images_for, describe. Does not own: forms of data (data.py), settings (config.py).
+Owns: choose_device, read_images, images_for, describe. Does not own: forms of data (data.py), settings (settings).
 """
 
 from __future__ import annotations
@@ -11,20 +11,23 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
 
-from distill.config import DistillSettings
 from distill.data import load_images
 from distill.outcome import data_name
 from distill.progress import track
 from distill.scan import BadImages
+from distill.settings.data import DataOptions
+from distill.settings.group import from_record
 from runtimes.errors import MISSING, USAGE, UserError
 from runtimes.images import ImageSet
-from runtimes.schema import check, object_of, of_type
+from runtimes.schema import check, maybe, object_of, text
 from runtimes.spreadsheet import write_table
 from runtimes.volumes import VolumeSpec
+
+ALONGSIDE = object_of({}, {"out": text(65536), "unlabelled": maybe(text(65536))}, others=True)  # what a record says beside its data
 
 
 def choose_device(name: str) -> str:
@@ -41,19 +44,19 @@ def choose_device(name: str) -> str:
     return name
 
 
-def read_images(settings: DistillSettings, earlier: bool = False) -> ImageSet:
-    """The images a set of settings names, checked file by file; bad ones are all listed in a CSV beside --out.
+def read_images(options: DataOptions, listing: Path, *, unlabelled: Path | None = None, earlier: bool = False) -> ImageSet:
+    """The images that the options name, checked file by file; bad ones are all listed in a CSV beside `listing`.
 
-    earlier: as versions without --keep-together and --uncertain read them.
+    unlabelled: a folder of further images. earlier: as versions without --keep-together and --uncertain read them.
     """
     try:
         with track("data") as update:
-            return load_images(settings.data, task=settings.task, label=settings.label, seed=settings.split_seed,
-                               unlabelled=settings.unlabelled, skip_bad_images=settings.skip_bad_images,
-                               phantom_images=settings.phantom_images, phantom_size=settings.phantom_size, volume=volume_spec(settings),
-                               uncertain=settings.uncertain, keep_together=settings.keep_together, earlier=earlier, progress=update)
+            return load_images(options.data, task=options.task, label=options.label, seed=options.split_seed, unlabelled=unlabelled,
+                               skip_bad_images=options.skip_bad_images, phantom_images=options.phantom_images,
+                               phantom_size=options.phantom_size, volume=volume_spec(options), uncertain=options.uncertain,
+                               keep_together=options.keep_together, earlier=earlier, progress=update)
     except BadImages as error:
-        listed = _listing_of(settings.out)
+        listed = _listing_of(listing)
         listed.parent.mkdir(parents=True, exist_ok=True)
         write_table(listed, [{"path": problem.path.encode("utf-8", "backslashreplace").decode(), "reason": problem.reason,
                               "detail": problem.detail} for problem in error.problems])
@@ -72,22 +75,23 @@ def _listing_of(out: Path) -> Path:
     raise AssertionError("numbers do not end")
 
 
-def volume_spec(settings: DistillSettings) -> VolumeSpec:
+def volume_spec(options: DataOptions) -> VolumeSpec:
     """How volumes are cut and scaled, should the data hold any; the number of slices may still be open."""
-    cut = VolumeSpec(settings.slices or 0, settings.axis, fill=settings.volume_fill)
-    return cut if settings.volume_window is None else replace(cut, scaling="window", window=settings.volume_window)
+    cut = VolumeSpec(options.slices or 0, options.axis, fill=options.volume_fill)
+    return cut if options.volume_window is None else replace(cut, scaling="window", window=options.volume_window)
 
 
 def images_for(manifest: dict[str, Any], data: str | None = None) -> ImageSet:
-    """The same images and split a student folder was made from, or another --data read in the same way."""
-    hints = {key: of_type(hint) for key, hint in get_type_hints(DistillSettings).items()}
-    check(manifest.get("settings"), lambda value, _: object_of({}, hints)(value, "settings"), "manifest.json", "distil the student again")
-    held = dict(manifest["settings"])
-    paths = {key: Path(held[key]) for key in ("out", "config", "unlabelled", "bank", "teacher_adapter") if held.get(key)}
-    pairs = {key: tuple(held[key]) for key in ("phantom_images", "volume_window") if held.get(key)}
-    earlier = "keep_together" not in held
-    held = {"keep_together": "group", **held, **paths, **pairs, **({"data": data} if data else {})}
-    return read_images(DistillSettings(**held), earlier)
+    """The same images and split a student folder was made from, or another --data read in the same way.
+
+    Only what the manifest says of data is read: its other settings may be those of any version.
+    """
+    check(manifest, object_of({"settings": ALONGSIDE}, others=True), "manifest.json", "make the folder again")
+    record = manifest["settings"]
+    earlier = "keep_together" not in record
+    options = from_record(DataOptions, {"keep_together": "group", **record, **({"data": data} if data else {})})
+    unlabelled = record.get("unlabelled")
+    return read_images(options, Path(record.get("out") or "student"), unlabelled=Path(unlabelled) if unlabelled else None, earlier=earlier)
 
 
 def describe(images: ImageSet) -> str:

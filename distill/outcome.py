@@ -1,6 +1,6 @@
 """The student or teacher folder: weights, metrics, predictions, split, summary, report and model card, written atomically.
 
-Owns: Outcome and the files around the checkpoint. Does not own: the checkpoint's own files, how figures were made.
+Owns: RunResult and the files around the checkpoint. Does not own: the checkpoint's own files, how figures were made.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MADE = {"student": "distilled on", "teacher": "adapted to"}
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """All that a finished run knows."""
 
     model: Model
@@ -47,7 +47,7 @@ class Outcome:
     command: str
 
 
-def write_result(out: Path, outcome: Outcome, *, overwrite: bool, kind: Literal["student", "teacher"] = "student",
+def write_result(out: Path, outcome: RunResult, *, overwrite: bool, kind: Literal["student", "teacher"] = "student",
                  more: dict[str, Any] | None = None, also: Callable[[Path], None] | None = None) -> None:
     """Write the folder of a student, or of an adapted teacher; it appears whole or not at all, its manifest last.
 
@@ -109,7 +109,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_predictions(path: Path, outcome: Outcome) -> None:
+def write_predictions(path: Path, outcome: RunResult) -> None:
     """Write image, label and calibrated probabilities of the test split."""
     images, made = outcome.images, outcome.made["test"]
     answers = probabilities(images, made.student, outcome.calibrations["student"])
@@ -126,7 +126,7 @@ def label_cells(images: ImageSet, row: int) -> dict[str, str]:
     return {"label": images.classes[int(images.labels[row])] if images.labels[row] >= 0 else ""}
 
 
-def branch_view(outcome: Outcome, split: str) -> dict[str, Any]:
+def branch_view(outcome: RunResult, split: str) -> dict[str, Any]:
     """What the report draws of a split: labels and the probabilities of both branches."""
     images, made = outcome.images, outcome.made[split]
     plain = Calibration(tuple(1.0 for _ in outcome.calibrations["student"].temperatures))
@@ -138,7 +138,7 @@ def branch_view(outcome: Outcome, split: str) -> dict[str, Any]:
             "keys": [images.keys[row] for row in made.rows]}
 
 
-def worst_cases(outcome: Outcome) -> list[dict[str, Any]]:
+def worst_cases(outcome: RunResult) -> list[dict[str, Any]]:
     """The test images whose true label got the least probability, with pictures."""
     images, made = outcome.images, outcome.made["test"]
     answers = probabilities(images, made.student, outcome.calibrations["student"])
@@ -166,13 +166,13 @@ def worst_cases(outcome: Outcome) -> list[dict[str, Any]]:
     return cases
 
 
-def card(outcome: Outcome, metrics: dict[str, Any]) -> str:
+def card(outcome: RunResult, metrics: dict[str, Any]) -> str:
     """The folder's README."""
     return model_card(outcome.model.spec, outcome.image_spec, metrics, synthetic=outcome.images.synthetic, teacher=outcome.teacher,
                       settings=outcome.settings, command=outcome.command, calibration=outcome.calibrations["student"])
 
 
-def facts(outcome: Outcome) -> dict[str, str]:
+def facts(outcome: RunResult) -> dict[str, str]:
     """The report's table of facts."""
     spec, images, calibration = outcome.image_spec, outcome.images, outcome.calibrations["student"]
     rows = {"command": outcome.command, "synthetic": "yes" if images.synthetic else "no",

@@ -18,8 +18,8 @@ from distill.calibrate import apply_temperatures, choose_temperatures, few_image
 from distill.checkpoint import EVERY_CLASS, Calibration
 from distill.evaluate import evaluate
 from distill.losses import cka, task_loss
+from distill.methods.step import Branches
 from distill.models import Model
-from distill.objective import Branches
 from distill.pixels import PixelStore
 from distill.probe import Probe
 from distill.slices import mean_of_slices

@@ -27,6 +27,7 @@ class Reprogram(nn.Module):
 
     mean: Tensor
     sd: Tensor
+    reprograms = True
 
     def __init__(self, mean: Tensor, sd: Tensor, width: int, *, inner: int = 128, dropout: float = 0.5) -> None:
         super().__init__()

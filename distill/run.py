@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from distill.settings.training import RunOptions
 from runtimes.errors import USAGE, UserError
 from runtimes.folder import MANIFEST, read_json, write_json
 from runtimes.outputs import check_apart, check_out, check_place, claimed, remove_ours
@@ -26,25 +27,6 @@ OWN_FOLDERS = re.compile(r"auto-[a-z]+-\d+|proxy-\d+|round-\d+")  # trainings in
 SCHEMES = ("bank:", "hf:")
 INPUTS = ("data", "unlabelled", "teacher", "second_teacher", "teacher_weights", "teacher_adapter", "student_weights", "latency_table",
           "config")
-
-
-class RunSettings(Protocol):
-    """What a command's settings must say for its run to be found again."""
-
-    @property
-    def out(self) -> Path:
-        """The result's folder."""
-        ...
-
-    @property
-    def overwrite(self) -> bool:
-        """Whether to replace what is there."""
-        ...
-
-    @property
-    def resume(self) -> bool:
-        """Whether to go on with what is there."""
-        ...
 
 
 def check_outputs(settings: dict[str, Any], *, drawn: bool, more: dict[str, Path]) -> None:
@@ -77,23 +59,23 @@ class Run:
 
 
 @contextmanager
-def opened_run(settings: RunSettings, values: dict[str, Any], kind: str, *, drawn: bool, more: dict[str, Path]) -> Iterator[Run | None]:
+def opened_run(options: RunOptions, values: dict[str, Any], kind: str, *, drawn: bool, more: dict[str, Path]) -> Iterator[Run | None]:
     """Hold --out for a run and yield it, or None where --resume finds its result finished; what it kept goes once it has ended well.
 
     values: the settings by name; kind: of the result's folder; drawn, more: as in check_outputs. UserError (exit 2) where a run may not
-    write, another one writes there already, or --resume would go on with other settings.
+    write, another one writes there already, or --resume would go on with other options.
     """
     check_outputs(values, drawn=drawn, more=more)
-    with claimed(settings.out) as place:
-        plain = Path(os.path.normpath(settings.out))
+    with claimed(options.out) as place:
+        plain = Path(os.path.normpath(options.out))
         folder = (plain if plain.absolute() == place else place).with_name(f"{place.name}.partial")  # as the user named it, but for links
         wanted = what_decides(values)
-        held = _held(folder, wanted, resume=settings.resume, overwrite=settings.overwrite)
-        if settings.resume and finished(place, wanted, kind):
+        held = _held(folder, wanted, resume=options.resume, overwrite=options.overwrite)
+        if options.resume and finished(place, wanted, kind):
             yield None  # killed between the folder's last rename and the end
         else:
-            overwrite = settings.overwrite or (held is not None and bool(held["replaces"]))
-            check_out(settings.out, overwrite=overwrite)
+            overwrite = options.overwrite or (held is not None and bool(held["replaces"]))
+            check_out(options.out, overwrite=overwrite)
             yield Run(folder, wanted, overwrite)
         remove_run(folder)
 

@@ -15,11 +15,11 @@ from typing import Any
 from torch import Tensor
 
 from distill.budget import COST, Budget, Cost, cost_of, read_count, shrink
-from distill.config import DistillSettings
 from distill.models import Model, ModelSpec, build_model
 from distill.progress import say
 from distill.prune import Importance, open_pruner
 from distill.run import remove_run
+from distill.settings.student import BudgetOptions
 from distill.timing import elsewhere_ms, latency_ms
 from runtimes.device_table import read_table
 from runtimes.errors import UserError
@@ -31,50 +31,52 @@ CUT = "cut.json"  # in the run's folder: the last finished round and its student
 KEPT = object_of({"done": whole(1, 10**6), "whole": COST, "model": mapping_of(anything)}, others=True)
 
 
-def budget_of(settings: DistillSettings) -> Budget:
+def budget_of(options: BudgetOptions) -> Budget:
     """The budget that the flags give; a number that is none is a usage error."""
-    return Budget(None if settings.max_params is None else read_count(settings.max_params, "--max-params"),
-                  None if settings.max_macs is None else read_count(settings.max_macs, "--max-macs"), settings.max_latency_ms)
+    return Budget(None if options.max_params is None else read_count(options.max_params, "--max-params"),
+                  None if options.max_macs is None else read_count(options.max_macs, "--max-macs"), options.max_latency_ms)
 
 
-def device_of(settings: DistillSettings) -> dict[str, Any] | None:
+def device_table(path: Path | None) -> dict[str, Any] | None:
     """The latency table of another device that --max-latency-ms is about, said; None for this machine."""
-    if settings.latency_table is None:
+    if path is None:
         return None
-    table = read_table(settings.latency_table)
+    table = read_table(path)
     weak = sum(not row.get("valid", True) for row in table["rows"])
-    say("budget", f"latencies are those of {table['machine']['cpu']}, {len(table['rows'])} rows of {settings.latency_table}"
+    say("budget", f"latencies are those of {table['machine']['cpu']}, {len(table['rows'])} rows of {path}"
                   + (f" without {weak} that were not valid" if weak else "") + "; nothing is timed here")
     return table
 
 
-def shrink_student(settings: DistillSettings, student: Model, run: Path, *, gradients: Callable[[Model], Tensor],
-                   train: Callable[[Model, int], Model]) -> Model:
-    """The student within its budget, the same after a kill and --resume; itself when it fits or when there is no budget.
+def shrink_student(options: BudgetOptions, student: Model, run: Path, *, given_weights: bool, chosen_after: bool, resume: bool,
+                   gradients: Callable[[Model], Tensor], train: Callable[[Model, int], Model]) -> Model:
+    """The student within its budget, the same after a kill and a resumed run; itself when it fits or when there is no budget.
 
-    gradients: the task loss of a model on training images, for taylor. train: some steps of training in round n.
+    given_weights: the student does not start from random ones. chosen_after: its method is chosen after pruning. gradients: the task
+    loss of a model on training images, for taylor. train: some steps of training in round n.
     """
-    budget = budget_of(settings)
+    budget = budget_of(options)
     if not budget:
         return student
-    table = device_of(settings)
+    table = device_table(options.latency_table)
     measure = None if not budget.latency_ms else lambda model: (
-        latency_ms(model, settings.latency_target, settings.latency_threads) if table is None else
-        elsewhere_ms(model, table, settings.latency_target, settings.latency_threads))
-    held = _held(run) if settings.resume else None
+        latency_ms(model, options.latency_target, options.latency_threads) if table is None else
+        elsewhere_ms(model, table, options.latency_target, options.latency_threads))
+    held = _held(run) if resume else None
     done, whole, student = held or (0, cost_of(student, measure), student)
-    importance, rounds = importance_of(settings), rounds_of(settings, budget, whole)
+    importance, rounds = importance_of(options, given_weights=given_weights), rounds_of(
+        options, budget, whole, given_weights=given_weights, chosen_after=chosen_after)
     if not done:
         say("budget", f"{budget}; {student.spec.arch} has {whole}")
         if budget.over(whole):
-            scope = "the same share of every layer" if settings.prune_scope == "layer" else "ranked over the whole network"
+            scope = "the same share of every layer" if options.prune_scope == "layer" else "ranked over the whole network"
             say("prune", f"by {importance}, {scope}, "
-                         + ("at once" if rounds == 1 else f"in {rounds} rounds, {settings.prune_steps} steps of training between them"))
+                         + ("at once" if rounds == 1 else f"in {rounds} rounds, {options.prune_steps} steps of training between them"))
     for number in range(done, rounds):
         try:
             student, cost = shrink(
                 student, part_of(budget, whole, number, rounds),
-                lambda model: open_pruner(model, importance, settings.prune_scope, unit=settings.prune_unit,
+                lambda model: open_pruner(model, importance, options.prune_scope, unit=options.prune_unit,
                                           gradients=lambda: gradients(model)),
                 measure=measure, tell=lambda line: say("prune", line))
         except UserError:
@@ -88,18 +90,18 @@ def shrink_student(settings: DistillSettings, student: Model, run: Path, *, grad
     return student
 
 
-def importance_of(settings: DistillSettings) -> Importance:
+def importance_of(options: BudgetOptions, *, given_weights: bool) -> Importance:
     """What pruning ranks by: weights that know something by the loss they would cost, random ones by their size."""
-    if settings.importance != "auto":
-        return settings.importance
-    return "magnitude" if settings.student_weights is None else "taylor"
+    if options.importance != "auto":
+        return options.importance
+    return "taylor" if given_weights else "magnitude"
 
 
-def rounds_of(settings: DistillSettings, budget: Budget, whole: Cost) -> int:
+def rounds_of(options: BudgetOptions, budget: Budget, whole: Cost, *, given_weights: bool, chosen_after: bool = False) -> int:
     """How often to prune: as asked, else once, or once for every halving where weights know something that training can mend."""
-    if settings.prune_rounds is not None:
-        return settings.prune_rounds
-    if settings.student_weights is None or settings.method == "auto":  # which chooses after pruning
+    if options.prune_rounds is not None:
+        return options.prune_rounds
+    if not given_weights or chosen_after:
         return 1
     return max(1, round(math.log2(max(budget.over(whole).values(), default=1.0))))
 

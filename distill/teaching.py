@@ -1,6 +1,6 @@
 """What the teacher leaves behind for a run: its bank, opened or built and audited, and a probe of what it has to teach.
 
-Owns: Taught and the order bank, audit, probe. Does not own: loading a teacher, the bank's files, fitting a probe.
+Owns: TeacherSignals and the order bank, audit, probe. Does not own: loading a teacher, the bank's files, fitting a probe.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,10 +17,8 @@ from numpy.typing import NDArray
 from distill.audit import audit, check_key
 from distill.bank import FeatureBank, bank_key, bank_name, open_bank
 from distill.banking import CPU_BATCH, GPU_BATCH, build_bank
-from distill.config import DistillSettings
 from distill.forward import choose_forward, torch_forward
 from distill.models import weights_hash
-from distill.objective import STAGED
 from distill.predict import Predictions, judge
 from distill.probe import Probe, fit_probe
 from distill.progress import say, track
@@ -34,13 +32,12 @@ from runtimes.folder import read_manifest
 from runtimes.images import ImageSet, ImageSpec
 from runtimes.outputs import claimed
 
-DEEP_GRID = 8
 BANKS = Path("banks")  # where banks go that no --bank names
 PROBE_ROWS = 6000  # banked rows a probe is fitted on: more makes it slower, not better
 
 
 @dataclass(frozen=True)
-class Taught:
+class TeacherSignals:
     """What the teacher left behind: its bank, the row of each image in it, the probe, facts."""
 
     bank: FeatureBank
@@ -51,49 +48,66 @@ class Taught:
     facts: dict[str, Any]
 
 
-def consult_teacher(settings: DistillSettings, images: ImageSet, views: ViewSpec, device: str) -> Taught:
+@dataclass(frozen=True)
+class TeacherSource:
+    """Where a teacher comes from: its name as typed, and what replaces its own input side and weights or is merged into them."""
+
+    name: str
+    size: int | None = None
+    weights: str | None = None
+    adapter: Path | None = None
+
+
+@dataclass(frozen=True)
+class BankPlan:
+    """Which features are to be banked, where (None: a folder below `banks`), by which runtime, and the share audited live."""
+
+    folder: Path | None
+    views: int
+    seed: int = 0
+    grid: int = 0
+    runtime: Literal["auto", "torch", "onnx"] = "auto"
+    audit: float = 0.01
+    threads: int | None = None
+
+
+def prepare_teacher(source: TeacherSource, plan: BankPlan, images: ImageSet, views: ViewSpec, device: str, *,
+                    second: str | None = None, probe_seed: int = 0) -> TeacherSignals:
     """Load the teacher, build or open its bank, audit it, and fit the probe; of two teachers the features stand side by side."""
-    bank, facts = bank_teacher(settings, images, views, device, grid_of(settings))
-    if settings.second_teacher is not None:
-        own = None if settings.bank is None or settings.second_teacher.startswith("bank:") else Path(f"{settings.bank}-second")
-        alone = replace(settings, teacher=settings.second_teacher, teacher_size=None, teacher_weights=None, teacher_adapter=None,
-                        second_teacher=None, bank=own)
-        second, more = bank_teacher(alone, images, views, device, grid=0)
-        bank = bank.joined(second)
+    bank, facts = bank_teacher(source, plan, images, views, device)
+    if second is not None:
+        own = None if plan.folder is None or second.startswith("bank:") else Path(f"{plan.folder}-second")
+        other, more = bank_teacher(TeacherSource(second), replace(plan, folder=own, grid=0), images, views, device)
+        bank = bank.joined(other)
         facts |= {name: f"{facts[name]} + {more[name]}" for name in ("teacher", "teacher_public", "licence")}
         facts["teacher_hash"] = hashlib.sha256(f"{facts['teacher_hash']} {more['teacher_hash']}".encode()).hexdigest()
-    return probe_teacher(settings, images, bank, facts)
+    return probe_teacher(images, bank, facts, seed=probe_seed)
 
 
-def bank_teacher(settings: DistillSettings, images: ImageSet, views: ViewSpec, device: str,
-                 grid: int) -> tuple[FeatureBank, dict[str, Any]]:
+def bank_teacher(source: TeacherSource, plan: BankPlan, images: ImageSet, views: ViewSpec,
+                 device: str) -> tuple[FeatureBank, dict[str, Any]]:
     """The bank of one teacher, found or built, and audited; with the teacher's facts."""
-    counts = np.where(images.split == "train", settings.bank_views, 0).astype(np.int64)
-    seed = settings.bank_seed
-    if settings.teacher.startswith("bank:"):
-        bank = open_bank(Path(settings.teacher.removeprefix("bank:")))
-        check_key(bank, {"views": views.as_dict(), "seed": seed})  # --flip and --views tied speak of what was banked
+    if source.name.startswith("bank:"):
+        bank = open_bank(Path(source.name.removeprefix("bank:")))
+        check_key(bank, {"views": views.as_dict(), "seed": plan.seed})  # --flip and --views tied speak of what was banked
         say("bank", f"{bank.folder}: teacher {bank.key['teacher']}, {bank.rows:,} rows; no teacher at hand, so no audit")
         facts = {"teacher": bank.key["teacher"], "teacher_public": public_teacher(bank.key["teacher"]),
                  "teacher_hash": bank.key["teacher_hash"], "licence": "unknown"}
         return bank, facts
-    teacher = load_teacher(settings.teacher, size=settings.teacher_size, weights=settings.teacher_weights,
-                           adapter=settings.teacher_adapter)
+    teacher = load_teacher(source.name, size=source.size, weights=source.weights, adapter=source.adapter)
     before = weights_hash(teacher.net)  # not teacher.hash, which for a .pt2 is that of the whole file
     say("teacher", f"{teacher.name}, {teacher.parameters / 1e6:.2f} M parameters, {teacher.image_spec.width} px, frozen")
     base = teacher.image_spec
     low, high = images.facts.get("window", (0.0, 255.0))
     spec = replace(base, channels=images.facts.get("channels", 3), dtype=images.facts.get("dtype", "uint8"),
                    window=(float(low), float(high)), volume=images.volume)
-    key = bank_key(teacher.name, teacher.hash, spec, views, seed, grid)
-    folder = settings.bank or BANKS / bank_name(key, images.hashes, counts)
-    bank = find_bank(settings, folder, key, images, counts, teacher, spec, views, device, grid)
-    if settings.audit:
-        worst = audit(bank, images, spec, torch_forward(teacher, device), views=views, seed=seed, share=settings.audit)
+    bank, folder = find_bank(plan, images, teacher, spec, views, device)
+    if plan.audit:
+        worst = audit(bank, images, spec, torch_forward(teacher, device), views=views, seed=plan.seed, share=plan.audit)
         say("audit", f"smallest cosine to a live teacher {worst:.6f}")
     if weights_hash(teacher.net.to("cpu")) != before:
         raise UserError(f"the weights of teacher {teacher.name} changed while it ran; it must stay frozen, report this")
-    public = public_teacher(teacher.name, hub=not Path(settings.teacher.removeprefix("hf:")).expanduser().exists())
+    public = public_teacher(teacher.name, hub=not Path(source.name.removeprefix("hf:")).expanduser().exists())
     facts = {"teacher": teacher.name, "teacher_public": public, "teacher_hash": teacher.hash, "licence": teacher.licence,
              "bank": str(folder)}
     return bank, facts
@@ -107,15 +121,13 @@ def check_bank(folder: Path) -> None:
         read_manifest(folder, "bank")
 
 
-def grid_of(settings: DistillSettings) -> int:
-    """Side of the grid that the teacher's stages are banked in; drd and at need one."""
-    return settings.bank_grid or (DEEP_GRID if settings.method in STAGED else 0)
-
-
-def find_bank(settings: DistillSettings, folder: Path, key: dict[str, Any], images: ImageSet, counts: NDArray[np.int64],
-              teacher: Teacher, spec: ImageSpec, views: ViewSpec, device: str, grid: int) -> FeatureBank:
-    """Open the bank when it is there and matches, else build it."""
-    rows = f"{int((counts > 0).sum()):,} images x {settings.bank_views + 1} views + {int((counts == 0).sum()):,}"
+def find_bank(plan: BankPlan, images: ImageSet, teacher: Teacher, spec: ImageSpec, views: ViewSpec,
+              device: str) -> tuple[FeatureBank, Path]:
+    """Open the bank when it is there and matches, else build it; with its folder as the user names it."""
+    counts = np.where(images.split == "train", plan.views, 0).astype(np.int64)
+    key = bank_key(teacher.name, teacher.hash, spec, views, plan.seed, plan.grid)
+    folder = plan.folder or BANKS / bank_name(key, images.hashes, counts)
+    rows = f"{int((counts > 0).sum()):,} images x {plan.views + 1} views + {int((counts == 0).sum()):,}"
     check_bank(folder)
 
     def opened() -> FeatureBank:
@@ -123,7 +135,7 @@ def find_bank(settings: DistillSettings, folder: Path, key: dict[str, Any], imag
         check_key(bank, key)
         short = bank.views(bank.indices(images.hashes)) < counts
         if short.any():
-            raise UserError(f"bank {folder} holds fewer views than {settings.bank_views} for {int(short.sum())} training "
+            raise UserError(f"bank {folder} holds fewer views than {plan.views} for {int(short.sum())} training "
                             "images; lower --bank-views or name another --bank folder")
         say("bank", f"{folder}, found: {rows}")
         return bank
@@ -132,16 +144,15 @@ def find_bank(settings: DistillSettings, folder: Path, key: dict[str, Any], imag
         return folder.is_dir() and any(folder.iterdir())
 
     if there():
-        return opened()
+        return opened(), folder
     with claimed(folder, flag="--bank", wait=True) as place:  # of two runs that need the same bank, one builds it and the other waits
         if there():
-            return opened()
-        forward, runtime = choose_forward(teacher, settings.bank_runtime, device=device, grid=grid,
-                                          threads=settings.threads)
+            return opened(), folder
+        forward, runtime = choose_forward(teacher, plan.runtime, device=device, grid=plan.grid, threads=plan.threads)
         say("bank", f"{rows}, through {runtime}")
         with track("bank") as update:
-            return build_bank(place, key, images, counts, spec, forward, views=views, seed=settings.bank_seed, progress=update,
-                              batch=CPU_BATCH if device == "cpu" else GPU_BATCH)
+            return build_bank(place, key, images, counts, spec, forward, views=views, seed=plan.seed, progress=update,
+                              batch=CPU_BATCH if device == "cpu" else GPU_BATCH), folder
 
 
 def whole_features(bank: FeatureBank, rows: NDArray[np.int64], views: NDArray[np.int64] | int = 0) -> torch.Tensor:
@@ -157,13 +168,13 @@ def whole_features(bank: FeatureBank, rows: NDArray[np.int64], views: NDArray[np
     return torch.cat(parts)
 
 
-def probe_teacher(settings: DistillSettings, images: ImageSet, bank: FeatureBank, facts: dict[str, Any], *,
-                  tell: bool = True) -> Taught:
+def probe_teacher(images: ImageSet, bank: FeatureBank, facts: dict[str, Any], *, seed: int = 0,
+                  tell: bool = True) -> TeacherSignals:
     """Fit the linear probe on banked views of the labelled training images and say what it reaches on validation."""
     rows = bank.indices(images.hashes)
     train = images.rows("train")
     known = train[images.labelled[train]]
-    generator = np.random.default_rng([settings.split_seed, 11])
+    generator = np.random.default_rng([seed, 11])
     pairs = np.asarray([(row, view) for row in known for view in range(int(bank.views(rows[[row]])[0]) + 1)])
     if len(pairs) > PROBE_ROWS:
         pairs = pairs[generator.choice(len(pairs), PROBE_ROWS, replace=False)]
@@ -186,4 +197,4 @@ def probe_teacher(settings: DistillSettings, images: ImageSet, bank: FeatureBank
         found = found[torch.from_numpy(bank.features(rows[sample], views, "mask")) > 0]
     mean, sd = standardiser(found)
     bank.release()
-    return Taught(bank, rows, probe, mean, sd, facts)
+    return TeacherSignals(bank, rows, probe, mean, sd, facts)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from runtimes.errors import MISSING, USAGE, UserError
+from runtimes.flag_groups import flattened, grouped
 from runtimes.text import is_utf8
 
 Settings = TypeVar("Settings")
@@ -42,7 +43,9 @@ def parse(kind: type[Settings], arguments: Sequence[str], prog: str, description
     path = config_path(arguments)
     begins_with_its_own = bool(arguments) and not arguments[0].startswith("-")
     given = [*yaml_flags(kind, path, positionals=not begins_with_its_own), *arguments] if path else list(arguments)
-    return tyro.cli(kind, prog=prog, description=description, args=given, config=(tyro.conf.AvoidSubcommands,))
+    view = tyro.cli(grouped(kind), prog=prog, description=description, args=given,
+                    config=(tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes))
+    return flattened(kind, view)  # type: ignore[no-any-return]
 
 
 def config_path(arguments: Sequence[str]) -> Path | None:

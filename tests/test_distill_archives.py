@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from distill.archives import list_npz
-from distill.config import DistillSettings
 from distill.data import load_images
 from distill.intake import volume_spec
+from distill.settings.data import DataOptions
+from distill.settings.distill import DistillSettings
 from runtimes.errors import USAGE, UserError
 from runtimes.images import ImageSpec, read_image
 from runtimes.volumes import VolumeSpec
@@ -122,4 +123,4 @@ def test_a_fill_must_be_an_intensity(fill: float) -> None:
     with pytest.raises(UserError, match="--volume-fill") as caught:
         DistillSettings(volume_fill=fill)
     assert caught.value.exit_code == USAGE
-    assert volume_spec(DistillSettings(volume_fill=-1024.0)).fill == -1024.0
+    assert volume_spec(DataOptions(volume_fill=-1024.0)).fill == -1024.0

@@ -16,7 +16,7 @@ from tiny import VIEWS, tiny_bank, tiny_batches, tiny_images, tiny_spec
 from distill import batches as module
 from distill import views
 from distill.batches import stream
-from distill.objective import Batch
+from distill.methods.step import Batch
 from distill.views import bank_views, normalise, unit_levels, warp
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tiny import tiny_model
 
 from distill.budget import Budget, Cost, cost_of, read_count, shrink
-from distill.config import DistillSettings
 from distill.models import Model
 from distill.prune import open_pruner
+from distill.settings.student import BudgetOptions
 from distill.shrinking import importance_of, part_of, rounds_of
 from distill.timing import latency_ms
 from runtimes.errors import BUDGET, USAGE, UserError
@@ -112,16 +112,18 @@ def test_rounds_come_down_by_equal_factors_and_end_at_the_budget() -> None:
 
 def test_given_weights_are_pruned_by_what_their_loss_needs_and_once_for_every_halving_random_ones_by_size_and_at_once() -> None:
     whole = Cost(4_000_000, 10**8, 8.0)
-    given, random = DistillSettings(student_weights="pretrained"), DistillSettings()
-    assert (importance_of(given), importance_of(random)) == ("taylor", "magnitude")
+    options = BudgetOptions()
+    given, random = partial(rounds_of, options, given_weights=True), partial(rounds_of, options, given_weights=False)
+    assert [importance_of(options, given_weights=known) for known in (True, False)] == ["taylor", "magnitude"]
     budgets = {0.9: 1, 0.5: 1, 0.25: 2, 0.12: 3, 0.06: 4}
-    assert {share: rounds_of(given, Budget(macs=round(10**8 * share)), whole) for share in budgets} == budgets
-    assert rounds_of(given, Budget(params=3_900_000, latency_ms=1.0), whole) == 3  # the limit that asks for most
-    assert rounds_of(given, Budget(params=5_000_000), whole) == 1
-    assert rounds_of(random, Budget(macs=10**6), whole) == 1
-    assert rounds_of(replace(given, method="auto"), Budget(macs=10**6), whole) == 1
-    asked = replace(given, importance="magnitude", prune_rounds=2, max_macs="1M")
-    assert (importance_of(asked), rounds_of(asked, Budget(macs=10**6), whole)) == ("magnitude", 2)
+    assert {share: given(Budget(macs=round(10**8 * share)), whole) for share in budgets} == budgets
+    assert given(Budget(params=3_900_000, latency_ms=1.0), whole) == 3  # the limit that asks for most
+    assert given(Budget(params=5_000_000), whole) == 1
+    assert random(Budget(macs=10**6), whole) == 1
+    assert given(Budget(macs=10**6), whole, chosen_after=True) == 1
+    asked = BudgetOptions(importance="magnitude", prune_rounds=2, max_macs="1M")
+    assert importance_of(asked, given_weights=True) == "magnitude"
+    assert rounds_of(asked, Budget(macs=10**6), whole, given_weights=True) == 2
 
 
 def test_a_student_is_timed_on_onnxruntime_and_left_as_it_was(model: Model) -> None:

@@ -19,12 +19,14 @@ from tiny import tiny_images
 from distill import candidates, teaching, training
 from distill.bank import open_bank
 from distill.checkpoint import EVERY_CLASS, Calibration, load_checkpoint
-from distill.choosing import held_out, told
+from distill.choosing import describe_choice, held_out
 from distill.commands import distill, student_image_spec
-from distill.config import DistillSettings
 from distill.intake import choose_device, describe, images_for
 from distill.predict import judge_gain, summary
 from distill.run import NOTE
+from distill.settings.distill import DistillSettings
+from distill.settings.method import MethodOptions
+from distill.settings.student import StudentOptions
 from runtimes.errors import BUDGET, MISSING, USAGE, UserError, finish
 from runtimes.folder import read_json, read_manifest
 from runtimes.images import ImageSet
@@ -302,14 +304,14 @@ def test_the_images_of_a_student_are_read_again_with_the_same_split(tmp_path: Pa
 def test_the_input_size_follows_the_images_within_limits(median: tuple[int, int], side: int) -> None:
     images = tiny_images()
     images = replace(images, facts={**images.facts, "median_size": median})
-    spec = student_image_spec(settings(size=None), images)
+    spec = student_image_spec(StudentOptions(), images)
     assert (spec.height, spec.width) == (side, side)
-    assert student_image_spec(settings(size=48), images).height == 48
+    assert student_image_spec(StudentOptions(size=48), images).height == 48
 
 
 def test_sixteen_bit_data_keep_their_depth_and_window() -> None:
     images = replace(tiny_images(), facts={"channels": 1, "dtype": "uint16", "window": [100, 3000], "median_size": [32, 32]})
-    spec = student_image_spec(settings(), images)
+    spec = student_image_spec(StudentOptions(size=32), images)
     assert (spec.dtype, spec.window, spec.channels) == ("uint16", (100.0, 3000.0), 1)
 
 
@@ -430,13 +432,13 @@ def test_rd_distils_the_probes_logits_unless_asked_for_the_branchs(capsys: pytes
     ("drd", "probe", False, False, True), ("kd", "auto", False, False, False)])
 def test_whose_logits_are_distilled(method: str, kd_from: str, volumes: bool, unlabelled: bool, probed: bool) -> None:
     images = replace(tiny_images(unlabelled=int(unlabelled)), volume=VolumeSpec() if volumes else None)
-    assert training.distils_probe(settings(method=method, kd_from=kd_from), images) is probed
+    assert training.distils_probe(MethodOptions(method=method, kd_from=kd_from), images) is probed  # type: ignore[arg-type]
 
 
 def test_random_weights_learn_at_a_higher_rate_than_given_ones_unless_it_is_said() -> None:
-    assert training.peak_lr(settings(lr=None)) == 5e-3
-    assert training.peak_lr(settings(lr=None, student_weights="pretrained")) == 2e-3
-    assert training.peak_lr(settings(lr=0.01, student_weights="pretrained")) == 0.01
+    assert training.peak_lr(None, given_weights=False) == 5e-3
+    assert training.peak_lr(None, given_weights=True) == 2e-3
+    assert training.peak_lr(0.01, given_weights=True) == 0.01
     with pytest.raises(UserError, match="must be above 0"):
         settings(lr=0.0)
 
@@ -565,8 +567,8 @@ def test_folds_hold_out_each_labelled_training_image_once_by_patient_and_no_othe
 
 
 def test_of_equal_methods_the_simpler_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
-    assert told({"vanilla": [0.5, 0.7], "rd": [0.6, 0.6]})["method"] == "vanilla"
-    assert told({"vanilla": [0.5, 0.7], "kd": [0.6, 0.5], "rd": [0.6, 0.7]})["method"] == "rd"
+    assert describe_choice({"vanilla": [0.5, 0.7], "rd": [0.6, 0.6]})["method"] == "vanilla"
+    assert describe_choice({"vanilla": [0.5, 0.7], "kd": [0.6, 0.5], "rd": [0.6, 0.7]})["method"] == "rd"
     assert "+0.050 above vanilla (by fold +0.100, +0.000)" in capsys.readouterr().out
 
 
@@ -586,7 +588,7 @@ def test_of_equal_methods_the_simpler_is_taken(capsys: pytest.CaptureFixture[str
 def test_names_and_folders_are_looked_up_before_any_image_is_read(monkeypatch: pytest.MonkeyPatch, exit_code: int, word: str,
                                                                   changes: dict[str, Any]) -> None:
     for module in ("commands", "adapt"):
-        monkeypatch.setattr(f"distill.{module}.read_images", lambda settings: pytest.fail("images were read"))
+        monkeypatch.setattr(f"distill.{module}.read_images", lambda *_, **__: pytest.fail("images were read"))
     Path("empty").mkdir()
     Path("full").mkdir()
     Path("full/notes.txt").write_text("mine")
@@ -597,7 +599,7 @@ def test_names_that_are_there_are_looked_up_without_loading_weights(monkeypatch:
     class Read(Exception):
         """Stands for the reading of images."""
 
-    def read(settings: DistillSettings) -> ImageSet:
+    def read(*_: Any, **__: Any) -> ImageSet:
         raise Read
 
     monkeypatch.setattr("distill.commands.read_images", read)

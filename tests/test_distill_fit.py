@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from distill.batches import Batches
 from distill.checkpoint import Calibration, save_checkpoint
 from distill.fit import fit, parameter_groups, schedule
 from distill.forward import torch_forward
+from distill.methods.build import method_losses
+from distill.methods.step import Batch, Branches, Weights
 from distill.models import weights_hash
-from distill.objective import Batch, Branches, Weights
 from distill.state import load_state
 from distill.teachers import load_teacher
 from runtimes.errors import UserError
@@ -46,7 +48,7 @@ def measured(branches: Branches) -> dict[str, float]:
 def run(folder: Path, branches: Branches, batches: Batches, method: str = "rd", evaluate: Callable[[Branches], dict[str, float]] = measured,
         **changes: Any) -> list[dict[str, Any]]:
     folder.mkdir(exist_ok=True)
-    return fit(branches, batches, method, Weights(), folder=folder, evaluate=evaluate, **(SETTINGS | changes))  # type: ignore[arg-type]
+    return fit(branches, batches, partial(method_losses, method), Weights(), folder=folder, evaluate=evaluate, **(SETTINGS | changes))  # type: ignore[arg-type]
 
 
 @pytest.fixture

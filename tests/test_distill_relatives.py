@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.losses import distillation_loss
-from distill.relatives import attention_loss, contrastive_loss, correlation_loss, decoupled_loss, relational_loss
+from distill.methods.relatives import attention_loss, contrastive_loss, correlation_loss, decoupled_loss, relational_loss
 
 
 def softmax(x: np.ndarray) -> np.ndarray:

@@ -18,8 +18,9 @@ from distill.bank import FeatureBank, bank_key
 from distill.banking import build_bank
 from distill.batches import Batches
 from distill.forward import torch_forward
+from distill.methods.build import method_losses
+from distill.methods.step import Branches, Weights
 from distill.models import Model, ModelSpec, build_model, count_macs
-from distill.objective import Branches, Weights, parts
 from distill.pixels import build_pixels
 from distill.predict import predict
 from distill.reprogram import Reprogram
@@ -177,7 +178,7 @@ def test_both_branches_share_the_pooling_and_only_the_students_own_loss_bends_it
     held = bank(tmp_path / "bank", images)
     student = model().train()
     branches = Branches(student, Reprogram(torch.zeros(held.width), torch.ones(held.width), student.head.in_features, dropout=0.0))
-    losses = parts("rd", branches, batches(tmp_path, images, held)(0), Weights())
+    losses = method_losses("rd", branches, batches(tmp_path, images, held)(0), Weights())
     pool = student.slice_pool.look
     assert pool is not None
     for name in ("task", "teacher_task", "cka"):

@@ -8,9 +8,9 @@ import pytest
 import torch
 from tiny import tiny_model
 
-from distill.deep import ConvReprogram, Deep
+from distill.methods.deep import ConvReprogram, Deep
+from distill.methods.step import Branches
 from distill.models import Model, ModelSpec, build_model
-from distill.objective import Branches
 from distill.stages import cut_stages
 from distill.students import timm_arguments
 from runtimes.errors import USAGE, UserError

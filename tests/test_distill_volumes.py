@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from distill.adapt import adapt
-from distill.adapt_config import AdaptSettings
 from distill.checkpoint import load_checkpoint
 from distill.commands import distill
-from distill.config import DistillSettings
 from distill.data import MOST_SLICES, load_images
 from distill.intake import images_for
 from distill.phantom import draw, draw_labels
 from distill.phantom_volumes import DEPTHS, EXTENTS, LOCAL, PhantomVolumes
 from distill.scan import BadImages
+from distill.settings.adapt import AdaptSettings
+from distill.settings.distill import DistillSettings
 from distill.volume_views import holding, landing, strips
 from runtimes.errors import USAGE, UserError
 from runtimes.folder import read_json, read_manifest

@@ -22,8 +22,8 @@ from tiny import CLASSES, tiny_images
 
 from distill.checkpoint import load_checkpoint
 from distill.commands import distill
-from distill.config import DistillSettings
 from distill.models import weights_hash
+from distill.settings.distill import DistillSettings
 from distill.views import normalise, unit_levels
 from runtimes.folder import changed_files, read_json, read_manifest
 

@@ -7,18 +7,20 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.config import DistillSettings
+from distill.settings.adapt import AdaptSettings
+from distill.settings.distill import DistillSettings
 from export.config import ExportSettings
 from runtimes.bench_config import BenchSettings
 from runtimes.cli import VerifySettings
 from runtimes.errors import MISSING, USAGE, UserError
+from runtimes.flag_groups import grouped
 from runtimes.flags import config_path, parse, record, yaml_flags
 
 
@@ -226,10 +228,12 @@ def test_the_record_is_plain_json_of_every_setting() -> None:
 
 def test_every_setting_is_explained() -> None:
     assert yaml_flags(DistillSettings, Path("/dev/null")) == []
-    source = Path(sys.modules["distill.config"].__file__ or "").read_text(encoding="utf-8")
-    for field in dataclasses.fields(DistillSettings):
-        rest = source.split(f"\n    {field.name}: ", 1)[1].split("\n", 2)
-        assert rest[1].strip().startswith('"""'), field.name
+    for kind in (DistillSettings, AdaptSettings):
+        view = grouped(kind)
+        shown = {field.name: hint for box in get_type_hints(view, include_extras=True).values()
+                 for field, hint in zip(dataclasses.fields(box), get_type_hints(box, include_extras=True).values(), strict=True)}
+        assert set(shown) == {field.name for field in dataclasses.fields(kind)}
+        assert [name for name, hint in shown.items() if not get_args(hint)[1].help.strip()] == []
 
 
 def test_the_config_flag_is_found_in_both_forms() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from json_leaves import VALUES
 
-from distill.config import DistillSettings
+from distill.settings.distill import DistillSettings
 from runtimes.errors import UserError
 from runtimes.flags import record
 from runtimes.schema import check, list_of, mapping_of, maybe, number, object_of, of_type, one_of, text, truth, whole

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distill.config import DistillSettings
+from distill.settings.distill import DistillSettings
 from export.config import ExportSettings
 from runtimes.bench_config import BenchSettings
 from runtimes.errors import USAGE, UserError

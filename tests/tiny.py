@@ -15,11 +15,13 @@ from distill.bank import FeatureBank, bank_key
 from distill.banking import Forward, build_bank
 from distill.batches import Batches
 from distill.forward import torch_forward
+from distill.methods.deep import Deep
+from distill.methods.step import Branches
 from distill.models import Model, ModelSpec, build_model, feature_width
-from distill.objective import Branches
 from distill.pixels import PixelStore, build_pixels
 from distill.probe import Probe, fit_probe
 from distill.reprogram import Contrast, Hint, Reprogram
+from distill.stages import cut_stages
 from distill.teachers import Teacher, load_teacher
 from distill.views import ViewSpec
 from runtimes.images import ImageSet, ImageSpec
@@ -93,16 +95,22 @@ def tiny_model(task: str = "multiclass", arch: str = ARCH, size: int = 32, seed:
     return model
 
 
+STAGE_CHANNELS = (8, 12)  # of the banked maps that drd is tried on
+
+
 def tiny_branches(method: str, task: str = "multiclass", width: int = 256, dropout: float = 0.5, seed: int = 0) -> Branches:
     """A small student with what its method trains beside it; width is that of the teacher's features."""
     model = tiny_model(task, seed=seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed + 1)
         mean, sd = torch.zeros(width), torch.ones(width)
-        phi = Reprogram(mean, sd, feature_width(model), dropout=dropout) if method == "rd" else None
-        hint = Hint(mean, sd, feature_width(model)) if method == "fitnet" else None
-        contrast = Contrast(mean, sd, feature_width(model), 100) if method == "crd" else None
-    return Branches(model, phi, hint, contrast)
+        phi = Reprogram(mean, sd, feature_width(model), dropout=dropout) if method in ("rd", "drd") else None
+        beside: dict[str, torch.nn.Module] = {"hint": Hint(mean, sd, feature_width(model))} if method == "fitnet" else (
+            {"contrast": Contrast(mean, sd, feature_width(model), 100)} if method == "crd" else {})
+        stages = cut_stages(model, len(STAGE_CHANNELS)) if method == "drd" else None
+        if stages is not None:
+            beside["deep"] = Deep(STAGE_CHANNELS, stages.shapes)
+    return Branches(model, phi, beside=beside, stages=stages)
 
 
 def tiny_batches(folder: Path, images: ImageSet, *, bank: FeatureBank | None = None, probe: bool = False, seed: int = 0,

@@ -6,18 +6,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import CLASSES, tiny_branches
+from tiny import CLASSES, STAGE_CHANNELS, tiny_branches
 from torch import Tensor
 
 from distill.losses import cka_loss, distillation_loss, hint_loss, task_loss
-from distill.objective import Batch, Branches, Weights, parts
+from distill.methods.build import method_losses
+from distill.methods.step import Batch, Branches, Weights
 
 
 def batch(task: str = "multiclass", count: int = 8) -> Batch:
     torch.manual_seed(5)
     classes = len(CLASSES[task])
     labels = torch.rand(count, classes).round() if task == "multilabel" else torch.arange(count) % classes
-    return Batch(torch.randn(count, 3, 32, 32), labels, torch.randn(count, 256), torch.randn(count, 256), torch.randn(count, classes))
+    return Batch(torch.randn(count, 3, 32, 32), labels, torch.randn(count, 256), torch.randn(count, 256), torch.randn(count, classes),
+                 maps=tuple(torch.randn(count, channels, 4, 4) for channels in STAGE_CHANNELS))
 
 
 def gradients(branches: Branches, loss: Tensor) -> dict[str, Tensor]:
@@ -29,12 +31,13 @@ def gradients(branches: Branches, loss: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize(("method", "names"), [("vanilla", {"task"}), ("kd", {"task", "kd"}), ("fitnet", {"task", "hint"}),
                                                ("dkd", {"task", "kd"}), ("dist", {"task", "kd"}), ("rkd", {"task", "hint"}),
                                                ("crd", {"task", "hint"}),
-                                               ("rd", {"task", "teacher_task", "kd", "cka"})])
+                                               ("rd", {"task", "teacher_task", "kd", "cka"}),
+                                               ("drd", {"task", "teacher_task", "kd", "cka", "stage_task", "stage_kd", "stage_cka"})])
 @pytest.mark.parametrize("task", sorted(CLASSES))
 def test_a_method_has_its_parts_and_each_is_finite(method: str, names: set[str], task: str) -> None:
     if (method, task) == ("dkd", "multilabel"):
         pytest.skip("rd-distill refuses it: DKD needs one label an image")
-    losses = parts(method, tiny_branches(method, task), batch(task), Weights())  # type: ignore[arg-type]
+    losses = method_losses(method, tiny_branches(method, task), batch(task), Weights())  # type: ignore[arg-type]
     assert set(losses) == names
     assert all(torch.isfinite(value) and value.ndim == 0 for value in losses.values())
 
@@ -44,7 +47,7 @@ def test_rd_is_the_sum_of_its_formulas() -> None:
     assert branches.phi is not None
     student, phi = branches.student, branches.phi
     weights = Weights(teacher=0.3, kd=0.7, cka=2.0, temperature=3.0)
-    found = parts("rd", branches, given, weights)
+    found = method_losses("rd", branches, given, weights)
     features = student.features(given.pixels)
     assert given.clean is not None
     assert given.viewed is not None
@@ -61,21 +64,21 @@ def test_rd_is_the_sum_of_its_formulas() -> None:
 
 @pytest.mark.parametrize("method", ["rd", "drd"])
 def test_cka_is_taken_against_the_teachers_own_features_when_asked_and_nothing_else_changes(method: str) -> None:
-    branches, given = tiny_branches("rd", dropout=0.0).eval(), batch()
+    branches, given = tiny_branches(method, dropout=0.0).eval(), batch()
     assert given.clean is not None
-    usual, raw = (parts(method, branches, given, Weights(cka=2.0, raw=raw)) for raw in (False, True))  # type: ignore[arg-type]
+    usual, raw = (method_losses(method, branches, given, Weights(cka=2.0, raw=raw)) for raw in (False, True))  # type: ignore[arg-type]
     torch.testing.assert_close(raw.pop("cka"), 2.0 * cka_loss(given.clean, branches.student.features(given.pixels)))
     usual.pop("cka")
     assert all(torch.equal(raw[name], value) for name, value in usual.items())
-    assert not any(name.startswith("phi") for name in gradients(branches, parts("rd", branches, given, Weights(
+    assert not any(name.startswith("phi") for name in gradients(branches, method_losses(method, branches, given, Weights(
         teacher=0, kd=0, raw=True))["cka"]))
 
 
 @pytest.mark.parametrize("method", ["rd", "drd"])
 def test_the_probes_logits_are_distilled_when_asked_and_nothing_else_changes(method: str) -> None:
-    branches, given = tiny_branches("rd", dropout=0.0).eval(), batch()
+    branches, given = tiny_branches(method, dropout=0.0).eval(), batch()
     assert given.probe_logits is not None
-    usual, probed = (parts(method, branches, given, Weights(kd=0.5, probed=one)) for one in (False, True))  # type: ignore[arg-type]
+    usual, probed = (method_losses(method, branches, given, Weights(kd=0.5, probed=one)) for one in (False, True))  # type: ignore[arg-type]
     logits = branches.student(given.pixels)
     torch.testing.assert_close(probed.pop("kd"), 0.5 * distillation_loss(logits, given.probe_logits, "multiclass", 4.0))
     usual.pop("kd")
@@ -88,13 +91,13 @@ def test_kd_and_fitnet_are_their_formulas() -> None:
     assert given.clean is not None
     branches = tiny_branches("kd").eval()
     logits = branches.student(given.pixels)
-    torch.testing.assert_close(parts("kd", branches, given, Weights(kd=0.5))["kd"],
+    torch.testing.assert_close(method_losses("kd", branches, given, Weights(kd=0.5))["kd"],
                                0.5 * distillation_loss(logits, given.probe_logits, "multiclass", 4.0))
     branches = tiny_branches("fitnet").eval()
-    assert branches.hint is not None
+    hint = branches.get_submodule("hint")
     features = branches.student.features(given.pixels)
-    torch.testing.assert_close(parts("fitnet", branches, given, Weights(hint=2.0))["hint"],
-                               2.0 * hint_loss(*branches.hint(features, given.clean)))
+    torch.testing.assert_close(method_losses("fitnet", branches, given, Weights(hint=2.0))["hint"],
+                               2.0 * hint_loss(*hint(features, given.clean)))
 
 
 def test_one_classifier_serves_both_branches() -> None:
@@ -104,7 +107,7 @@ def test_one_classifier_serves_both_branches() -> None:
     assert sum(one is head.weight for one in branches.parameters()) == 1
     assert not any(isinstance(one, torch.nn.Linear) and one.out_features == head.out_features
                    for one in branches.phi.modules())  # type: ignore[union-attr]
-    losses = parts("rd", branches, batch(), Weights())
+    losses = method_losses("rd", branches, batch(), Weights())
     teacher = gradients(branches, losses["teacher_task"])
     assert "student.net.classifier.weight" in teacher
     assert any(name.startswith("phi.") for name in teacher)
@@ -117,7 +120,7 @@ def test_one_classifier_serves_both_branches() -> None:
 @pytest.mark.parametrize("part", ["kd", "cka"])
 def test_what_is_taught_sends_no_gradient_into_the_module_that_teaches(part: str) -> None:
     branches = tiny_branches("rd")
-    found = gradients(branches, parts("rd", branches, batch(), Weights())[part])
+    found = gradients(branches, method_losses("rd", branches, batch(), Weights())[part])
     assert found
     assert not any(name.startswith("phi.") for name in found)
 
@@ -128,7 +131,7 @@ def test_teacher_features_need_and_get_no_gradient() -> None:
     assert given.viewed is not None
     assert not given.clean.requires_grad
     branches = tiny_branches("rd")
-    torch.stack(list(parts("rd", branches, given, Weights()).values())).sum().backward()
+    torch.stack(list(method_losses("rd", branches, given, Weights()).values())).sum().backward()
     assert given.clean.grad is None
     assert given.viewed.grad is None
 
@@ -137,7 +140,7 @@ def test_the_same_classifier_ends_in_the_student_that_is_kept() -> None:
     branches = tiny_branches("rd")
     before = branches.student.head.weight.detach().clone()
     optimiser = torch.optim.SGD(branches.parameters(), lr=0.5)
-    parts("rd", branches, batch(), Weights())["teacher_task"].backward()
+    method_losses("rd", branches, batch(), Weights())["teacher_task"].backward()
     optimiser.step()
     assert not torch.equal(before, branches.student.net.get_classifier().weight)  # type: ignore[operator]
 
@@ -145,14 +148,14 @@ def test_the_same_classifier_ends_in_the_student_that_is_kept() -> None:
 def test_hidden_labels_touch_only_the_task_losses() -> None:
     branches, given = tiny_branches("rd", dropout=0.0).eval(), batch()
     hidden = replace(given, labels=torch.full_like(given.labels, -1))
-    open_, shut = (parts("rd", branches, one, Weights()) for one in (given, hidden))
+    open_, shut = (method_losses("rd", branches, one, Weights()) for one in (given, hidden))
     assert shut["task"] == shut["teacher_task"] == 0
     assert torch.equal(open_["kd"], shut["kd"])
     assert torch.equal(open_["cka"], shut["cka"])
 
 
 def test_weights_of_zero_switch_a_part_off() -> None:
-    losses = parts("rd", tiny_branches("rd"), batch(), Weights(teacher=0, kd=0, cka=0))
+    losses = method_losses("rd", tiny_branches("rd"), batch(), Weights(teacher=0, kd=0, cka=0))
     assert losses["teacher_task"] == losses["kd"] == losses["cka"] == 0
     assert losses["task"] > 0
 
@@ -160,7 +163,7 @@ def test_weights_of_zero_switch_a_part_off() -> None:
 def test_a_teacher_branch_with_a_classifier_of_its_own_leaves_the_students_to_the_student() -> None:
     branches, given = tiny_branches("rd", dropout=0.0), batch()
     branches.classifier = torch.nn.Linear(branches.student.head.in_features, 3)
-    losses = parts("rd", branches, given, Weights())
+    losses = method_losses("rd", branches, given, Weights())
     own = gradients(branches, losses["teacher_task"])
     assert any(name.startswith("classifier.") for name in own)
     assert not any(name.startswith("student.") for name in own)

@@ -37,6 +37,8 @@ class ConvReprogram(nn.Module):
 class Deep(nn.Module):
     """One reprogramming module a stage: channels of the banked maps, shapes (c, h, w) of the student's."""
 
+    reprograms = True
+
     def __init__(self, channels: Sequence[int], shapes: Sequence[tuple[int, int, int]]) -> None:
         super().__init__()
         self.phis = nn.ModuleList(ConvReprogram(count, shape) for count, shape in zip(channels, shapes, strict=True))

@@ -1,0 +1,59 @@
+"""Which images, how their labels are read, how they are split.
+
+Owns: DataOptions. Does not own: reading them (intake.py, data.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from distill.settings.group import Group
+from runtimes.errors import USAGE, UserError
+from runtimes.volumes import MAX_FILL
+
+
+@dataclass(frozen=True)
+class DataOptions(Group):
+    """Data: which images, how their labels are read, how they are split."""
+
+    data: str = "phantom"
+    """Folder of class folders, CSV file, MedMNIST .npz or name, NIfTI volumes in these, or phantom, phantom-volumes (synthetic)."""
+    task: Literal["binary", "multiclass", "multilabel", "ordinal"] | None = None
+    """Read off the labels when not given."""
+    label: str | None = None
+    """CSV column that holds the label."""
+    uncertain: Literal["unknown", "positive", "negative"] = "unknown"
+    """What -1 (uncertain) beside 0 and 1 means in a CSV, as CheXpert writes it."""
+    skip_bad_images: bool = False
+    """Train without files that cannot be used, and count them in the result."""
+    split_seed: int = 0
+    """Seed of the split when the data brings none."""
+    keep_together: Literal["near", "group", "none"] = "near"
+    """What a split that is made here keeps on one side: near: patients and near copies; group: patients; none: neither."""
+    phantom_images: tuple[int, int, int] | None = None
+    """Synthetic images for training, validation, test; 1200 200 400, or of phantom-volumes 240 60 120, when not given."""
+    phantom_size: int = 96
+    """Side of a synthetic image in pixels."""
+    slices: int | None = None
+    """Most slices of a volume that a network sees, evenly spread; the thickest volume's, up to 32, when not given."""
+    axis: Literal["axial", "coronal", "sagittal"] = "axial"
+    """How volumes are cut into slices."""
+    volume_window: tuple[float, float] | None = None
+    """Intensities shown as black and white; each volume's own percentiles 0.5 and 99.5 when not given."""
+    volume_fill: float | None = None
+    """Intensity that stands for NaN in volumes; when not given, NaN is refused."""
+
+    def check(self) -> None:
+        """Refuse values out of range."""
+        super().check()
+        self.seeds("split_seed")
+        self.pixels("phantom_size")
+        if self.slices is not None and not 1 <= self.slices <= 512:
+            raise UserError(f"--slices {self.slices} must be between 1 and 512", USAGE)
+        if self.volume_window is not None and not self.volume_window[0] < self.volume_window[1]:
+            raise UserError(f"--volume-window {self.volume_window} is empty; give the lower intensity first", USAGE)
+        if self.volume_fill is not None and abs(self.volume_fill) > MAX_FILL:
+            raise UserError(f"--volume-fill {self.volume_fill} must be between -{MAX_FILL:g} and {MAX_FILL:g}", USAGE)
+        if self.phantom_images is not None and min(self.phantom_images) < 1:
+            raise UserError(f"--phantom-images {self.phantom_images} must all be above 0", USAGE)

@@ -1,0 +1,109 @@
+"""The settings of rd-distill: one frozen dataclass that is command line, Python call and record.
+
+Owns: DistillSettings, and which of its settings contradict each other. Does not own: the range of each (its groups), reading them
+(runtimes/flags.py), what a setting does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from distill.settings.adapt import AdaptSettings
+from distill.settings.data import DataOptions
+from distill.settings.group import flag
+from distill.settings.method import MethodOptions, SelectionOptions
+from distill.settings.method_table import chosen, needs_bank
+from distill.settings.student import BudgetOptions, StudentOptions
+from distill.settings.teacher import TeacherOptions
+from distill.settings.training import RunOptions, TrainingOptions
+from runtimes.errors import USAGE, UserError
+
+AS_ADAPTED = ("teacher_size", "teacher_weights", "bank_views", "bank_runtime", "flip")  # what --adapt passes on of the teacher
+
+
+@dataclass(frozen=True)
+class DistillSettings(RunOptions, TrainingOptions, SelectionOptions, MethodOptions, BudgetOptions, StudentOptions, TeacherOptions,
+                      DataOptions):
+    """Distil a frozen teacher into a small student: data + teacher -> a student folder."""
+
+    out: Path = Path("student")
+    """Folder to write."""
+    min_steps: int = 1200
+    """Fewest steps of a run: small data sets are turned through more often."""
+    unlabelled: Path | None = None
+    """Folder of further training images without labels."""
+    adapt: Literal["none", "lora", "moe", "molre", "spectral"] = "none"
+    """Adapt the teacher first, as rd-adapt does, into <out>-teacher."""
+    teacher_adapter: Path | None = None
+    """PEFT folder (LoRA) to merge into the teacher, such as rd-adapt --peft writes; it must fit the teacher's weights."""
+    second_teacher: str | None = None
+    """A further teacher, named as --teacher is: its features are banked behind the first one's, at no cost for the student."""
+    bank_seed: int = 0
+    """Seed of the banked views."""
+    bank_grid: int = 0
+    """Also bank the teacher's stages, pooled to a grid of this side; 0 banks pooled features alone, or 8 x 8 for drd and at."""
+    audit: float = 0.01
+    """Share of the bank recomputed live in PyTorch (cosine at least 0.999); 0 skips it."""
+
+    def check(self) -> None:
+        """Refuse values out of range and the first pair of settings that cannot both hold."""
+        super().check()
+        self.seeds("bank_seed")
+        self.not_negative("bank_grid")
+        self.shares("audit")
+        for wrong, reason in contradictions(self):
+            if wrong:
+                raise UserError(reason, USAGE)
+
+    def adaptation(self, out: Path) -> AdaptSettings:
+        """The adaptation behind --adapt: its data, teacher, device and seed, all else by default."""
+        shared = {**vars(self.part(DataOptions)), **{name: getattr(self, name) for name in AS_ADAPTED}, "teacher": self.teacher,
+                  **{name: value for name, value in vars(self.part(RunOptions)).items() if name not in ("out", "config")}}
+        return AdaptSettings(method=self.adapt, out=out, slice_pooling=self.slice_pooling, **shared)  # type: ignore[arg-type]
+
+
+def contradictions(settings: DistillSettings) -> list[tuple[bool, str]]:
+    """Each contradiction there can be: whether it is there, and what to say of it."""
+    budget = settings.limited
+    method, adapt = settings.method, settings.adapt
+    row = chosen(method)
+    banked, branch = needs_bank(method), row is not None and row.branch
+    how = next((f"{flag(name)} {getattr(settings, name)}" for name, usual in
+                (("importance", "auto"), ("prune_scope", "layer"), ("prune_rounds", None)) if getattr(settings, name) != usual), None)
+    needless = [flag(name) for name in ("bank", "teacher_size", "teacher_weights", "teacher_adapter")
+                if getattr(settings, name)]
+    return [
+        (how is not None and not budget,
+         f"{how} says how a student is pruned to a budget: give --max-params, --max-macs or --max-latency-ms, or leave it out"),
+        (how is not None and settings.student == "auto",
+         f"--student auto takes whole networks that fit; leave {how} out, or name a student to prune"),
+        (settings.latency_table is not None and settings.max_latency_ms is None,
+         "--latency-table tells what networks take on another device; it needs --max-latency-ms"),
+        (settings.student == "auto" and not budget,
+         "--student auto needs a budget to choose within: --max-params, --max-macs or --max-latency-ms"),
+        (settings.student == "auto" and settings.student_weights is not None,
+         "--student auto compares networks with random weights; leave --student-weights out, or name a student"),
+        (settings.views == "tied" and not banked, f"--views tied needs a bank; --method {method} has none"),
+        (adapt != "none" and not banked, f"--adapt {adapt} adapts a teacher; --method {method} has none"),
+        (settings.teacher_adapter is not None and adapt != "none",
+         f"--adapt {adapt} starts from a plain teacher; leave --teacher-adapter out"),
+        (settings.teacher.startswith("bank:") and banked and bool(needless),
+         f"--teacher {settings.teacher} holds features already; leave {' and '.join(needless)} out"),
+        (settings.second_teacher is not None and not banked,
+         f"--second-teacher {settings.second_teacher} needs a bank; --method {method} has none"),
+        (settings.second_teacher is not None and adapt != "none",
+         f"--adapt {adapt} adapts one teacher; run rd-adapt first and give its folder as --teacher or --second-teacher"),
+        (method == "auto" and (settings.prune_rounds or 1) > 1,
+         "--method auto chooses after pruning; with --prune-rounds above 1 name a method"),
+        (row is not None and row.same_places and settings.views != "tied",
+         f"--method {method} compares places in the image, which both must see alike: add --views tied"),
+        (settings.classifier == "own" and method != "rd",
+         f"--classifier own is about the teacher branch of rd; --method {method} has none"),
+        (settings.cka_against == "teacher" and not branch,
+         f"--cka-against teacher is about the CKA of rd and drd; --method {method} has none"),
+        (settings.kd_from != "auto" and not branch,
+         f"--kd-from {settings.kd_from} is about the logits that rd and drd distil; leave it out with --method {method}"),
+        (settings.overwrite and settings.resume, "--overwrite and --resume contradict each other; give one"),
+    ]

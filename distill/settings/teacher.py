@@ -1,0 +1,38 @@
+"""Which teacher, and the bank of its features.
+
+Owns: TeacherOptions. Does not own: loading it (teachers.py), its bank (teaching.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from distill.settings.group import Group
+
+
+@dataclass(frozen=True)
+class TeacherOptions(Group):
+    """Teacher: which one, and the bank of its features."""
+
+    teacher: str = "efficientnet-lite0"
+    """timm or short name, folder of rd-distill or rd-adapt, .pt2 file, hf:ID, or bank:FOLDER."""
+    teacher_size: int | None = None
+    """Teacher input side in pixels; the teacher's own when not given."""
+    teacher_weights: str | None = None
+    """Weights file of a timm teacher, or `random` (for trials only)."""
+    bank: Path | None = None
+    """Folder of the feature bank; by default one named after teacher and images below `banks`."""
+    bank_views: int = 8
+    """Views an image beside the clean one; of rd-adapt for adapters of pooled features alone."""
+    bank_runtime: Literal["auto", "torch", "onnx"] = "auto"
+    """What runs the teacher for the bank; auto takes ONNX Runtime on a CPU when the teacher exports, and says which it took."""
+    flip: bool = True
+    """Mirror images left to right in views; switch off where sides matter."""
+
+    def check(self) -> None:
+        """Refuse values out of range."""
+        super().check()
+        self.not_negative("bank_views")
+        self.pixels("teacher_size")
