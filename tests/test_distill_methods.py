@@ -6,20 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import CLASSES, STAGE_CHANNELS, tiny_branches
+from tiny import CLASSES, tiny_branches
+from tiny import tiny_step as batch
 from torch import Tensor
 
 from distill.losses import cka_loss, distillation_loss, hint_loss, task_loss
 from distill.methods.build import method_losses
-from distill.methods.step import Batch, Branches, Weights
-
-
-def batch(task: str = "multiclass", count: int = 8) -> Batch:
-    torch.manual_seed(5)
-    classes = len(CLASSES[task])
-    labels = torch.rand(count, classes).round() if task == "multilabel" else torch.arange(count) % classes
-    return Batch(torch.randn(count, 3, 32, 32), labels, torch.randn(count, 256), torch.randn(count, 256), torch.randn(count, classes),
-                 maps=tuple(torch.randn(count, channels, 4, 4) for channels in STAGE_CHANNELS))
+from distill.methods.step import Branches, Weights
 
 
 def gradients(branches: Branches, loss: Tensor) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from distill.banking import Forward, build_bank
 from distill.batches import Batches
 from distill.forward import torch_forward
 from distill.methods.deep import Deep
-from distill.methods.step import Branches
+from distill.methods.step import Batch, Branches
 from distill.models import Model, ModelSpec, build_model, feature_width
 from distill.pixels import PixelStore, build_pixels
 from distill.probe import Probe, fit_probe
@@ -111,6 +111,15 @@ def tiny_branches(method: str, task: str = "multiclass", width: int = 256, dropo
         if stages is not None:
             beside["deep"] = Deep(STAGE_CHANNELS, stages.shapes)
     return Branches(model, phi, beside=beside, stages=stages)
+
+
+def tiny_step(task: str = "multiclass", count: int = 8) -> Batch:
+    """One batch of noise with all that any method asks for; the teacher is 256 wide."""
+    torch.manual_seed(5)
+    classes = len(CLASSES[task])
+    labels = torch.rand(count, classes).round() if task == "multilabel" else torch.arange(count) % classes
+    return Batch(torch.randn(count, 3, 32, 32), labels, torch.randn(count, 256), torch.randn(count, 256), torch.randn(count, classes),
+                 maps=tuple(torch.randn(count, channels, 4, 4) for channels in STAGE_CHANNELS))
 
 
 def tiny_batches(folder: Path, images: ImageSet, *, bank: FeatureBank | None = None, probe: bool = False, seed: int = 0,
