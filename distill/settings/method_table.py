@@ -41,6 +41,7 @@ METHODS: dict[str, MethodRow] = {
     "fitnet": MethodRow("distill.methods.fitnet", "features", trial=True),
     "rkd": MethodRow("distill.methods.rkd", "relations of features"),
     "crd": MethodRow("distill.methods.crd", "features by contrast"),
+    "spkd": MethodRow("distill.methods.spkd", "similarities of features"),
     "at": MethodRow("distill.methods.at", "maps", stages=True, same_places=True),
     "vanilla": MethodRow("distill.methods.vanilla", "labels alone", bank=False, trial=True),
 }
