@@ -18,21 +18,22 @@ from torch import Tensor
 
 from distill.adaptable import adaptable, check_adaptable
 from distill.adapters import adapters_of, routers_of
+from distill.answers import predict
 from distill.batches import Batches
 from distill.fit import fit
 from distill.folding import Folded, batched, fold_teacher
 from distill.heads import head_of, load_heads, save_heads
 from distill.insert import POOLED, added_parameters, choose_layers, remove_unused
-from distill.intake import choose_device, describe, read_images
+from distill.intake import choose_device, data_name, describe, read_images
 from distill.losses import prevalence_weights
 from distill.methods.build import method_losses
 from distill.methods.step import Branches, Weights
 from distill.models import Model, adapt_model, count_macs, count_parameters, feature_width
 from distill.named import PHANTOMS
-from distill.outcome import RunResult, data_name, images_digest, write_result
+from distill.outcome import RunResult, images_digest, write_result
 from distill.peft_folder import starts_of, write_peft
 from distill.pixels import build_pixels
-from distill.predict import Predictions, calibrate, judge, predict, score, summary
+from distill.predict import Predictions, calibrate, judge, score, summary
 from distill.progress import say, track
 from distill.run import Run, opened_run, start_run
 from distill.settings.adapt import AdapterOptions, AdaptSettings

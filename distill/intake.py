@@ -1,6 +1,6 @@
 """What every command of the workshop begins with: the device asked for, the images named, one line on them.
 
-Owns: choose_device, read_images, images_for, describe. Does not own: forms of data (data.py), settings (settings).
+Owns: choose_device, read_images, images_for, describe, data_name. Does not own: forms of data (data.py), settings (settings).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from distill.data import load_images
-from distill.outcome import data_name
 from distill.progress import track
 from distill.scan import BadImages
 from distill.settings.data import DataOptions
@@ -92,6 +91,12 @@ def images_for(manifest: dict[str, Any], data: str | None = None) -> ImageSet:
     options = from_record(DataOptions, {"keep_together": "group", **record, **({"data": data} if data else {})})
     unlabelled = record.get("unlabelled")
     return read_images(options, Path(record.get("out") or "student"), unlabelled=Path(unlabelled) if unlabelled else None, earlier=earlier)
+
+
+def data_name(images: ImageSet) -> str:
+    """What to call the data: the last part of --data, and that it is synthetic when it is."""
+    name = Path(str(images.facts.get("data", "images"))).name
+    return f"{name} (synthetic head CT)" if images.synthetic else name
 
 
 def describe(images: ImageSet) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from distill.card import input_line, model_card
 from distill.checkpoint import Calibration, save_checkpoint
 from distill.data import split_table
+from distill.intake import data_name
 from distill.models import Model, count_parameters, weights_hash
 from distill.predict import Predictions, probabilities
 from distill.report import write_report
@@ -80,12 +81,6 @@ def write_result(out: Path, outcome: RunResult, *, overwrite: bool, kind: Litera
             "teacher": outcome.teacher.get("teacher"), "teacher_public": outcome.teacher.get("teacher_public"),
             "data": data_facts(images), "synthetic": images.synthetic, **(more or {}),
         })
-
-
-def data_name(images: ImageSet) -> str:
-    """What to call the data: the last part of --data, and that it is synthetic when it is."""
-    name = Path(str(images.facts.get("data", "images"))).name
-    return f"{name} (synthetic head CT)" if images.synthetic else name
 
 
 def images_digest(images: ImageSet) -> str:

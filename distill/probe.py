@@ -13,10 +13,17 @@ from torch.nn import functional as F
 
 from distill.losses import task_loss
 from distill.models import class_scores
-from distill.reprogram import standardiser
 from runtimes.scores import Task
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # scikit-learn's C
+
+SMALLEST_SD = 0.1  # of the mean deviation: a feature that is dead on most images must not be blown up on the next one
+
+
+def standardiser(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (D,) that standardise features (n, D); deviations of nearly dead features are raised to a floor."""
+    mean, sd = features.mean(0), features.std(0)
+    return mean, sd.clamp_min(max(SMALLEST_SD * float(sd.mean()), 1e-6))
 
 
 @dataclass(frozen=True)

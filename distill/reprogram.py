@@ -1,21 +1,13 @@
 """Bridges between banked teacher features and the student's feature space: RD's reprogramming module, FitNet's projection, CRD's.
 
-Owns: the residual block phi, the projections of hints and contrasts, the statistics that standardise their input.
-Does not own: the shared classifier, losses.
+Owns: the residual block phi, the projections of hints and contrasts. Does not own: the statistics that standardise their input
+(probe.py), the shared classifier, losses.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-
-SMALLEST_SD = 0.1  # of the mean deviation: a feature that is dead on most images must not be blown up on the next one
-
-
-def standardiser(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (D,) that standardise features (n, D); deviations of nearly dead features are raised to a floor."""
-    mean, sd = features.mean(0), features.std(0)
-    return mean, sd.clamp_min(max(SMALLEST_SD * float(sd.mean()), 1e-6))
 
 
 class Reprogram(nn.Module):

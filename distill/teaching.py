@@ -20,10 +20,9 @@ from distill.banking import CPU_BATCH, GPU_BATCH, build_bank
 from distill.forward import choose_forward, torch_forward
 from distill.models import weights_hash
 from distill.predict import Predictions, judge
-from distill.probe import Probe, fit_probe
+from distill.probe import Probe, fit_probe, standardiser
 from distill.progress import say, track
 from distill.public_names import public_teacher
-from distill.reprogram import standardiser
 from distill.slices import mean_of_slices
 from distill.teachers import Teacher, load_teacher
 from distill.views import ViewSpec

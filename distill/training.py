@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from distill.answers import predict
 from distill.batches import Batches
 from distill.fit import fit
 from distill.layout import channels_last
@@ -21,7 +22,7 @@ from distill.losses import prevalence_weights
 from distill.methods.build import build_branches, method_losses
 from distill.methods.step import Branches, Weights
 from distill.models import Model
-from distill.predict import Predictions, judge, predict
+from distill.predict import Predictions, judge
 from distill.progress import say, track
 from distill.settings.method import MethodOptions
 from distill.settings.method_table import METHODS

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from tiny import CLASSES, tiny_bank, tiny_branches, tiny_images, tiny_probe, tiny_spec
 
+from distill.answers import predict
 from distill.checkpoint import Calibration
 from distill.losses import cka
 from distill.pixels import build_pixels
-from distill.predict import Predictions, calibrate, judge, predict, probabilities, score
+from distill.predict import Predictions, calibrate, judge, probabilities, score
 from runtimes.images import ImageSet
 
 

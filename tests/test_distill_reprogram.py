@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill.reprogram import SMALLEST_SD, Hint, Reprogram, standardiser
+from distill.probe import SMALLEST_SD, standardiser
+from distill.reprogram import Hint, Reprogram
 
 
 def module(dropout: float = 0.5) -> Reprogram:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import VIEWS, tiny_teacher
 
+from distill.answers import predict
 from distill.audit import audit
 from distill.bank import FeatureBank, bank_key
 from distill.banking import build_bank
@@ -22,7 +23,6 @@ from distill.methods.build import method_losses
 from distill.methods.step import Branches, Weights
 from distill.models import Model, ModelSpec, build_model, count_macs
 from distill.pixels import build_pixels
-from distill.predict import predict
 from distill.reprogram import Reprogram
 from distill.slices import SlicePool, mean_of_slices
 from distill.views import fresh_pixels, normalise, unit_levels
