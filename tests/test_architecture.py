@@ -18,6 +18,7 @@ BELOW = {"runtimes": {"runtimes"}, "distill": {"runtimes", "distill"}, "export":
 GROUND = {"numpy", "PIL"}  # what every file of the ground floor may import beside the standard library
 GROUND_BY_FILE = {"runtimes/cli.py": {"tyro", "rich"}, "runtimes/bench_config.py": {"tyro"}, "runtimes/flags.py": {"tyro", "yaml"},
                   "runtimes/flag_groups.py": {"tyro"},
+                  "runtimes/info_cli.py": {"tyro"},
                   "runtimes/ort.py": {"onnxruntime"}, "runtimes/ov.py": {"openvino"}, "runtimes/volumes.py": {"nibabel"},
                   "runtimes/cuda.py": {"cuda"}, "runtimes/signature.py": {"cryptography"},
                   "runtimes/trt_library.py": {"tensorrt", "tensorrt_rtx"}}
@@ -148,10 +149,11 @@ def loaded(code: str) -> set[str]:
 
 
 def test_importing_the_ground_floor_loads_no_framework_and_no_runtime() -> None:
-    flags = {"runtimes/cli.py", "runtimes/bench_cli.py", "runtimes/bench_config.py"}
+    flags = {"runtimes/cli.py", "runtimes/info_cli.py", "runtimes/bench_cli.py", "runtimes/bench_config.py"}
     everything = "\n".join(f"import {module_of(file)}" for file in files("runtimes") if file not in flags)
     assert loaded(everything) == set()
-    assert loaded("import runtimes.cli, runtimes.bench_cli") <= {"tyro", "rich", "yaml"}  # yaml: tyro's own, where it is installed
+    commands = "import runtimes.cli, runtimes.info_cli, runtimes.bench_cli"
+    assert loaded(commands) <= {"tyro", "rich", "yaml"}  # yaml: tyro's own, where it is installed
 
 
 def test_the_check_of_a_fresh_process_can_fail() -> None:
