@@ -93,8 +93,8 @@ class FolderInfo:
         maker = f"{COMMANDS.get(self.kind, 'one of our commands')} {self.versions.get('rd-distill', '')}".rstrip()
         made = [("made", f"{self.written} (by its manifest's date) with {maker}" + (f", {packages}" if packages else ""))] \
             if self.written else []
-        told = [self.rows[0], *made, *([("command", self.command)] if self.command else []), *self.rows[1:]]
-        return [f"{label:<9} {one_line(words)}" for label, words in [*told, *self._of_bytes(), ("next", self.next)]]
+        rows = [self.rows[0], *made, *([("command", self.command)] if self.command else []), *self.rows[1:]]
+        return [f"{label:<9} {one_line(words)}" for label, words in [*rows, *self._of_bytes(), ("next", self.next)]]
 
     def _of_bytes(self) -> list[tuple[str, str]]:
         if not self.written:
@@ -110,8 +110,8 @@ class FolderInfo:
 
 
 @dataclass(frozen=True)
-class _Told:
-    """What the reader of a kind found out: lines, facts, the next command."""
+class _Reading:
+    """What the reader of a kind read: lines, facts, the next command."""
 
     rows: list[tuple[str, str]]
     facts: dict[str, Any]
@@ -130,10 +130,10 @@ def folder_info(folder: Path, *, compare: bool = True) -> FolderInfo:
         return _unfinished(folder)
     manifest = read_manifest(folder, *sorted(KINDS))
     kind = str(manifest["kind"])
-    told = READERS[kind](folder, manifest)
+    reading = READERS[kind](folder, manifest)
     problems = tuple(changed_files(folder, manifest)) if compare else None
     sizes = [_size(folder / name) for name in manifest["files"]]
-    return FolderInfo(str(folder), kind, tuple(told.rows), told.facts, told.next, _date(folder / MANIFEST),
+    return FolderInfo(str(folder), kind, tuple(reading.rows), reading.facts, reading.next, _date(folder / MANIFEST),
                       str(manifest.get("command", "")), dict(manifest.get("versions", {})), len(sizes), sum(sizes),
                       (folder / SIGNATURE).is_file(), problems)
 
@@ -169,7 +169,7 @@ def _figure(figure: Mapping[str, Any]) -> str:
     return f"{figure['value']:.3f}{interval}" if "value" in figure else "none"
 
 
-def _trained(folder: Path, manifest: Mapping[str, Any]) -> _Told:
+def _trained(folder: Path, manifest: Mapping[str, Any]) -> _Reading:
     """A student, or an adapted teacher."""
     check(manifest, TRAINED, str(folder / MANIFEST), AGAIN)
     student = manifest["kind"] == "student"
@@ -200,10 +200,10 @@ def _trained(folder: Path, manifest: Mapping[str, Any]) -> _Told:
               "teacher": manifest.get("teacher"), "licence": manifest.get("licence"), "parents": dict(manifest.get("parents", {})),
               "params": metrics.get("params"), "macs": metrics.get("macs"), "figures": figures}
     following = f"rd-export --target onnx --student-dir {_typed(folder)}" if student else f"rd-distill --teacher {_typed(folder)}"
-    return _Told(rows, facts, following)
+    return _Reading(rows, facts, following)
 
 
-def _bank(folder: Path, manifest: Mapping[str, Any]) -> _Told:
+def _bank(folder: Path, manifest: Mapping[str, Any]) -> _Reading:
     check(manifest, BANK, str(folder / MANIFEST), AGAIN)
     key, size = manifest["key"], manifest["key"].get("preprocessing", {})
     facts = {"teacher": key["teacher"], "images": manifest.get("images"), "feature_rows": manifest.get("rows"), "seed": key.get("seed"),
@@ -211,10 +211,10 @@ def _bank(folder: Path, manifest: Mapping[str, Any]) -> _Told:
     stages = f", and its stages on a grid of {facts['grid']}" if facts["grid"] else ""
     rows = [("kind", "feature bank"), ("teacher", f"{key['teacher']}, {facts['height']}x{facts['width']} pixels"),
             ("holds", f"{facts['images']} images, {facts['feature_rows']} rows of features (an image and its views){stages}")]
-    return _Told(rows, facts, f"rd-distill --teacher bank:{_typed(folder)}   (with the --data it was made of)")
+    return _Reading(rows, facts, f"rd-distill --teacher bank:{_typed(folder)}   (with the --data it was made of)")
 
 
-def _artifact(folder: Path, manifest: Mapping[str, Any]) -> _Told:
+def _artifact(folder: Path, manifest: Mapping[str, Any]) -> _Reading:
     from runtimes.artifact import artifact_of
 
     artifact = artifact_of(folder, manifest)
@@ -228,7 +228,7 @@ def _artifact(folder: Path, manifest: Mapping[str, Any]) -> _Told:
                      + (", on synthetic data" if manifest["artifact"].get("synthetic") else ""))]
     branches = {name: scores[name] for name in ("student", "teacher", "probe") if name in scores}
     if branches:
-        rows.append((str(scores.get("split", "test")), ", ".join(f"{name} AUROC {_figure(one)}" for name, one in branches.items())))
+        rows.append((str(scores.get("split", "test")), ", ".join(f"{name} AUROC {_figure(score)}" for name, score in branches.items())))
     if "passed" in parity:
         rows.append(("parity", f"{'passed' if parity['passed'] else 'NOT PASSED'}: {parity.get('flips')} flips in {parity.get('images')} "
                                f"images" + (f" (rate below {parity['flip_bound']:.1%})" if parity.get("flip_bound") is not None else "")))
@@ -241,10 +241,10 @@ def _artifact(folder: Path, manifest: Mapping[str, Any]) -> _Told:
              "parents": dict(manifest.get("parents", {})), "scores": dict(scores),
              "parity": {key: parity.get(key) for key in ("passed", "flips", "images", "flip_bound")} if parity else None,
              "latency": {key: latency[key] for key in ("p50_ms", "p90_ms") if key in latency} if latency else None}
-    return _Told(rows, facts, f"rd-verify {_typed(folder)}   (on the device)")
+    return _Reading(rows, facts, f"rd-verify {_typed(folder)}   (on the device)")
 
 
-def _bench(folder: Path, manifest: Mapping[str, Any]) -> _Told:
+def _bench(folder: Path, manifest: Mapping[str, Any]) -> _Reading:
     report = _read(folder, "report.json", BENCH)
     measured, machine = report.get("rows", []), report.get("machine", {})
     names = list(dict.fromkeys(row["artifact"] for row in measured))
@@ -257,26 +257,26 @@ def _bench(folder: Path, manifest: Mapping[str, Any]) -> _Told:
             ("machine", str(machine.get("cpu") or "unknown")),
             *[("fastest", f"{name} {fastest[name]:.3g} ms p50") for name in names[:4] if name in fastest]]
     facts = {"measured": len(measured), "not_valid": bad, "artifacts": names, "fastest_p50_ms": fastest, "machine": machine.get("cpu")}
-    return _Told(rows, facts, f"rd-bench --compare {_typed(folder / 'report.json')} LATER/report.json   (or read report.html)")
+    return _Reading(rows, facts, f"rd-bench --compare {_typed(folder / 'report.json')} LATER/report.json   (or read report.html)")
 
 
-def _soak(folder: Path, manifest: Mapping[str, Any]) -> _Told:
-    found = _read(folder, "soak.json", SOAK)
-    minutes = len(found.get("minutes", []))
-    rows = [("kind", f"soak of {found.get('artifact', 'an artifact')}, {minutes} minute(s)"),
-            ("found", f"{'steady' if found.get('steady') else 'DRIFTS'}: {found.get('told', 'nothing told')}")]
-    facts = {"artifact": found.get("artifact"), "minutes": minutes, "steady": found.get("steady"), "found": found.get("told")}
-    return _Told(rows, facts, f"read {_typed(folder / 'soak.json')}")
+def _soak(folder: Path, manifest: Mapping[str, Any]) -> _Reading:
+    report = _read(folder, "soak.json", SOAK)
+    minutes = len(report.get("minutes", []))
+    rows = [("kind", f"soak of {report.get('artifact', 'an artifact')}, {minutes} minute(s)"),
+            ("verdict", f"{'steady' if report.get('steady') else 'DRIFTS'}: {report.get('told', 'nothing told')}")]
+    facts = {"artifact": report.get("artifact"), "minutes": minutes, "steady": report.get("steady"), "verdict": report.get("told")}
+    return _Reading(rows, facts, f"read {_typed(folder / 'soak.json')}")
 
 
-READERS: dict[str, Callable[[Path, Mapping[str, Any]], _Told]] = {
+READERS: dict[str, Callable[[Path, Mapping[str, Any]], _Reading]] = {
     "student": _trained, "teacher": _trained, "bank": _bank, "artifact": _artifact, "bench": _bench, "soak": _soak}
 
 
 def _unfinished(folder: Path) -> FolderInfo:
     """What a folder without a manifest is: an interrupted run, an unfinished bank, half a result; UserError for anything else."""
-    if (half := HALF.fullmatch(folder.resolve().name)) and (told := _half(folder, half[1])) is not None:
-        return told
+    if (half := HALF.fullmatch(folder.resolve().name)) and (rest := _half(folder, half[1])) is not None:
+        return rest
     if folder.resolve().name.endswith(".partial"):
         for name, reader in ((RUN_NOTE, _run), (PLAN, _half_bank)):
             if (folder / name).is_file():

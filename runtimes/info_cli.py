@@ -16,6 +16,10 @@ import tyro
 from runtimes.errors import DONE, FAILED, finish
 from runtimes.flags import parse
 
+EXAMPLES = (("rd-info student", "what it is, how good it is, what to type next"),
+            ("rd-info artifact-onnx-fp32 --json", "the same for a program"),
+            ("rd-info student.partial", "how far an interrupted run came"))
+
 
 @dataclass(frozen=True)
 class InfoSettings:
@@ -33,15 +37,15 @@ class InfoSettings:
 
 def main() -> None:
     """Entry point of rd-info: exit code 0, or 1 for a folder of somebody else's, and for one whose bytes are not its manifest's."""
-    sys.exit(finish(lambda: _info(parse(InfoSettings, sys.argv[1:], "rd-info", writes=False))))
+    sys.exit(finish(lambda: _info(parse(InfoSettings, sys.argv[1:], "rd-info", writes=False, examples=EXAMPLES))))
 
 
 def _info(settings: InfoSettings) -> int:
     from runtimes.info import folder_info
 
-    found = folder_info(settings.folder, compare=settings.compare)
-    print(json.dumps(found.as_dict(), indent=2) if settings.json else "\n".join(found.lines()))
-    return FAILED if found.problems else DONE
+    info = folder_info(settings.folder, compare=settings.compare)
+    print(json.dumps(info.as_dict(), indent=2) if settings.json else "\n".join(info.lines()))
+    return FAILED if info.problems else DONE
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ BELOW = {"runtimes": {"runtimes"}, "distill": {"runtimes", "distill"}, "export":
          "benchmarks": {"runtimes", "distill", "export", "benchmarks"}}
 GROUND = {"numpy", "PIL"}  # what every file of the ground floor may import beside the standard library
 GROUND_BY_FILE = {"runtimes/cli.py": {"tyro", "rich"}, "runtimes/bench_config.py": {"tyro"}, "runtimes/flags.py": {"tyro", "yaml"},
-                  "runtimes/flag_groups.py": {"tyro"},
                   "runtimes/info_cli.py": {"tyro"},
                   "runtimes/ort.py": {"onnxruntime"}, "runtimes/ov.py": {"openvino"}, "runtimes/volumes.py": {"nibabel"},
                   "runtimes/cuda.py": {"cuda"}, "runtimes/signature.py": {"cryptography"},

@@ -116,7 +116,7 @@ def test_a_benchmark_and_a_soak_name_what_was_measured(exported: Exported, tmp_p
     soak(BenchSettings((artifact,), out=tmp_path / "soak", soak_minutes=2.0, threads=(1,), warmups=2), lambda _: None, minute_s=0.2)
     lines = printed(tmp_path / "soak")
     assert lines["kind"] == "soak of artifact, 2 minute(s)"
-    assert lines["found"].startswith(("steady: ", "DRIFTS: "))
+    assert lines["verdict"].startswith(("steady: ", "DRIFTS: "))
 
 
 def test_an_interrupted_run_says_how_far_it_came_and_whether_it_still_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from distill.settings.group import Group
 from distill.settings.method_table import MethodName, chosen, described
 from runtimes.errors import USAGE, UserError
-from runtimes.flag_groups import Help
+from runtimes.settings import Help
 
 
 @dataclass(frozen=True)
