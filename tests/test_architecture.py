@@ -155,6 +155,15 @@ def test_importing_the_ground_floor_loads_no_framework_and_no_runtime() -> None:
     assert loaded(commands) <= {"tyro", "rich", "yaml"}  # yaml: tyro's own, where it is installed
 
 
+def test_the_package_offers_its_names_and_loads_them_when_they_are_asked_for() -> None:
+    code = ("import sys, runtimes\nassert 'numpy' not in sys.modules\nfrom runtimes import Scores, Session, UserError, open_session\n"
+            "import runtimes.errors, runtimes.scores, runtimes.session\n"
+            "assert (Scores, UserError) == (runtimes.scores.Scores, runtimes.errors.UserError)\n"
+            "assert (Session, open_session) == (runtimes.session.Session, runtimes.session.open_session)\n"
+            "assert not hasattr(runtimes, 'nothing')")
+    assert loaded(code) == set()
+
+
 def test_the_check_of_a_fresh_process_can_fail() -> None:
     assert loaded("import runtimes, scipy") == {"scipy"}
 
