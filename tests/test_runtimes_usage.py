@@ -118,6 +118,16 @@ def test_the_version_leaves_out_what_is_not_installed() -> None:
     assert "not installed as a package" in version_line(nothing)
 
 
+def test_the_help_of_rd_bench_leaves_to_experts_what_two_in_three_never_need() -> None:
+    brief, whole = (page(BenchSettings, every=every) for every in (False, True))
+    for flag in ("--batch", "--threads", "--deadline-ms", "--compare", "--soak-minutes"):
+        assert f"  {flag} " in brief, flag
+    for flag in ("--spin", "--[no-]roofline", "--noise"):
+        assert f"  {flag}" not in brief, flag
+        assert f"  {flag}" in whole, flag
+    assert "11 more flags, for experts: rd-test --help-all" in brief
+
+
 def test_a_pages_width_is_the_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
     for columns in (80, 100, 4000):
         monkeypatch.setenv("COLUMNS", str(columns))
