@@ -211,7 +211,7 @@ def _bank(folder: Path, manifest: Mapping[str, Any]) -> _Reading:
     stages = f", and its stages on a grid of {facts['grid']}" if facts["grid"] else ""
     rows = [("kind", "feature bank"), ("teacher", f"{key['teacher']}, {facts['height']}x{facts['width']} pixels"),
             ("holds", f"{facts['images']} images, {facts['feature_rows']} rows of features (an image and its views){stages}")]
-    return _Reading(rows, facts, f"rd-distill --teacher bank:{_typed(folder)}   (with the --data it was made of)")
+    return _Reading(rows, facts, f"rd-distill --teacher bank:{_typed(folder)}   # with the --data it was made of")
 
 
 def _artifact(folder: Path, manifest: Mapping[str, Any]) -> _Reading:
@@ -241,7 +241,7 @@ def _artifact(folder: Path, manifest: Mapping[str, Any]) -> _Reading:
              "parents": dict(manifest.get("parents", {})), "scores": dict(scores),
              "parity": {key: parity.get(key) for key in ("passed", "flips", "images", "flip_bound")} if parity else None,
              "latency": {key: latency[key] for key in ("p50_ms", "p90_ms") if key in latency} if latency else None}
-    return _Reading(rows, facts, f"rd-verify {_typed(folder)}   (on the device)")
+    return _Reading(rows, facts, f"rd-verify {_typed(folder)}   # on the device")
 
 
 def _bench(folder: Path, manifest: Mapping[str, Any]) -> _Reading:
@@ -257,7 +257,7 @@ def _bench(folder: Path, manifest: Mapping[str, Any]) -> _Reading:
             ("machine", str(machine.get("cpu") or "unknown")),
             *[("fastest", f"{name} {fastest[name]:.3g} ms p50") for name in names[:4] if name in fastest]]
     facts = {"measured": len(measured), "not_valid": bad, "artifacts": names, "fastest_p50_ms": fastest, "machine": machine.get("cpu")}
-    return _Reading(rows, facts, f"rd-bench --compare {_typed(folder / 'report.json')} LATER/report.json   (or read report.html)")
+    return _Reading(rows, facts, f"rd-bench --compare {_typed(folder / 'report.json')} LATER/report.json   # or read report.html")
 
 
 def _soak(folder: Path, manifest: Mapping[str, Any]) -> _Reading:
