@@ -75,6 +75,13 @@ def test_settings_that_a_folder_does_not_hold_change_nothing() -> None:
     assert images_for(manifest).digest == manifest["parents"]["images"]
 
 
+def test_settings_that_this_version_does_not_know_change_nothing() -> None:
+    for folder in (STUDENT, TEACHER):
+        manifest = manifest_of(folder)
+        manifest["settings"] |= {"renamed_since": "anything", "gone": [1, None]}
+        assert images_for(manifest).digest == manifest["parents"]["images"]
+
+
 def test_a_student_is_exported_and_passes_parity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(STUDENT, tmp_path / "student")
     monkeypatch.chdir(tmp_path)
