@@ -118,6 +118,15 @@ def test_the_version_leaves_out_what_is_not_installed() -> None:
     assert "not installed as a package" in version_line(nothing)
 
 
+@pytest.mark.parametrize("prog", COMMANDS)
+def test_help_lists_few_enough_flags_to_be_read_and_those_of_the_examples(prog: str) -> None:
+    module, kind = COMMANDS[prog]
+    listed = {f"--{name}" for _, name in re.findall(r"^  --(\[no-\])?([a-z][a-z0-9-]*)", page(kind, every=False), re.MULTILINE)}
+    assert len(listed) <= 35
+    used = {word for typed, _ in importlib.import_module(module).EXAMPLES for word in shlex.split(typed) if word.startswith("--")}
+    assert used <= listed
+
+
 def test_the_help_of_rd_bench_leaves_to_experts_what_two_in_three_never_need() -> None:
     brief, whole = (page(BenchSettings, every=every) for every in (False, True))
     for flag in ("--batch", "--threads", "--deadline-ms", "--compare", "--soak-minutes"):
