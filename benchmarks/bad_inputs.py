@@ -29,7 +29,8 @@ from bad_list import CASES
 from record import RESULTS, facts
 
 ENTRIES = {"rd-distill": ("distill.cli", "main"), "rd-adapt": ("distill.adapt_cli", "main"), "rd-export": ("export.cli", "main"),
-           "rd-bench": ("runtimes.bench_cli", "main"), "rd-verify": ("runtimes.cli", "verify_main")}
+           "rd-bench": ("runtimes.bench_cli", "main"), "rd-verify": ("runtimes.cli", "verify_main"),
+           "rd-info": ("runtimes.info_cli", "main")}
 # Imported once, and none of ours, which each process imports as a command does.
 HEAVY = ("torch", "timm", "torchvision", "sklearn.linear_model", "scipy.optimize", "onnx", "matplotlib.pyplot", "jinja2", "tyro",
          "rich.progress", "yaml", "PIL.Image", "safetensors.torch")

@@ -30,7 +30,7 @@ import numpy as np
 from record import RESULTS, facts, keep_memory, ratio, spread, store
 
 BIN = Path(sys.executable).parent
-COMMANDS = ("rd-distill", "rd-adapt", "rd-export", "rd-verify", "rd-bench")
+COMMANDS = ("rd-distill", "rd-adapt", "rd-export", "rd-verify", "rd-bench", "rd-info")
 TINY = ("--student", "mobilenetv3_small_050", "--size", "96", "--method", "vanilla", "--phantom-images", "64", "32", "32",
         "--epochs", "1", "--min-steps", "1", "--bootstrap", "20")
 
@@ -86,7 +86,7 @@ def command(name: str, *flags: str) -> None:
 
 def start(samples: int) -> dict[str, Any]:
     """Fresh processes: `--help` of every command (goal 0.4 s), and the import of runtimes beyond numpy (goal 0.15 s)."""
-    code = "import time, numpy; t = time.perf_counter(); import runtimes; print(time.perf_counter() - t)"
+    code = "import time, numpy; t = time.perf_counter(); from runtimes import open_session; print(time.perf_counter() - t)"
     rows: dict[str, Any] = {}
     for name in COMMANDS:
         seconds = []

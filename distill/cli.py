@@ -11,12 +11,17 @@ from distill.settings.distill import DistillSettings
 from runtimes.errors import finish
 from runtimes.flags import command_line, parse
 
+EXAMPLES = (("rd-distill --student mobilenetv3", "on synthetic head CT; every other setting has a default"),
+            ("rd-distill --data images/ --student resnet18 --out small", "your class folders, or a CSV: --data labels.csv"),
+            ("rd-distill --student auto --max-latency-ms 3", "the best network that answers within 3 ms"))
+
 
 def main() -> None:
     """Entry point of rd-distill."""
 
     def command() -> int:
-        settings = parse(DistillSettings, sys.argv[1:], "rd-distill", "Distil a frozen teacher into a small student.")
+        settings = parse(DistillSettings, sys.argv[1:], "rd-distill", "Distil a frozen teacher into a small student.",
+                         examples=EXAMPLES)
         from distill.commands import distill
 
         return distill(settings, command_line("rd-distill"))

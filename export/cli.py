@@ -11,12 +11,17 @@ from export.config import ExportSettings
 from runtimes.errors import finish
 from runtimes.flags import command_line, parse
 
+EXAMPLES = (("rd-export --target onnx", "the student in student/ as one ONNX file, proven and timed"),
+            ("rd-export --target openvino --precision int8", "smaller and faster, refused where decisions change"),
+            ("rd-export --student-dir small --input-size 512x640", "for a device that gives images of this size"))
+
 
 def main() -> None:
     """Entry point of rd-export."""
 
     def command() -> int:
-        settings = parse(ExportSettings, sys.argv[1:], "rd-export", "Export a student to one file a device can run.")
+        settings = parse(ExportSettings, sys.argv[1:], "rd-export", "Export a student to one file a device can run.",
+                         examples=EXAMPLES)
         from export.commands import export
 
         return export(settings, command_line("rd-export"))

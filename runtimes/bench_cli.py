@@ -11,10 +11,14 @@ from runtimes.bench_config import BenchSettings
 from runtimes.errors import finish
 from runtimes.flags import command_line, parse
 
+EXAMPLES = (("rd-bench artifact-onnx-fp32 artifact-onnx-int8", "latency of both on this machine, as a report"),
+            ("rd-bench artifact-onnx-fp32 --batch 1 --deadline-ms 10", "how many calls take longer than 10 ms"),
+            ("rd-bench --compare old/report.json new/report.json --gate", "exit code 4 where something got slower"))
+
 
 def main() -> None:
     """Entry point of rd-bench: exit code 0 measured, 1 cannot be, 2 usage, 4 slower with --gate, 5 no runtime."""
-    sys.exit(finish(lambda: run(parse(BenchSettings, sys.argv[1:], "rd-bench"), command_line("rd-bench"))))
+    sys.exit(finish(lambda: run(parse(BenchSettings, sys.argv[1:], "rd-bench", examples=EXAMPLES), command_line("rd-bench"))))
 
 
 def run(settings: BenchSettings, command: str) -> int:

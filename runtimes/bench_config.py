@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import tyro
 
 from runtimes.errors import USAGE, UserError
+from runtimes.settings import Expert
 from runtimes.threads import check_threads
 
 
@@ -38,31 +39,31 @@ class BenchSettings:
     """Folder of images for the path from file; the golden images as PNG when not given."""
     teacher: Path | None = None
     """An artifact of the teacher, measured with the others and marked in the picture."""
-    mixed: bool = False
+    mixed: Annotated[bool, Expert] = False
     """Allow artifacts of different input size in one report."""
     device: str = "cpu"
     """cpu; cuda, or OpenVINO's gpu and npu."""
-    cores: tuple[int, ...] = ()
+    cores: Annotated[tuple[int, ...], Expert] = ()
     """Hold every process to these cores."""
-    pin: bool = False
+    pin: Annotated[bool, Expert] = False
     """Hold a process of n threads to n cores."""
-    spin: tuple[Literal["on", "off"], ...] = ("on",)
+    spin: Annotated[tuple[Literal["on", "off"], ...], Expert] = ("on",)
     """Whether ONNX Runtime's threads wait for the next call by burning their core; both can be measured."""
-    streams: tuple[int, ...] = ()
+    streams: Annotated[tuple[int, ...], Expert] = ()
     """Sessions side by side, for throughput."""
     deadline_ms: float | None = None
     """Count calls that take longer."""
-    warmups: int = 50
+    warmups: Annotated[int, Expert] = 50
     """Calls before timing, at least; more until steady."""
     samples: int = 300
     """Timed calls of a cell, at least."""
     seconds: float = 10.0
     """Seconds of timed calls of a cell, at least."""
-    rounds: int = 5
+    rounds: Annotated[int, Expert] = 5
     """Blocks that a cell is divided into; all cells take turns."""
-    roofline: bool = True
+    roofline: Annotated[bool, Expert] = True
     """Measure what this machine could do, and how much of it is reached."""
-    profile: bool = True
+    profile: Annotated[bool, Expert] = True
     """List the slowest operators by the runtime's own profiler."""
     save_table: Path | None = None
     """Also write the latencies as a device's table, for rd-distill --latency-table."""
@@ -70,9 +71,9 @@ class BenchSettings:
     """Two report.json, old and new: what got slower beyond noise."""
     gate: bool = False
     """Exit 4 when --compare finds something slower, or --soak-minutes a drift."""
-    noise: float = 0.03
+    noise: Annotated[float, Expert] = 0.03
     """By how much two runs of the same thing may differ; --compare calls nothing slower that may be below it."""
-    other_machine: bool = False
+    other_machine: Annotated[bool, Expert] = False
     """Let --compare set reports of two machines side by side."""
     soak_minutes: float | None = None
     """Call the one artifact for so long instead, and compare the last minute with the first."""

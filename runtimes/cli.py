@@ -17,6 +17,10 @@ from runtimes.errors import DONE, finish
 from runtimes.flags import parse
 from runtimes.text import one_line
 
+EXAMPLES = (("rd-verify artifact-onnx-fp32", "does this machine give the golden scores?"),
+            ("rd-verify artifact-onnx-fp32 --public-key key.pem", "and was it signed by this key?"),
+            ("rd-verify artifact-onnx-fp32 --json", "the same for a program"))
+
 
 @dataclass(frozen=True)
 class VerifySettings:
@@ -38,7 +42,7 @@ class VerifySettings:
 
 def verify_main() -> None:
     """Entry point of rd-verify: exit code 0 good, 1 changed or broken, 3 other scores than the golden ones, 5 no runtime."""
-    sys.exit(finish(lambda: _verify(parse(VerifySettings, sys.argv[1:], "rd-verify", writes=False))))
+    sys.exit(finish(lambda: _verify(parse(VerifySettings, sys.argv[1:], "rd-verify", writes=False, examples=EXAMPLES))))
 
 
 def _verify(settings: VerifySettings) -> int:

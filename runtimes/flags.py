@@ -1,6 +1,7 @@
 """How every command reads its settings: defaults, then --config, then flags; and how they are kept in a record.
 
-Owns: `parse`, YAML files as flags, `record`. Does not own: any setting. tyro and yaml are imported by those who call.
+Owns: `parse`, YAML files as flags, `record`. Does not own: any setting, what --help prints (usage.py). tyro and yaml are imported
+where they are needed, and no page of help needs them.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
-from runtimes.errors import MISSING, USAGE, UserError
-from runtimes.flag_groups import flattened, grouped
+from runtimes.errors import DONE, MISSING, USAGE, UserError
+from runtimes.settings import settings_of
 from runtimes.text import is_utf8
+from runtimes.usage import Examples, help_page, usage, version_line
 
 Settings = TypeVar("Settings")
 MAX_YAML_BYTES = 1 << 16  # all settings of a command are some kilobytes
@@ -25,12 +27,16 @@ NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9](?:_?\d)*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\
 
 
 def parse(kind: type[Settings], arguments: Sequence[str], prog: str, description: str | None = None, *,
-          writes: bool = True) -> Settings:
+          writes: bool = True, examples: Examples = ()) -> Settings:
     """Read settings from defaults, then the YAML file of --config, then flags; a wrong key or value is exit code 2.
 
     description: above the flags in --help; the docstring of the settings when not given. writes: whether the command writes files,
-    in which names that are not UTF-8 cannot stand.
+    in which names that are not UTF-8 cannot stand. examples: what --help begins with; with some, a command typed alone prints them and
+    ends with exit code 0, as help and version do.
     """
+    if (page := _page(kind, arguments, prog, description or " ".join((kind.__doc__ or "").split()), examples)) is not None:
+        print(page)
+        raise SystemExit(DONE)
     import tyro
 
     try:
@@ -43,9 +49,17 @@ def parse(kind: type[Settings], arguments: Sequence[str], prog: str, description
     path = config_path(arguments)
     begins_with_its_own = bool(arguments) and not arguments[0].startswith("-")
     given = [*yaml_flags(kind, path, positionals=not begins_with_its_own), *arguments] if path else list(arguments)
-    view = tyro.cli(grouped(kind), prog=prog, description=description, args=given,
-                    config=(tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes))
-    return flattened(kind, view)  # type: ignore[no-any-return]
+    return tyro.cli(kind, prog=prog, description=description, args=given, config=(tyro.conf.AvoidSubcommands,))
+
+
+def _page(kind: type[Any], arguments: Sequence[str], prog: str, description: str, examples: Examples) -> str | None:
+    """What a command prints instead of starting: its version, help, or its usage where it is typed alone; None where it starts."""
+    if "--version" in arguments:
+        return version_line()
+    every = "--help-all" in arguments
+    if every or not {"--help", "-h"}.isdisjoint(arguments):
+        return help_page(kind, prog, description, examples, every=every)
+    return usage(prog, description, examples) if examples and not arguments else None
 
 
 def config_path(arguments: Sequence[str]) -> Path | None:
@@ -68,22 +82,20 @@ def yaml_flags(kind: type[Any], path: Path, positionals: bool = True) -> list[st
         raise UserError("--config needs PyYAML, which a device's base install does not bring; pip install pyyaml, or give flags",
                         MISSING) from None
     entries = _entries(path, yaml)
-    hints = {key: hint for key, hint in get_type_hints(kind, include_extras=True).items() if key != "config"}
+    known = {setting.name: setting for setting in settings_of(kind) if setting.name != "config"}
     flags: list[str] = []
     first: list[str] = []
     seen: dict[str, str] = {}
     for key, values in entries:
         name = key.replace("-", "_")
-        if name not in hints:
-            near = difflib.get_close_matches(name, list(hints), n=1)
+        if name not in known:
+            near = difflib.get_close_matches(name, list(known), n=1)
             raise UserError(f"--config {path}: unknown setting {key!r}" + (f"; did you mean {near[0]}?" if near else ""), USAGE)
         if name in seen:
             before = "" if key == seen[name] else f", once as {seen[name]}"
             raise UserError(f"--config {path}: {key} stands twice{before}; say it once", USAGE)
         seen[name] = key
-        flag = f"--{name.replace('_', '-')}"
-        positional = get_origin(hints[name]) is Annotated and "Positional" in str(get_args(hints[name])[1:])
-        kinds = _kinds(hints[name])
+        flag, positional, kinds = known[name].flag, known[name].positional, _kinds(known[name].hint)
         if isinstance(values, list):
             words = [_word(one, key, kinds, path) for one in values]
             (first if positional else flags).extend(words if positional else [flag, *words])

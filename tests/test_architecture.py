@@ -17,7 +17,7 @@ BELOW = {"runtimes": {"runtimes"}, "distill": {"runtimes", "distill"}, "export":
          "benchmarks": {"runtimes", "distill", "export", "benchmarks"}}
 GROUND = {"numpy", "PIL"}  # what every file of the ground floor may import beside the standard library
 GROUND_BY_FILE = {"runtimes/cli.py": {"tyro", "rich"}, "runtimes/bench_config.py": {"tyro"}, "runtimes/flags.py": {"tyro", "yaml"},
-                  "runtimes/flag_groups.py": {"tyro"},
+                  "runtimes/info_cli.py": {"tyro"},
                   "runtimes/ort.py": {"onnxruntime"}, "runtimes/ov.py": {"openvino"}, "runtimes/volumes.py": {"nibabel"},
                   "runtimes/cuda.py": {"cuda"}, "runtimes/signature.py": {"cryptography"},
                   "runtimes/trt_library.py": {"tensorrt", "tensorrt_rtx"}}
@@ -148,10 +148,20 @@ def loaded(code: str) -> set[str]:
 
 
 def test_importing_the_ground_floor_loads_no_framework_and_no_runtime() -> None:
-    flags = {"runtimes/cli.py", "runtimes/bench_cli.py", "runtimes/bench_config.py"}
+    flags = {"runtimes/cli.py", "runtimes/info_cli.py", "runtimes/bench_cli.py", "runtimes/bench_config.py"}
     everything = "\n".join(f"import {module_of(file)}" for file in files("runtimes") if file not in flags)
     assert loaded(everything) == set()
-    assert loaded("import runtimes.cli, runtimes.bench_cli") <= {"tyro", "rich", "yaml"}  # yaml: tyro's own, where it is installed
+    commands = "import runtimes.cli, runtimes.info_cli, runtimes.bench_cli"
+    assert loaded(commands) <= {"tyro", "rich", "yaml"}  # yaml: tyro's own, where it is installed
+
+
+def test_the_package_offers_its_names_and_loads_them_when_they_are_asked_for() -> None:
+    code = ("import sys, runtimes\nassert 'numpy' not in sys.modules\nfrom runtimes import Scores, Session, UserError, open_session\n"
+            "import runtimes.errors, runtimes.scores, runtimes.session\n"
+            "assert (Scores, UserError) == (runtimes.scores.Scores, runtimes.errors.UserError)\n"
+            "assert (Session, open_session) == (runtimes.session.Session, runtimes.session.open_session)\n"
+            "assert not hasattr(runtimes, 'nothing')")
+    assert loaded(code) == set()
 
 
 def test_the_check_of_a_fresh_process_can_fail() -> None:
@@ -266,11 +276,12 @@ def test_no_module_has_a_shapeless_name() -> None:
 
 
 def test_tests_are_flat_and_named_after_what_they_test() -> None:
-    assert [path for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "__pycache__"] == []
+    assert [path for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name not in ("__pycache__", "fixtures")] == []
     modules = {file.removesuffix(".py").replace("/", "_") for file in files(*FLOORS)}
     for path in (ROOT / "tests").glob("test_*.py"):
         name = path.stem.removeprefix("test_")
-        assert name in {"architecture", "pipeline"} | modules or name.startswith(tuple(f"{floor}_" for floor in FLOORS)), path.name
+        assert name in {"architecture", "pipeline", "earlier_folders"} | modules \
+            or name.startswith(tuple(f"{floor}_" for floor in FLOORS)), path.name
 
 
 def test_the_readme_maps_every_module() -> None:

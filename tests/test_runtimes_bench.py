@@ -241,7 +241,7 @@ def test_settings_that_make_no_sense_are_usage_errors(wrong: dict[str, Any]) -> 
 
 
 def test_the_command_has_exit_codes_and_no_traceback(tmp_path: Path) -> None:
-    for arguments, code in (([str(tmp_path / "nowhere")], 1), (["--batch", "0"], 2), (["--nonsense"], 2), ([], 2)):
+    for arguments, code in (([str(tmp_path / "nowhere")], 1), (["--batch", "0"], 2), (["--nonsense"], 2), (["--batch", "1"], 2)):
         run = command(*arguments)
         assert run.returncode == code
         assert "Traceback" not in run.stderr

@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import pytest
 import yaml
@@ -20,8 +20,8 @@ from export.config import ExportSettings
 from runtimes.bench_config import BenchSettings
 from runtimes.cli import VerifySettings
 from runtimes.errors import MISSING, USAGE, UserError
-from runtimes.flag_groups import grouped
 from runtimes.flags import config_path, parse, record, yaml_flags
+from runtimes.settings import settings_of
 
 
 def read(*arguments: str, kind: Any = DistillSettings) -> Any:
@@ -228,12 +228,10 @@ def test_the_record_is_plain_json_of_every_setting() -> None:
 
 def test_every_setting_is_explained() -> None:
     assert yaml_flags(DistillSettings, Path("/dev/null")) == []
-    for kind in (DistillSettings, AdaptSettings):
-        view = grouped(kind)
-        shown = {field.name: hint for box in get_type_hints(view, include_extras=True).values()
-                 for field, hint in zip(dataclasses.fields(box), get_type_hints(box, include_extras=True).values(), strict=True)}
-        assert set(shown) == {field.name for field in dataclasses.fields(kind)}
-        assert [name for name, hint in shown.items() if not get_args(hint)[1].help.strip()] == []
+    for kind in (DistillSettings, AdaptSettings, ExportSettings, BenchSettings, VerifySettings):
+        listed = settings_of(kind)
+        assert {setting.name for setting in listed} == {field.name for field in dataclasses.fields(kind)}
+        assert [setting.name for setting in listed if not setting.explanation.strip()] == []
 
 
 def test_the_config_flag_is_found_in_both_forms() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from distill.experts import AdapterSpec, theory_scale
 from distill.settings.data import DataOptions
@@ -15,6 +15,7 @@ from distill.settings.group import Group, flag
 from distill.settings.teacher import TeacherOptions
 from distill.settings.training import RunOptions, TrainingOptions
 from runtimes.errors import USAGE, UserError
+from runtimes.settings import Expert
 
 AdaptMethod = Literal["lora", "moe", "molre", "spectral", "linear"]
 
@@ -26,36 +27,36 @@ class AdapterOptions(Group):
     method: AdaptMethod = "spectral"
     """lora: one expert; moe: routed experts from zero; molre: soft routing; spectral: experts from the weights' spectrum; linear: none,
     the head alone, and of volumes the pooling of slices."""
-    place: Literal["auto", "blocks", "pooled"] = "auto"
+    place: Annotated[Literal["auto", "blocks", "pooled"], Expert] = "auto"
     """blocks: beside layers inside the network; pooled: behind its pool, on banked features; auto: pooled for molre."""
-    adapt_layers: Literal["all-linear", "attention", "mlp", "pointwise"] = "all-linear"
+    adapt_layers: Annotated[Literal["all-linear", "attention", "mlp", "pointwise"], Expert] = "all-linear"
     """Which layers of the blocks get an adapter."""
-    adapt_share: float = 0.5
+    adapt_share: Annotated[float, Expert] = 0.5
     """Largest adapter in shares of its layer's weights; layers too small for it are left alone."""
-    init: Literal["auto", "zero", "pissa", "svd"] = "auto"
+    init: Annotated[Literal["auto", "zero", "pissa", "svd"], Expert] = "auto"
     """Start of the experts: zero change, the largest singular values (lora), segments of the spectrum (auto for spectral)."""
-    experts: int | None = None
+    experts: Annotated[int | None, Expert] = None
     """Experts a layer: 1 for lora, 6 for molre, 8 for moe and spectral when not given."""
     rank: int | None = None
     """Rank of each expert: 8 for lora and molre, 1 for moe and spectral when not given."""
-    top_k: int | None = None
+    top_k: Annotated[int | None, Expert] = None
     """Experts that stay on for an input: 2 for moe and spectral, all for molre when not given."""
-    scaling: Literal["fixed", "theory"] = "fixed"
+    scaling: Annotated[Literal["fixed", "theory"], Expert] = "fixed"
     """fixed: --scale; theory: sqrt(3 n eta / r) of each layer."""
-    scale: float | None = None
+    scale: Annotated[float | None, Expert] = None
     """Factor of the experts' sum: 2 for lora, 1 for molre, 16 for moe and spectral when not given."""
-    eta: float = 1.0
+    eta: Annotated[float, Expert] = 1.0
     """Ratio of full fine-tuning's learning rate to the adapters', for --scaling theory."""
-    rho: float = 10.0
+    rho: Annotated[float, Expert] = 10.0
     """Divisor of the experts' starting singular values."""
-    balance: float = 1e-3
+    balance: Annotated[float, Expert] = 1e-3
     """Weight of the balance loss of sparse gates."""
 
     merge: Literal["exact", "mean", "least-squares"] = "exact"
     """exact: fold what folds exactly and keep routed adapters; mean, least-squares: fold these too, and measure it."""
-    merge_aware: float = 0.0
+    merge_aware: Annotated[float, Expert] = 0.0
     """Last share of the training in which gates become constants, so that all adapters fold exactly."""
-    max_fold_error: float = 0.05
+    max_fold_error: Annotated[float, Expert] = 0.05
     """Largest relative error of the logits that --merge mean and least-squares may bring (exit 3 above)."""
     peft: bool = False
     """Also write the adapters as a PEFT folder, <out>/peft, for the original network: lora, or routed with --merge-aware."""
@@ -112,15 +113,15 @@ class AdaptSettings(RunOptions, TrainingOptions, AdapterOptions, TeacherOptions,
     """Folder to write."""
     teacher: str = "efficientnet-lite0"
     """timm or short name, folder of rd-adapt or rd-distill, or hf:ID."""
-    slice_pooling: Literal["attention", "mean"] = "attention"
+    slice_pooling: Annotated[Literal["attention", "mean"], Expert] = "attention"
     """How the features of slices become one of the volume."""
     epochs: int = 10
     """Turns through the training images."""
-    min_steps: int | None = None
+    min_steps: Annotated[int | None, Expert] = None
     """Fewest steps of a run, small data sets are turned through more often: 100, behind the pool, where steps are cheap, 1000."""
     lr: float | None = 1e-3
     """Peak learning rate of adapters and head."""
-    weight_decay: float = 0.01
+    weight_decay: Annotated[float, Expert] = 0.01
     """AdamW weight decay."""
 
     def check(self) -> None:

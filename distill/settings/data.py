@@ -6,10 +6,11 @@ Owns: DataOptions. Does not own: reading them (intake.py, data.py).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from distill.settings.group import Group
 from runtimes.errors import USAGE, UserError
+from runtimes.settings import Expert
 from runtimes.volumes import MAX_FILL
 
 
@@ -27,21 +28,21 @@ class DataOptions(Group):
     """What -1 (uncertain) beside 0 and 1 means in a CSV, as CheXpert writes it."""
     skip_bad_images: bool = False
     """Train without files that cannot be used, and count them in the result."""
-    split_seed: int = 0
+    split_seed: Annotated[int, Expert] = 0
     """Seed of the split when the data brings none."""
     keep_together: Literal["near", "group", "none"] = "near"
     """What a split that is made here keeps on one side: near: patients and near copies; group: patients; none: neither."""
     phantom_images: tuple[int, int, int] | None = None
     """Synthetic images for training, validation, test; 1200 200 400, or of phantom-volumes 240 60 120, when not given."""
-    phantom_size: int = 96
+    phantom_size: Annotated[int, Expert] = 96
     """Side of a synthetic image in pixels."""
     slices: int | None = None
     """Most slices of a volume that a network sees, evenly spread; the thickest volume's, up to 32, when not given."""
-    axis: Literal["axial", "coronal", "sagittal"] = "axial"
+    axis: Annotated[Literal["axial", "coronal", "sagittal"], Expert] = "axial"
     """How volumes are cut into slices."""
     volume_window: tuple[float, float] | None = None
     """Intensities shown as black and white; each volume's own percentiles 0.5 and 99.5 when not given."""
-    volume_fill: float | None = None
+    volume_fill: Annotated[float | None, Expert] = None
     """Intensity that stands for NaN in volumes; when not given, NaN is refused."""
 
     def check(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from distill.settings.adapt import AdaptSettings
 from distill.settings.data import DataOptions
@@ -19,6 +19,7 @@ from distill.settings.student import BudgetOptions, StudentOptions
 from distill.settings.teacher import TeacherOptions
 from distill.settings.training import RunOptions, TrainingOptions
 from runtimes.errors import USAGE, UserError
+from runtimes.settings import Expert
 
 AS_ADAPTED = ("teacher_size", "teacher_weights", "bank_views", "bank_runtime", "flip")  # what --adapt passes on of the teacher
 
@@ -30,21 +31,21 @@ class DistillSettings(RunOptions, TrainingOptions, SelectionOptions, MethodOptio
 
     out: Path = Path("student")
     """Folder to write."""
-    min_steps: int = 1200
+    min_steps: Annotated[int, Expert] = 1200
     """Fewest steps of a run: small data sets are turned through more often."""
     unlabelled: Path | None = None
     """Folder of further training images without labels."""
     adapt: Literal["none", "lora", "moe", "molre", "spectral"] = "none"
     """Adapt the teacher first, as rd-adapt does, into <out>-teacher."""
-    teacher_adapter: Path | None = None
+    teacher_adapter: Annotated[Path | None, Expert] = None
     """PEFT folder (LoRA) to merge into the teacher, such as rd-adapt --peft writes; it must fit the teacher's weights."""
-    second_teacher: str | None = None
+    second_teacher: Annotated[str | None, Expert] = None
     """A further teacher, named as --teacher is: its features are banked behind the first one's, at no cost for the student."""
-    bank_seed: int = 0
+    bank_seed: Annotated[int, Expert] = 0
     """Seed of the banked views."""
-    bank_grid: int = 0
+    bank_grid: Annotated[int, Expert] = 0
     """Also bank the teacher's stages, pooled to a grid of this side; 0 banks pooled features alone, or 8 x 8 for drd and at."""
-    audit: float = 0.01
+    audit: Annotated[float, Expert] = 0.01
     """Share of the bank recomputed live in PyTorch (cosine at least 0.999); 0 skips it."""
 
     def check(self) -> None:

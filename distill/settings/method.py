@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from distill.settings.group import Group
 from distill.settings.method_table import MethodName, chosen, described
 from runtimes.errors import USAGE, UserError
-from runtimes.flag_groups import Help
+from runtimes.settings import Expert, Help
 
 
 @dataclass(frozen=True)
@@ -19,42 +19,42 @@ class MethodOptions(Group):
     """Method: how the student is taught."""
 
     method: Annotated[MethodName, Help(described())] = "rd"
-    views: Literal["fresh", "tied"] = "fresh"
+    views: Annotated[Literal["fresh", "tied"], Expert] = "fresh"
     """fresh: the student draws its own augmentation; tied: it sees exactly the banked view."""
-    labelled_batch: int = 16
+    labelled_batch: Annotated[int, Expert] = 16
     """Labelled images a step, on top of `batch`, when unlabelled images are there."""
-    phi_lr: float = 0.1
+    phi_lr: Annotated[float, Expert] = 0.1
     """Learning rate of the reprogramming module, as a factor of --lr."""
-    phi_weight_decay: float = 0.05
+    phi_weight_decay: Annotated[float, Expert] = 0.05
     """AdamW weight decay of the reprogramming module."""
-    phi_width: int = 128
+    phi_width: Annotated[int, Expert] = 128
     """Inner width of the reprogramming module."""
-    phi_dropout: float = 0.5
+    phi_dropout: Annotated[float, Expert] = 0.5
     """Dropout in the reprogramming module."""
-    stages: int = 3
+    stages: Annotated[int, Expert] = 3
     """Stages of drd and at, the pooled features being the last."""
-    classifier: Literal["shared", "own"] = "shared"
+    classifier: Annotated[Literal["shared", "own"], Expert] = "shared"
     """own: the teacher branch of rd gets a classifier of its own, to see what sharing is worth."""
-    kd_weight: float = 1.0
+    kd_weight: Annotated[float, Expert] = 1.0
     """Weight of the logit distillation."""
-    cka_weight: float = 1.0
+    cka_weight: Annotated[float, Expert] = 1.0
     """Weight of 1 - CKA; 0 switches it off."""
-    teacher_weight: float = 1.0
+    teacher_weight: Annotated[float, Expert] = 1.0
     """Weight of the task loss on the teacher branch."""
-    hint_weight: float = 1.0
+    hint_weight: Annotated[float, Expert] = 1.0
     """Weight of the feature loss of fitnet, rkd, crd and at."""
-    cka: Literal["debiased", "biased"] = "debiased"
+    cka: Annotated[Literal["debiased", "biased"], Expert] = "debiased"
     """Estimator of the CKA in the loss; the reported CKA is always debiased."""
-    cka_against: Literal["reprogrammed", "teacher"] = "reprogrammed"
+    cka_against: Annotated[Literal["reprogrammed", "teacher"], Expert] = "reprogrammed"
     """teacher: rd's CKA compares the student with the teacher's own features, to see what reprogramming them is worth."""
-    kd_from: Literal["auto", "branch", "probe"] = "auto"
+    kd_from: Annotated[Literal["auto", "branch", "probe"], Expert] = "auto"
     """Whose logits rd and drd distil: branch: of the teacher branch, which learns beside the student, as published; probe: of the
     linear probe, fitted before; auto: of the probe for rd of images that all carry a label, else of the branch."""
-    temperature: float = 4.0
+    temperature: Annotated[float, Expert] = 4.0
     """Temperature of the logit distillation."""
-    decay: Literal["auto", "none", "linear"] = "auto"
+    decay: Annotated[Literal["auto", "none", "linear"], Expert] = "auto"
     """linear: kd and teacher-branch weights fall to zero during training; auto: for drd, as published."""
-    ema: float = 0.0
+    ema: Annotated[float, Expert] = 0.0
     """Decay of a moving average of the weights, such as 0.999; 0 switches it off."""
 
     def check(self) -> None:
@@ -72,13 +72,13 @@ class MethodOptions(Group):
 class SelectionOptions(Group):
     """Selection: the trials behind --method auto and --student auto."""
 
-    auto_folds: int = 3
+    auto_folds: Annotated[int, Expert] = 3
     """Folds of the training images on which --method auto tries rd, drd, fitnet, kd and vanilla; --student auto uses the first."""
-    auto_steps: int = 400
+    auto_steps: Annotated[int, Expert] = 400
     """Steps of each training of --method auto."""
-    auto_students: int = 8
+    auto_students: Annotated[int, Expert] = 8
     """Networks that --student auto tries, of all that fit the budget."""
-    proxy_steps: int = 150
+    proxy_steps: Annotated[int, Expert] = 150
     """Steps of each training of --student auto."""
 
     def check(self) -> None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from distill.settings.group import Group
+from runtimes.settings import Expert
 from runtimes.threads import check_threads
 
 
@@ -23,7 +24,7 @@ class StudentOptions(Group):
     """Student input side in pixels; by default the images' own, rounded to 32 and kept within 64 to 128."""
     student_weights: str | None = None
     """Start from `pretrained` or from a .safetensors or .pth file; random when not given."""
-    slice_pooling: Literal["attention", "mean"] = "attention"
+    slice_pooling: Annotated[Literal["attention", "mean"], Expert] = "attention"
     """How the features of slices become one of the volume."""
 
     def check(self) -> None:
@@ -42,21 +43,21 @@ class BudgetOptions(Group):
     """Most multiply-accumulates of an input, such as 30M."""
     max_latency_ms: float | None = None
     """Most milliseconds of an input (p90), measured on this machine on the exported, untrained student."""
-    latency_target: Literal["onnx", "openvino"] = "onnx"
+    latency_target: Annotated[Literal["onnx", "openvino"], Expert] = "onnx"
     """Runtime that --max-latency-ms is about."""
-    latency_threads: int = 1
+    latency_threads: Annotated[int, Expert] = 1
     """Threads of that runtime."""
     latency_table: Path | None = None
     """Latencies of another device, by rd-bench --save-table: --max-latency-ms is then about that device; nothing is timed here."""
-    importance: Literal["auto", "magnitude", "taylor", "bn-scale"] = "auto"
+    importance: Annotated[Literal["auto", "magnitude", "taylor", "bn-scale"], Expert] = "auto"
     """What pruning keeps: large weights, weights whose loss would hurt, channels of large scales; auto: taylor with --student-weights."""
-    prune_scope: Literal["layer", "network"] = "layer"
+    prune_scope: Annotated[Literal["layer", "network"], Expert] = "layer"
     """layer: every layer loses the same share; network: channels are ranked over all layers, and some may lose nearly all."""
-    prune_unit: int = 8
+    prune_unit: Annotated[int, Expert] = 8
     """Channels are kept in multiples of this, as the target's kernels like them."""
-    prune_rounds: int | None = None
+    prune_rounds: Annotated[int | None, Expert] = None
     """Prune in this many rounds, training a little between them; when not given one, or with --student-weights one for every halving."""
-    prune_steps: int = 200
+    prune_steps: Annotated[int, Expert] = 200
     """Steps of training between two rounds of pruning."""
 
     def check(self) -> None:

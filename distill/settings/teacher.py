@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from distill.settings.group import Group
+from runtimes.settings import Expert
 
 
 @dataclass(frozen=True)
@@ -18,15 +19,15 @@ class TeacherOptions(Group):
 
     teacher: str = "efficientnet-lite0"
     """timm or short name, folder of rd-distill or rd-adapt, .pt2 file, hf:ID, or bank:FOLDER."""
-    teacher_size: int | None = None
+    teacher_size: Annotated[int | None, Expert] = None
     """Teacher input side in pixels; the teacher's own when not given."""
     teacher_weights: str | None = None
     """Weights file of a timm teacher, or `random` (for trials only)."""
     bank: Path | None = None
     """Folder of the feature bank; by default one named after teacher and images below `banks`."""
-    bank_views: int = 8
+    bank_views: Annotated[int, Expert] = 8
     """Views an image beside the clean one; of rd-adapt for adapters of pooled features alone."""
-    bank_runtime: Literal["auto", "torch", "onnx"] = "auto"
+    bank_runtime: Annotated[Literal["auto", "torch", "onnx"], Expert] = "auto"
     """What runs the teacher for the bank; auto takes ONNX Runtime on a CPU when the teacher exports, and says which it took."""
     flip: bool = True
     """Mirror images left to right in views; switch off where sides matter."""

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from distill.settings.group import Group
 from runtimes.errors import USAGE, UserError
+from runtimes.settings import Expert
 from runtimes.threads import check_threads
 
 
@@ -20,21 +21,21 @@ class TrainingOptions(Group):
 
     epochs: int = 40
     """Turns through the training images."""
-    min_steps: int | None = None
+    min_steps: Annotated[int | None, Expert] = None
     """Fewest steps of a run: small data sets are turned through more often."""
     batch: int = 32
     """Images a step."""
     lr: float | None = None
     """Peak learning rate of the student and the shared classifier; 5e-3, or 2e-3 with --student-weights, when not given."""
-    weight_decay: float = 0.02
+    weight_decay: Annotated[float, Expert] = 0.02
     """AdamW weight decay of the student."""
-    warmup: float = 0.1
+    warmup: Annotated[float, Expert] = 0.1
     """Share of the steps that warm up."""
-    focal_gamma: float = 2.0
+    focal_gamma: Annotated[float, Expert] = 2.0
     """Focusing of the multi-label loss; 0 is plain cross-entropy."""
-    select: Literal["last", "best"] = "last"
+    select: Annotated[Literal["last", "best"], Expert] = "last"
     """Keep the last epoch, or the best on validation."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Annotated[Literal["fp32", "bf16"], Expert] = "fp32"
     """Arithmetic of training."""
 
     def check(self) -> None:
@@ -55,7 +56,7 @@ class RunOptions(Group):
     """Folder to write."""
     config: Path | None = None
     """YAML file of settings; flags win over it."""
-    bootstrap: int = 1000
+    bootstrap: Annotated[int, Expert] = 1000
     """Resamples behind a confidence interval."""
     device: str = "auto"
     """cpu, cuda, cuda:1, or auto: a GPU when there is one, and said."""
