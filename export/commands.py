@@ -20,8 +20,7 @@ from export.card import artifact_card
 from export.config import ExportSettings
 from export.evidence import not_timed, timed, write_golden
 from export.executed import check_honoured, executed_layers, shares
-from export.facts import MODEL, finished, manifest_facts, proven_on, read_metrics
-from export.gate import Limits
+from export.facts import MODEL, Student, finished, manifest_facts, proven_on, read_student
 from export.golden import Golden, golden_images, golden_patterns
 from export.hygiene import precision_share
 from export.lowering import lowered
@@ -30,7 +29,7 @@ from export.pace import against_fp32
 from export.parity import parity, unlabelled
 from export.parity_page import parity_page, pictures_of
 from export.sign import load_signing_key, sign_manifest, signed_by
-from runtimes.artifact import GOLDEN, Artifact, read_artifact
+from runtimes.artifact import GOLDEN, Artifact, artifact_of, read_artifact
 from runtimes.errors import DONE, MISSING, PARITY, USAGE, UserError
 from runtimes.folder import SIGNATURE, read_json, write_atomic, write_json, write_manifest
 from runtimes.images import ImageSet
@@ -69,7 +68,7 @@ def _export(settings: ExportSettings, command: str, images_of: Callable[[Checkpo
         return checkpoint, images_of(checkpoint) if images_of is not None else _images(checkpoint, settings.data)
 
     for job in settings.jobs():
-        if (job.resume and finished(job.folder(), job) and (key is None or signed_by(job.folder(), key))
+        if (job.resume and finished(job.folder(), job.student_dir, job.kept()) and (key is None or signed_by(job.folder(), key))
                 and (job.data is None or proven_on(job.folder()) == opened()[1].digest)):
             say("done", f"{job.folder()}/ was finished already; nothing to resume")
             continue
@@ -79,14 +78,14 @@ def _export(settings: ExportSettings, command: str, images_of: Callable[[Checkpo
     if not jobs:
         return DONE
     checkpoint, images = opened()
-    read_metrics(settings.student_dir)  # figures that cannot be are told before the minutes of work, too
+    student = read_student(settings.student_dir, checkpoint)  # figures that cannot be are told before the minutes of work, too
     if checkpoint.image_spec.volume is not None and (settings.input != "image" or settings.input_size):
         raise UserError("a student of volumes takes slices of its own size and a mask; leave --input tensor and --input-size out", USAGE)
     rows = parity_rows(images, settings.parity_images)
-    data, failed = fp32_graph(checkpoint, settings), []
+    data, failed = fp32_graph(student, jobs[0].build()), []
     for job in jobs:
         try:
-            _export_one(job, checkpoint, data, images, rows, command, key)
+            _export_one(job, student, data, images, rows, command, key)
         except UserError as error:
             if len(jobs) == 1:
                 raise
@@ -98,15 +97,17 @@ def _export(settings: ExportSettings, command: str, images_of: Callable[[Checkpo
     return DONE
 
 
-def _export_one(settings: ExportSettings, checkpoint: Checkpoint, data: bytes, images: ImageSet, rows: list[int], command: str,
+def _export_one(settings: ExportSettings, student: Student, data: bytes, images: ImageSet, rows: list[int], command: str,
                 key: Any) -> None:
-    out = settings.folder()
+    out, build, checkpoint = settings.folder(), settings.build(), student.checkpoint
     with new_folder(out, overwrite=settings.overwrite) as folder:
-        made = lowered(data, checkpoint, images, rows, settings)
-        engine = write_model(folder, made, settings)
+        made = lowered(data, student, artifact_of(out, manifest_facts(student, build)), images, rows, build, settings.quantisation(),
+                       settings.threads)
+        engine = write_model(folder, made, build, settings.engine())
         write_atomic(folder / "config.json", (settings.student_dir / "config.json").read_bytes())
         write_json(folder / "preprocessor_config.json", preprocessor_config(checkpoint.image_spec))
-        facts = manifest_facts(made.checkpoint, settings, command, images.digest) | (
+        facts = manifest_facts(made.student, build, command=settings.kept_command() if command else "", settings=settings.kept(),
+                               parity_images=images.digest) | (
             {"lowering": made.record} if made.record else {}) | engine
         write_bom(folder, facts, checkpoint.manifest)
         write_manifest(folder, "artifact", facts)  # so that the folder opens as on a device; written again as the last file
@@ -127,11 +128,13 @@ def _export_one(settings: ExportSettings, checkpoint: Checkpoint, data: bytes, i
             write_golden(folder / GOLDEN, checkpoint, artifact, session, golden)
             first = tuple(one[:1].copy() for one in golden.batch)
             timing = not_timed(folder, session) if absent else timed(
-                folder, session, first, settings, against_fp32(data, made.record.get("quantised_by", ""), runtime, first, settings))
+                folder, session, first, settings.samples, settings.threads, against_fp32(
+                    data, made.record.get("quantised_by", ""), runtime, first, build, settings.execution(), settings.engine(),
+                    keep_slower=settings.keep_slower))
         finally:
             session.close()
         card = artifact_card(artifact, facts=facts["artifact"], parity=proof, latency=timing, latency_facts=read_json(
-            folder / "latency.json")["facts"], metrics=read_metrics(settings.student_dir), calibrated=made.checkpoint.calibration.told())
+            folder / "latency.json")["facts"], metrics=dict(student.metrics), calibrated=made.student.checkpoint.calibration.told())
         write_atomic(folder / "README.md", card.encode())
         write_manifest(folder, "artifact", facts)
         if key is not None:
@@ -198,7 +201,7 @@ def _images(checkpoint: Checkpoint, data: str | None) -> ImageSet:
 
 def _prove(folder: Path, checkpoint: Checkpoint, artifact: Artifact, session: Session, images: ImageSet, rows: list[int],
            settings: ExportSettings, weights: dict[str, float], executed: dict[str, float]) -> dict[str, Any]:
-    limits = None if settings.precision == "fp32" else Limits(settings.flip_share(), settings.max_auc_drop)
+    limits = None if settings.precision == "fp32" else settings.limits()
     with track("parity") as update:
         proof = parity(checkpoint.model, session, artifact, images.images, images.labels, rows=rows, groups=images.groups,
                        max_batch=settings.max_batch, precision_share=weights, calibration=checkpoint.calibration, limits=limits,

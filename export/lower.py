@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from distill.calibrate import choose_temperatures
 from distill.checkpoint import EVERY_CLASS, Calibration
-from export.gate import Limits, Verdict, judge_logits
+from export.gate import Verdict, judge_logits
 from export.int8 import METHODS, Feeds, Form, quantised, ranges, sensitivities
+from export.options import Limits
 from runtimes.errors import PARITY, UserError
 from runtimes.scores import Task
 

@@ -156,8 +156,6 @@ def artifact_of(folder: Path, manifest: Mapping[str, Any]) -> Artifact:
     if not artifact.model.endswith(SUFFIXES[artifact.target]):
         raise UserError(f"{where}: model {artifact.model!r} is no {SUFFIXES[artifact.target]} file, which {artifact.target} needs; "
                         "export the artifact again")
-    if artifact.target == "trt":
-        check(manifest.get("engine"), lambda value, _: ENGINE(value, "engine"), str(where), "export the artifact again")
     return artifact
 
 
@@ -183,6 +181,7 @@ def _check_origin(artifact: Artifact) -> None:
     if artifact.target != "trt":
         return
     engine = artifact.manifest.get("engine")
+    check(engine, lambda value, _: ENGINE(value, "engine"), str(artifact.folder / "manifest.json"), "export the artifact again")
     origin = engine.get("onnx_sha256") if isinstance(engine, dict) else None
     if artifact.manifest["files"].get("model.onnx") != origin:
         raise UserError(f"{artifact.folder}: {artifact.model} was not built from the model.onnx beside it; build it again from that: "

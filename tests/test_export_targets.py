@@ -13,7 +13,7 @@ from benchmarks.faults import FAULTS, edited
 from distill.checkpoint import Calibration
 from export.commands import export
 from export.config import ExportSettings
-from export.gate import Limits
+from export.options import Limits
 from export.parity import parity
 from runtimes.artifact import read_artifact
 from runtimes.errors import BUDGET, MISSING, UserError
