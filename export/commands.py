@@ -19,23 +19,26 @@ from export.bom import write_bom
 from export.card import artifact_card
 from export.config import ExportSettings
 from export.evidence import not_timed, timed, write_golden
-from export.executed import check_honoured, executed_layers, shares
-from export.facts import MODEL, Student, finished, manifest_facts, proven_on, read_student
+from export.executed import check_honoured, shares
+from export.facts import Student, finished, manifest_facts, proven_on, read_student
 from export.golden import Golden, golden_images, golden_patterns
 from export.hygiene import precision_share
 from export.lowering import lowered
-from export.making import fp32_graph, write_model
-from export.pace import against_fp32
+from export.making import fp32_graph
 from export.parity import parity, unlabelled
 from export.parity_page import parity_page, pictures_of
 from export.sign import load_signing_key, sign_manifest, signed_by
+from export.speed import against_fp32
+from export.targets.row import ExportedGraph
+from export.targets.table import TARGETS
 from runtimes.artifact import GOLDEN, Artifact, artifact_of, read_artifact
 from runtimes.errors import DONE, MISSING, PARITY, USAGE, UserError
 from runtimes.folder import SIGNATURE, read_json, write_atomic, write_json, write_manifest
 from runtimes.images import ImageSet
-from runtimes.ort import OrtSession, load_runtime
+from runtimes.ort import OrtSession
 from runtimes.outputs import check_apart, check_out, check_place, claimed, new_folder
-from runtimes.session import CheckedSession, Runtime, Session, open_runtime
+from runtimes.session import CheckedSession, Session, open_runtime
+from runtimes.targets import Runtime
 from runtimes.text import printable
 
 
@@ -73,7 +76,7 @@ def _export(settings: ExportSettings, command: str, images_of: Callable[[Checkpo
             say("done", f"{job.folder()}/ was finished already; nothing to resume")
             continue
         check_out(job.folder(), overwrite=job.overwrite)
-        check_target(job)  # before the minutes of work, not after
+        TARGETS[job.runtime].check(job.engine())  # before the minutes of work, not after
         jobs.append(job)
     if not jobs:
         return DONE
@@ -103,9 +106,7 @@ def _export_one(settings: ExportSettings, student: Student, data: bytes, images:
     with new_folder(out, overwrite=settings.overwrite) as folder:
         made = lowered(data, student, artifact_of(out, manifest_facts(student, build)), images, rows, build, settings.quantisation(),
                        settings.threads)
-        engine = write_model(folder, made, build, settings.engine())
-        write_atomic(folder / "config.json", (settings.student_dir / "config.json").read_bytes())
-        write_json(folder / "preprocessor_config.json", preprocessor_config(checkpoint.image_spec))
+        engine = _written(folder, made, settings)
         facts = manifest_facts(made.student, build, command=settings.kept_command() if command else "", settings=settings.kept(),
                                parity_images=images.digest) | (
             {"lowering": made.record} if made.record else {}) | engine
@@ -117,7 +118,7 @@ def _export_one(settings: ExportSettings, student: Student, data: bytes, images:
         try:
             weights = precision_share(made.data)
             executed = engine["engine"]["precision_share"] or {} if engine else shares(
-                executed_layers(runtime.facts(), artifact.model_path, settings.runtime, settings.device))
+                TARGETS[build.target].layers(runtime.facts(), artifact.model_path, settings.device))
             asked = weights if engine else precision_share(made.data, layers=True)
             notice = check_honoured(settings.precision, asked, executed, where=f"{settings.runtime} on this machine",
                                     allowed=settings.keep_upcast)
@@ -143,6 +144,14 @@ def _export_one(settings: ExportSettings, student: Student, data: bytes, images:
     print(printable(f"next: rd-verify {out}{' --public-key pub.pem' if key is not None else ''}   (on the device)"))
 
 
+def _written(folder: Path, graph: ExportedGraph, settings: ExportSettings) -> dict[str, Any]:
+    """Write what the target opens and what other programs read beside it; what the manifest says of an engine."""
+    told = TARGETS[settings.runtime].write(folder, graph, settings.build(), settings.engine())
+    write_atomic(folder / "config.json", (settings.student_dir / "config.json").read_bytes())
+    write_json(folder / "preprocessor_config.json", preprocessor_config(graph.student.checkpoint.image_spec))
+    return told
+
+
 def _check_data(settings: ExportSettings, checkpoint: Checkpoint) -> None:
     """Refuse (exit 2) an output inside the images that the student was made from."""
     data = checkpoint.manifest.get("settings", {}).get("data") if settings.data is None else None
@@ -155,26 +164,11 @@ def _opened(artifact: Artifact, settings: ExportSettings) -> tuple[Runtime, bool
     try:
         return open_runtime(artifact, threads=settings.threads, device=settings.device), False
     except UserError as error:
-        if settings.runtime != "trt" or error.exit_code != MISSING:
+        if not artifact.row.origin or error.exit_code != MISSING:
             raise
         say("engine", f"not run here: {error}")
         say("", "parity and golden vectors are those of ONNX Runtime on the ONNX beside it; rd-verify checks the engine on the device")
-        return OrtSession(artifact.model_bytes(MODEL)[0], threads=settings.threads), True
-
-
-def check_target(settings: ExportSettings) -> None:
-    """Refuse a target whose library is missing here (exit 5)."""
-    load_runtime()  # the converters of the other targets live in it, too
-    if settings.runtime == "trt":
-        from export.to_tensorrt import RTX_EDGE, parse_gpus
-        from runtimes.trt_library import load_library
-
-        load_library("tensorrt" if settings.on_device else "tensorrt_rtx")
-        parse_gpus(settings.gpu or RTX_EDGE)
-    if settings.runtime == "openvino":
-        from runtimes.ov import load_runtime as load_openvino
-
-        load_openvino()
+        return OrtSession(artifact.model_bytes(artifact.row.origin)[0], threads=settings.threads), True
 
 
 def parity_rows(images: ImageSet, most: int) -> list[int]:

@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from export.options import Build, EngineOptions, Execution, Limits, Quantisation
-from runtimes.artifact import Target
 from runtimes.errors import USAGE, UserError
 from runtimes.flags import record
+from runtimes.targets import TARGETS, Precision, Target
 from runtimes.threads import check_threads
 
 # What an artifact keeps of the settings it was made with: all but paths, which are kept as a word in brackets or not at all.
 KEPT = ("target", "precision", "input", "input_size", "opset", "parity_images", "parity_pictures", "golden", "golden_images", "max_batch",
         "samples", "calibration", "calibration_images", "sensitivity", "max_flips", "max_auc_drop", "keep_slower", "keep_upcast", "gpu",
         "on_device", "device", "threads", "seed")
-CHOICES = re.compile(r"onnx|openvino|trt|executorch|auto|fp32|fp16|bf16|int8|image|images|tensor|synthetic|minmax|entropy|percentile"
+CHOICES = re.compile("|".join(TARGETS) + r"|executorch|auto|fp32|fp16|bf16|int8|image|images|tensor|synthetic|minmax|entropy|percentile"
                      r"|cpu|cuda|gpu|npu|sm\d{2,3}|\d{1,5}[xX]\d{1,5}|[\d.]{1,12}\s?%?")
-OUT = re.compile(r"artifact(-(onnx|openvino|trt|fp32|fp16|bf16|int8))*")
+OUT = re.compile(rf"artifact(-({'|'.join(TARGETS)}|fp32|fp16|bf16|int8))*")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ExportSettings:
 
     target: tuple[Target, ...] = ("onnx",)
     """Runtimes of the device: onnx, openvino, trt, one or several; each becomes an artifact folder of its own."""
-    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
+    precision: Precision = "fp32"
     """Arithmetic of the graph; bf16 is OpenVINO's, on processors that have it."""
     student_dir: Path = Path("student")
     """Folder written by rd-distill."""
@@ -103,9 +103,12 @@ class ExportSettings:
         if self.opset not in (18, 19, 20):
             raise UserError(f"--opset {self.opset} is not supported; expected 18, 19 or 20", USAGE)
         if not self.target or len(set(self.target)) < len(self.target):
-            raise UserError(f"--target {' '.join(self.target) or '(nothing)'}: name each of onnx, openvino and trt once at most", USAGE)
-        if self.precision == "bf16" and set(self.target) != {"openvino"}:
-            raise UserError("--precision bf16 is OpenVINO's; add --target openvino alone, or choose fp32, fp16 or int8", USAGE)
+            raise UserError(f"--target {' '.join(self.target) or '(nothing)'}: name each of {', '.join(TARGETS)} once at most", USAGE)
+        for target in self.target:
+            if self.precision not in TARGETS[target].precisions:
+                others = ", ".join(name for name, row in TARGETS.items() if self.precision in row.precisions)
+                raise UserError(f"--precision {self.precision} is not one of --target {target}, which takes "
+                                f"{', '.join(TARGETS[target].precisions)}; targets that have it: {others}", USAGE)
         if not 0 <= self.max_auc_drop < 1:
             raise UserError(f"--max-auc-drop {self.max_auc_drop:g} must be from 0 to below 1, such as 0.005", USAGE)
         self.flip_share()

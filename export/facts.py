@@ -21,13 +21,13 @@ from export.options import Build
 from runtimes.agreement import TOLERANCES
 from runtimes.folder import MANIFEST, changed_files, read_json, sha256_file
 from runtimes.schema import check, mapping_of, number, object_of, whole
+from runtimes.targets import TARGETS
 
 MODEL = "model.onnx"
 FIGURE = object_of({}, {key: number(-1e9, 1e9) for key in ("value", "low", "high")}, others=True)
 BRANCH = object_of({}, {key: FIGURE for key in ("auroc", "accuracy", "balanced_accuracy", "f1", "kappa", "ece")}, others=True)
 METRICS = object_of({}, {"splits": mapping_of(object_of({"n": whole(0, 10**9)}, {"student": BRANCH, "teacher": BRANCH}, others=True))},
                     others=True)
-MODELS = {"onnx": MODEL, "openvino": "openvino_model.xml", "trt": "model.engine"}
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -87,13 +87,13 @@ def manifest_facts(student: Student, build: Build, *, command: str = "", setting
     command, settings: as they may ship; parity_images: the digest of all images at hand.
     """
     packages = ["torch", "timm", "onnx", "onnxscript", "onnxruntime", "numpy"]
-    packages += ["openvino"] * (build.target == "openvino")
+    packages += [name for name in TARGETS[build.target].libraries if name not in packages]
     return {
         "command": command, "scores": scores_of(student.metrics),
         "settings": dict(settings or {}), "versions": {name: version(name) for name in packages},
         "parents": {"student": student.manifest_sha256, **parents_of(student.checkpoint.manifest), "parity_images": parity_images},
         "artifact": {**facts_of(student, build), "target": build.target, "precision": build.precision,
-                     "model": MODELS[build.target], "opset": build.opset, "tolerance": TOLERANCES[build.precision]},
+                     "model": TARGETS[build.target].model, "opset": build.opset, "tolerance": TOLERANCES[build.precision]},
     }
 
 

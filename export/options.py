@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from runtimes.artifact import InputKind, Precision, Target
+from runtimes.artifact import InputKind
+from runtimes.targets import Precision, Target
 
 CalibrationMethod = Literal["auto", "minmax", "entropy", "percentile"]
 

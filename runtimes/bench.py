@@ -121,7 +121,7 @@ def hire(crew: Crew, artifacts: Mapping[str, Artifact], threads: Sequence[int], 
     made = []
     for name, artifact in artifacts.items():
         for count in threads:
-            ways = [way == "on" for way in spin] if artifact.target == "onnx" and count > 1 else [None]
+            ways = [way == "on" for way in spin] if artifact.row.spins and count > 1 else [None]
             for way in ways:
                 held = (list(cores) or core_set())[:count] if pin else list(cores) or None
                 made.append(crew.open(name, artifact, threads=count, device=device, spin=way, cores=held, files=files.get(name, [])))
