@@ -106,10 +106,11 @@ def _export_one(settings: ExportSettings, student: Student, data: bytes, images:
     with new_folder(out, overwrite=settings.overwrite) as folder:
         made = lowered(data, student, artifact_of(out, manifest_facts(student, build)), images, rows, build, settings.quantisation(),
                        settings.threads)
-        engine = _written(folder, made, settings)
+        written = _written(folder, made, settings)
+        compiled = written.get("engine")
         facts = manifest_facts(made.student, build, command=settings.kept_command() if command else "", settings=settings.kept(),
                                parity_images=images.digest) | (
-            {"lowering": made.record} if made.record else {}) | engine
+            {"lowering": made.record} if made.record else {}) | written
         write_bom(folder, facts, checkpoint.manifest)
         write_manifest(folder, "artifact", facts)  # so that the folder opens as on a device; written again as the last file
         artifact = read_artifact(folder)
@@ -117,9 +118,9 @@ def _export_one(settings: ExportSettings, student: Student, data: bytes, images:
         session = CheckedSession(artifact, runtime)
         try:
             weights = precision_share(made.data)
-            executed = engine["engine"]["precision_share"] or {} if engine else shares(
+            executed = compiled["precision_share"] or {} if compiled else shares(
                 TARGETS[build.target].layers(runtime.facts(), artifact.model_path, settings.device))
-            asked = weights if engine else precision_share(made.data, layers=True)
+            asked = weights if compiled else precision_share(made.data, layers=True)
             notice = check_honoured(settings.precision, asked, executed, where=f"{settings.runtime} on this machine",
                                     allowed=settings.keep_upcast)
             if notice:
@@ -145,7 +146,7 @@ def _export_one(settings: ExportSettings, student: Student, data: bytes, images:
 
 
 def _written(folder: Path, graph: ExportedGraph, settings: ExportSettings) -> dict[str, Any]:
-    """Write what the target opens and what other programs read beside it; what the manifest says of an engine."""
+    """Write what the target opens and what other programs read beside it; what the manifest says of them."""
     told = TARGETS[settings.runtime].write(folder, graph, settings.build(), settings.engine())
     write_atomic(folder / "config.json", (settings.student_dir / "config.json").read_bytes())
     write_json(folder / "preprocessor_config.json", preprocessor_config(graph.student.checkpoint.image_spec))

@@ -59,7 +59,7 @@ def _facts(artifact: Artifact, web: bool) -> dict[str, Any]:
     low, high = map(float, spec.window)
     facts = artifact.manifest["artifact"]
     return {
-        "folder": _folder(artifact), "model": artifact.model, "onnx": "model.onnx", "student": facts["student"],
+        "folder": _folder(artifact), "model": artifact.model, "onnx": artifact.row.origin or artifact.model, "student": facts["student"],
         "synthetic": facts["synthetic"],
         "inputs": list(artifact.input_names), "input": INPUT_NAMES[artifact.input_kind], "mask": MASK, "tensor": tensor,
         "volume": spec.volume is not None, "baked": artifact.baked, "answer": "logits" if tensor else "probabilities",
