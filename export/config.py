@@ -33,7 +33,7 @@ class ExportSettings:
     """Export a student, prove that it still takes the same decisions, measure it: student folder -> artifact folder."""
 
     target: tuple[Target, ...] = ("onnx",)
-    """Runtimes of the device: onnx, openvino, trt, one or several; each becomes an artifact folder of its own."""
+    """Runtimes of the device, one or several; each becomes an artifact folder of its own."""
     precision: Precision = "fp32"
     """Arithmetic of the graph; bf16 is OpenVINO's, on processors that have it."""
     student_dir: Path = Path("student")
