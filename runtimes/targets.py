@@ -14,11 +14,12 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.errors import UserError
+from runtimes.errors import USAGE, UserError
 from runtimes.graph_facts import GraphFacts, ir_facts, onnx_facts
-from runtimes.operators import check_ir, check_onnx
+from runtimes.operators import check_ir, check_onnx, check_ort
+from runtimes.ort_format import read_ort
 
-Target = Literal["onnx", "openvino", "trt"]
+Target = Literal["onnx", "openvino", "trt", "ort"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Files = tuple[bytes, ...]  # the bytes of what a runtime opens, the model first
 
@@ -90,6 +91,12 @@ def _open_onnx(model: Files, opening: Opening) -> Runtime:
     return OrtSession(model[0], threads=opening.threads, device=opening.device, spin=opening.spin, name=opening.name)
 
 
+def _open_ort(model: Files, opening: Opening) -> Runtime:
+    if opening.device != "cpu":  # its operators were given to the processor when it was made
+        raise UserError(f"device {opening.device!r} cannot run an .ort file of rd-export, which is for cpu; export --target onnx", USAGE)
+    return _open_onnx(model, opening)
+
+
 def _open_ir(model: Files, opening: Opening) -> Runtime:
     from runtimes.ov import OpenVinoSession
 
@@ -115,6 +122,8 @@ TARGETS: dict[Target, DeviceTarget] = {
     # Nobody can read an engine: it counts only beside its ONNX (artifact.py), and its record names the library that opens it.
     "trt": DeviceTarget("model.engine", ("fp32", "fp16", "int8"), (), lambda model: None, _engine_says_nothing, _open_engine,
                         origin="model.onnx"),
+    "ort": DeviceTarget("model.ort", ("fp32",), ("onnxruntime",), lambda model: check_ort(model[0]), lambda data: read_ort(data)[1],
+                        _open_ort, spins=True, profiler="onnxruntime"),
 }
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from export.targets.onnx import ONNX
 from export.targets.openvino import OPENVINO
+from export.targets.ort import ORT
 from export.targets.row import ExportTarget
 from export.targets.tensorrt import TENSORRT
 from runtimes.targets import Target
 
-TARGETS: dict[Target, ExportTarget] = {"onnx": ONNX, "openvino": OPENVINO, "trt": TENSORRT}
+TARGETS: dict[Target, ExportTarget] = {"onnx": ONNX, "openvino": OPENVINO, "trt": TENSORRT, "ort": ORT}
