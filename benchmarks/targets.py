@@ -27,7 +27,8 @@ from export.pace import pace
 from runtimes.artifact import Artifact, read_artifact
 from runtimes.errors import UserError
 from runtimes.ort import OrtSession
-from runtimes.session import Runtime, open_runtime
+from runtimes.session import open_runtime
+from runtimes.targets import Runtime
 
 STUDENTS: dict[str, tuple[str, ...]] = {
     "mobilenetv3-large": ("mobilenetv3",), "mobilenetv3-small": ("mobilenetv3-small",), "mobilenetv4-small": ("mobilenetv4-small",),

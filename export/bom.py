@@ -26,12 +26,12 @@ from distill.public_names import public_data
 from export.facts import parents_of
 from runtimes.artifact import INPUT_NAMES, needed_files
 from runtimes.folder import sha256_file, write_json
+from runtimes.targets import TARGETS, Target
 
 BOM = "bom.cdx.json"
 UNKNOWN = "unknown"
 TOOL = "rd-distill"
 HEAD = ("$schema", "bomFormat", "specVersion", "serialNumber", "version", "metadata")
-AT_WORK = {"onnx": ("onnxruntime", "numpy"), "openvino": ("openvino", "numpy"), "trt": ("numpy",)}  # on the device; an engine adds its own
 NO_DEVICE = "Research tool, not a medical device."
 SYNTHETIC = "Made from synthetic images: it says nothing about patients."
 
@@ -105,7 +105,8 @@ def _data(student: Mapping[str, Any]) -> Component:
 def _libraries(facts: Mapping[str, Any]) -> list[Component]:
     """What runs the model on the device (required), and what made it (excluded)."""
     versions, engine = dict(facts["versions"]), facts.get("engine") or {}
-    at_work = set(AT_WORK[facts["artifact"]["target"]])
+    target: Target = facts["artifact"]["target"]
+    at_work = {*TARGETS[target].libraries, "numpy"}  # an engine adds its own
     if engine:
         versions[engine["library"]] = engine["version"]
         at_work.add(engine["library"])

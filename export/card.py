@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from export.listings import listings
+from export.targets.table import TARGETS
 from runtimes.artifact import Artifact
 from runtimes.text import markdown
 
@@ -33,7 +34,7 @@ Research tool, not a medical device.
 
 ## Run it
 
-{listings(artifact)}
+{listings(artifact, TARGETS[artifact.target].programs(artifact))}
 
 `rd-verify .` checks every byte and replays the golden vectors of `{artifact.golden.name}` on the machine at hand
 ({_golden(artifact)}).

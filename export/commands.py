@@ -19,24 +19,26 @@ from export.bom import write_bom
 from export.card import artifact_card
 from export.config import ExportSettings
 from export.evidence import not_timed, timed, write_golden
-from export.executed import check_honoured, executed_layers, shares
-from export.facts import MODEL, finished, manifest_facts, proven_on, read_metrics
-from export.gate import Limits
+from export.executed import check_honoured, shares
+from export.facts import Student, finished, manifest_facts, proven_on, read_student
 from export.golden import Golden, golden_images, golden_patterns
 from export.hygiene import precision_share
 from export.lowering import lowered
-from export.making import fp32_graph, write_model
-from export.pace import against_fp32
+from export.making import fp32_graph
 from export.parity import parity, unlabelled
 from export.parity_page import parity_page, pictures_of
 from export.sign import load_signing_key, sign_manifest, signed_by
-from runtimes.artifact import GOLDEN, Artifact, read_artifact
+from export.speed import against_fp32
+from export.targets.row import ExportedGraph
+from export.targets.table import TARGETS
+from runtimes.artifact import GOLDEN, Artifact, artifact_of, read_artifact
 from runtimes.errors import DONE, MISSING, PARITY, USAGE, UserError
 from runtimes.folder import SIGNATURE, read_json, write_atomic, write_json, write_manifest
 from runtimes.images import ImageSet
-from runtimes.ort import OrtSession, load_runtime
+from runtimes.ort import OrtSession
 from runtimes.outputs import check_apart, check_out, check_place, claimed, new_folder
-from runtimes.session import CheckedSession, Runtime, Session, open_runtime
+from runtimes.session import CheckedSession, Session, open_runtime
+from runtimes.targets import Runtime
 from runtimes.text import printable
 
 
@@ -69,24 +71,24 @@ def _export(settings: ExportSettings, command: str, images_of: Callable[[Checkpo
         return checkpoint, images_of(checkpoint) if images_of is not None else _images(checkpoint, settings.data)
 
     for job in settings.jobs():
-        if (job.resume and finished(job.folder(), job) and (key is None or signed_by(job.folder(), key))
+        if (job.resume and finished(job.folder(), job.student_dir, job.kept()) and (key is None or signed_by(job.folder(), key))
                 and (job.data is None or proven_on(job.folder()) == opened()[1].digest)):
             say("done", f"{job.folder()}/ was finished already; nothing to resume")
             continue
         check_out(job.folder(), overwrite=job.overwrite)
-        check_target(job)  # before the minutes of work, not after
+        TARGETS[job.runtime].check(job.engine())  # before the minutes of work, not after
         jobs.append(job)
     if not jobs:
         return DONE
     checkpoint, images = opened()
-    read_metrics(settings.student_dir)  # figures that cannot be are told before the minutes of work, too
+    student = read_student(settings.student_dir, checkpoint)  # figures that cannot be are told before the minutes of work, too
     if checkpoint.image_spec.volume is not None and (settings.input != "image" or settings.input_size):
         raise UserError("a student of volumes takes slices of its own size and a mask; leave --input tensor and --input-size out", USAGE)
     rows = parity_rows(images, settings.parity_images)
-    data, failed = fp32_graph(checkpoint, settings), []
+    data, failed = fp32_graph(student, jobs[0].build()), []
     for job in jobs:
         try:
-            _export_one(job, checkpoint, data, images, rows, command, key)
+            _export_one(job, student, data, images, rows, command, key)
         except UserError as error:
             if len(jobs) == 1:
                 raise
@@ -98,16 +100,17 @@ def _export(settings: ExportSettings, command: str, images_of: Callable[[Checkpo
     return DONE
 
 
-def _export_one(settings: ExportSettings, checkpoint: Checkpoint, data: bytes, images: ImageSet, rows: list[int], command: str,
+def _export_one(settings: ExportSettings, student: Student, data: bytes, images: ImageSet, rows: list[int], command: str,
                 key: Any) -> None:
-    out = settings.folder()
+    out, build, checkpoint = settings.folder(), settings.build(), student.checkpoint
     with new_folder(out, overwrite=settings.overwrite) as folder:
-        made = lowered(data, checkpoint, images, rows, settings)
-        engine = write_model(folder, made, settings)
-        write_atomic(folder / "config.json", (settings.student_dir / "config.json").read_bytes())
-        write_json(folder / "preprocessor_config.json", preprocessor_config(checkpoint.image_spec))
-        facts = manifest_facts(made.checkpoint, settings, command, images.digest) | (
-            {"lowering": made.record} if made.record else {}) | engine
+        made = lowered(data, student, artifact_of(out, manifest_facts(student, build)), images, rows, build, settings.quantisation(),
+                       settings.threads)
+        written = _written(folder, made, settings)
+        compiled = written.get("engine")
+        facts = manifest_facts(made.student, build, command=settings.kept_command() if command else "", settings=settings.kept(),
+                               parity_images=images.digest) | (
+            {"lowering": made.record} if made.record else {}) | written
         write_bom(folder, facts, checkpoint.manifest)
         write_manifest(folder, "artifact", facts)  # so that the folder opens as on a device; written again as the last file
         artifact = read_artifact(folder)
@@ -115,9 +118,9 @@ def _export_one(settings: ExportSettings, checkpoint: Checkpoint, data: bytes, i
         session = CheckedSession(artifact, runtime)
         try:
             weights = precision_share(made.data)
-            executed = engine["engine"]["precision_share"] or {} if engine else shares(
-                executed_layers(runtime.facts(), artifact.model_path, settings.runtime, settings.device))
-            asked = weights if engine else precision_share(made.data, layers=True)
+            executed = compiled["precision_share"] or {} if compiled else shares(
+                TARGETS[build.target].layers(runtime.facts(), artifact.model_path, settings.device))
+            asked = weights if compiled else precision_share(made.data, layers=True)
             notice = check_honoured(settings.precision, asked, executed, where=f"{settings.runtime} on this machine",
                                     allowed=settings.keep_upcast)
             if notice:
@@ -127,17 +130,27 @@ def _export_one(settings: ExportSettings, checkpoint: Checkpoint, data: bytes, i
             write_golden(folder / GOLDEN, checkpoint, artifact, session, golden)
             first = tuple(one[:1].copy() for one in golden.batch)
             timing = not_timed(folder, session) if absent else timed(
-                folder, session, first, settings, against_fp32(data, made.record.get("quantised_by", ""), runtime, first, settings))
+                folder, session, first, settings.samples, settings.threads, against_fp32(
+                    data, made.record.get("quantised_by", ""), runtime, first, build, settings.execution(), settings.engine(),
+                    keep_slower=settings.keep_slower))
         finally:
             session.close()
         card = artifact_card(artifact, facts=facts["artifact"], parity=proof, latency=timing, latency_facts=read_json(
-            folder / "latency.json")["facts"], metrics=read_metrics(settings.student_dir), calibrated=made.checkpoint.calibration.told())
+            folder / "latency.json")["facts"], metrics=dict(student.metrics), calibrated=made.student.checkpoint.calibration.told())
         write_atomic(folder / "README.md", card.encode())
         write_manifest(folder, "artifact", facts)
         if key is not None:
             say("signed", f"{SIGNATURE} by key {sign_manifest(folder, key)}")
     print(printable(f"{out}/  {', '.join(sorted(path.name for path in out.iterdir()))}"))
     print(printable(f"next: rd-verify {out}{' --public-key pub.pem' if key is not None else ''}   (on the device)"))
+
+
+def _written(folder: Path, graph: ExportedGraph, settings: ExportSettings) -> dict[str, Any]:
+    """Write what the target opens and what other programs read beside it; what the manifest says of them."""
+    told = TARGETS[settings.runtime].write(folder, graph, settings.build(), settings.engine())
+    write_atomic(folder / "config.json", (settings.student_dir / "config.json").read_bytes())
+    write_json(folder / "preprocessor_config.json", preprocessor_config(graph.student.checkpoint.image_spec))
+    return told
 
 
 def _check_data(settings: ExportSettings, checkpoint: Checkpoint) -> None:
@@ -152,26 +165,11 @@ def _opened(artifact: Artifact, settings: ExportSettings) -> tuple[Runtime, bool
     try:
         return open_runtime(artifact, threads=settings.threads, device=settings.device), False
     except UserError as error:
-        if settings.runtime != "trt" or error.exit_code != MISSING:
+        if not artifact.row.origin or error.exit_code != MISSING:
             raise
         say("engine", f"not run here: {error}")
         say("", "parity and golden vectors are those of ONNX Runtime on the ONNX beside it; rd-verify checks the engine on the device")
-        return OrtSession(artifact.model_bytes(MODEL)[0], threads=settings.threads), True
-
-
-def check_target(settings: ExportSettings) -> None:
-    """Refuse a target whose library is missing here (exit 5)."""
-    load_runtime()  # the converters of the other targets live in it, too
-    if settings.runtime == "trt":
-        from export.to_tensorrt import RTX_EDGE, parse_gpus
-        from runtimes.trt_library import load_library
-
-        load_library("tensorrt" if settings.on_device else "tensorrt_rtx")
-        parse_gpus(settings.gpu or RTX_EDGE)
-    if settings.runtime == "openvino":
-        from runtimes.ov import load_runtime as load_openvino
-
-        load_openvino()
+        return OrtSession(artifact.model_bytes(artifact.row.origin)[0], threads=settings.threads), True
 
 
 def parity_rows(images: ImageSet, most: int) -> list[int]:
@@ -198,7 +196,7 @@ def _images(checkpoint: Checkpoint, data: str | None) -> ImageSet:
 
 def _prove(folder: Path, checkpoint: Checkpoint, artifact: Artifact, session: Session, images: ImageSet, rows: list[int],
            settings: ExportSettings, weights: dict[str, float], executed: dict[str, float]) -> dict[str, Any]:
-    limits = None if settings.precision == "fp32" else Limits(settings.flip_share(), settings.max_auc_drop)
+    limits = None if settings.precision == "fp32" else settings.limits()
     with track("parity") as update:
         proof = parity(checkpoint.model, session, artifact, images.images, images.labels, rows=rows, groups=images.groups,
                        max_batch=settings.max_batch, precision_share=weights, calibration=checkpoint.calibration, limits=limits,

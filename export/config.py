@@ -1,18 +1,31 @@
 """The settings of rd-export: one frozen dataclass that is command line, Python call and record.
 
-Owns: ExportSettings, which only refuses. Does not own: reading flags and YAML (runtimes/flags.py), the work (commands.py).
+Owns: ExportSettings, which only refuses; the groups that it is handed on as; what of it may ship: of what a user typed only numbers
+and choices, for a folder's name may be a patient's. Does not own: the groups (options.py), reading flags and YAML
+(runtimes/flags.py), the work (commands.py).
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from runtimes.artifact import Target
+from export.options import Build, EngineOptions, Execution, Limits, Quantisation
 from runtimes.errors import USAGE, UserError
+from runtimes.flags import record
+from runtimes.targets import TARGETS, Precision, Target
 from runtimes.threads import check_threads
+
+# What an artifact keeps of the settings it was made with: all but paths, which are kept as a word in brackets or not at all.
+KEPT = ("target", "precision", "input", "input_size", "opset", "parity_images", "parity_pictures", "golden", "golden_images", "max_batch",
+        "samples", "calibration", "calibration_images", "sensitivity", "max_flips", "max_auc_drop", "keep_slower", "keep_upcast", "gpu",
+        "on_device", "device", "threads", "seed")
+CHOICES = re.compile("|".join(TARGETS) + r"|executorch|auto|fp32|fp16|bf16|int8|image|images|tensor|synthetic|minmax|entropy|percentile"
+                     r"|cpu|cuda|gpu|npu|sm\d{2,3}|\d{1,5}[xX]\d{1,5}|[\d.]{1,12}\s?%?")
+OUT = re.compile(rf"artifact(-({'|'.join(TARGETS)}|fp32|fp16|bf16|int8))*")
 
 
 @dataclass(frozen=True)
@@ -20,8 +33,8 @@ class ExportSettings:
     """Export a student, prove that it still takes the same decisions, measure it: student folder -> artifact folder."""
 
     target: tuple[Target, ...] = ("onnx",)
-    """Runtimes of the device: onnx, openvino, trt, one or several; each becomes an artifact folder of its own."""
-    precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
+    """Runtimes of the device, one or several; each becomes an artifact folder of its own."""
+    precision: Precision = "fp32"
     """Arithmetic of the graph; bf16 is OpenVINO's, on processors that have it."""
     student_dir: Path = Path("student")
     """Folder written by rd-distill."""
@@ -90,9 +103,12 @@ class ExportSettings:
         if self.opset not in (18, 19, 20):
             raise UserError(f"--opset {self.opset} is not supported; expected 18, 19 or 20", USAGE)
         if not self.target or len(set(self.target)) < len(self.target):
-            raise UserError(f"--target {' '.join(self.target) or '(nothing)'}: name each of onnx, openvino and trt once at most", USAGE)
-        if self.precision == "bf16" and set(self.target) != {"openvino"}:
-            raise UserError("--precision bf16 is OpenVINO's; add --target openvino alone, or choose fp32, fp16 or int8", USAGE)
+            raise UserError(f"--target {' '.join(self.target) or '(nothing)'}: name each of {', '.join(TARGETS)} once at most", USAGE)
+        for target in self.target:
+            if self.precision not in TARGETS[target].precisions:
+                others = ", ".join(name for name, row in TARGETS.items() if self.precision in row.precisions)
+                raise UserError(f"--precision {self.precision} is not one of --target {target}, which takes "
+                                f"{', '.join(TARGETS[target].precisions)}; targets that have it: {others}", USAGE)
         if not 0 <= self.max_auc_drop < 1:
             raise UserError(f"--max-auc-drop {self.max_auc_drop:g} must be from 0 to below 1, such as 0.005", USAGE)
         self.flip_share()
@@ -145,3 +161,49 @@ class ExportSettings:
     def folder(self) -> Path:
         """Where the artifact of a single job goes."""
         return self.out if self.out is not None else Path(f"artifact-{self.runtime}-{self.precision}")
+
+    def build(self) -> Build:
+        """What a single job makes."""
+        return Build(self.runtime, self.precision, self.input, self.graph_size(), self.opset)
+
+    def quantisation(self) -> Quantisation:
+        """How int8 is looked for."""
+        return Quantisation(self.calibration, self.calibration_images, self.sensitivity, self.limits())
+
+    def limits(self) -> Limits:
+        """What a lower precision may cost."""
+        return Limits(self.flip_share(), self.max_auc_drop)
+
+    def execution(self) -> Execution:
+        """Where the parity check and the timing run."""
+        return Execution(self.device, self.threads)
+
+    def engine(self) -> EngineOptions:
+        """How a TensorRT engine is built."""
+        return EngineOptions(self.gpu, self.on_device, self.max_batch)
+
+    def kept(self) -> dict[str, Any]:
+        """What makes a single job's artifact, as its manifest keeps it: numbers and choices; of paths only that they were given."""
+        values, usual = record(self), f"artifact-{self.runtime}-{self.precision}"
+        return {"student_dir": "<student>", "data": None if self.data is None else "<data>",
+                "out": name if OUT.fullmatch(name := self.folder().name) else usual, **{key: _kept(key, values[key]) for key in KEPT}}
+
+    def kept_command(self) -> str:
+        """The command that makes such an artifact, from the settings that are kept: nothing of it was typed by a user."""
+        usual = ExportSettings(target=self.target, precision=self.precision).kept()
+        flags = [f"--target={self.runtime}", f"--precision={self.precision}"]
+        for key, value in self.kept().items():
+            flag = key.replace("_", "-")
+            if value == usual[key]:
+                continue
+            if isinstance(value, list):
+                flags += [f"--{flag}", *value]
+            else:
+                flags.append(f"--{flag if value is not False else 'no-' + flag}" + ("" if isinstance(value, bool) else f"={value}"))
+        return shlex.join(["rd-export", *flags])
+
+
+def _kept(key: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_kept(key, part) for part in value]
+    return value if not isinstance(value, str) or CHOICES.fullmatch(value) else f"<{key}>"

@@ -12,7 +12,6 @@ from typing import Any
 from distill.checkpoint import Checkpoint
 from distill.progress import say
 from export.answers import reference_logits
-from export.config import ExportSettings
 from export.golden import Golden
 from runtimes.artifact import Artifact
 from runtimes.folder import write_atomic, write_json
@@ -53,14 +52,14 @@ def not_timed(folder: Path, session: Session) -> dict[str, float]:
     return {}
 
 
-def timed(folder: Path, session: Session, first: tuple[Any, ...], settings: ExportSettings, more: dict[str, Any]) -> dict[str, float]:
+def timed(folder: Path, session: Session, first: tuple[Any, ...], samples: int, threads: int, more: dict[str, Any]) -> dict[str, float]:
     """Time the artifact on one input, write latency.json, print it; percentiles in milliseconds. more: further facts."""
     image = first if len(first) > 1 else first[0]
     facts = {**session.facts(), "batch": 1, "path": "array", **more}
-    report = measure(lambda: session.run(image), warmups=WARMUPS, samples=settings.samples, facts=facts)
+    report = measure(lambda: session.run(image), warmups=WARMUPS, samples=samples, facts=facts)
     write_json(folder / "latency.json", report.as_dict())
     shown = report.percentiles_ms()
     rest = "".join(f", {key.removesuffix('_ms')} {shown[key]:.2f}" for key in ("p90_ms", "p95_ms") if key in shown)
-    say("latency", f"{shown['p50_ms']:.2f} ms p50{rest} (array to decision, batch 1, {settings.threads} thread(s), "
+    say("latency", f"{shown['p50_ms']:.2f} ms p50{rest} (array to decision, batch 1, {threads} thread(s), "
                    f"{report.facts['provider'].removesuffix('ExecutionProvider')}, {report.facts['cpu']})")
     return shown

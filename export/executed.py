@@ -10,7 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runtimes.errors import MISSING, UserError
 from runtimes.ort import PROVIDERS, load_runtime
@@ -74,8 +74,3 @@ def check_honoured(precision: str, asked: Mapping[str, float], executed: Mapping
         raise UserError(f"{text}; it would be no faster here than the precision it runs in. Export on the device, choose another "
                         "--precision, or say --keep-upcast to write the artifact for a device that can", MISSING)
     return text
-
-
-def executed_layers(facts: Mapping[str, Any], model: Path, target: str, device: str) -> dict[str, int]:
-    """Layers of an opened artifact by the precision they run in; empty where the runtime cannot tell."""
-    return executed_by_ort(model, device) if target == "onnx" else dict(facts.get("layers") or {})

@@ -1,6 +1,6 @@
 """Whether a graph of lower precision still decides as the PyTorch model does: the figures, and the limits they are held against.
 
-Owns: Verdict and `judge`. Pure numbers. Does not own: making a graph (half.py, int8.py), running one.
+Owns: Verdict and `judge`. Pure numbers. Does not own: the limits (options.py), making a graph (half.py, int8.py), running one.
 """
 
 from __future__ import annotations
@@ -13,17 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.checkpoint import Calibration
+from export.options import Limits
 from runtimes.scores import Task, calibrated, decide
 
 MOST_MEAN_CHANGE = 0.02  # of probabilities, on average over images and classes: beyond it a graph is another model
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a lower precision may cost: the share of decisions that flip (of several labels each is one), the drop of AUROC."""
-
-    max_flips: float = 0.01
-    max_auc_drop: float = 0.005
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
 """Programs that run one artifact, with its own shapes and classes filled in: Python, Node, a web page, C++.
 
-Owns: which listings an artifact gets, the facts they are filled with. Does not own: the programs (listings/*.txt), the README around
-them (card.py).
+Owns: the facts that listings are filled with. Does not own: the programs (listings/*.txt), which of them a target has (targets/), the
+README around them (card.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,46 +17,22 @@ from runtimes.text import code, fenced, html_text, literal
 ELEMENTS = {"uint8": "u8", "uint16": "u16"}
 
 
-def listings(artifact: Artifact) -> str:
-    """Markdown: the section on how to run an artifact, every program complete."""
-    engine = artifact.manifest.get("engine")
-    parts = [f"Save these beside this folder, here called {code(_folder(artifact))}, not in it: with a file more it is refused as changed.",
-             "Python with `runtimes` (numpy, Pillow and one runtime; no torch):", _fenced("runtimes.py.txt", artifact)]
-    if artifact.target == "openvino":
-        parts += ["Python with openvino and numpy alone:", _fenced("openvino.py.txt", artifact),
-                  "C++ with OpenVINO (the wheel of `pip install openvino` has its `include` and `libs`):",
-                  _fenced("openvino.cpp.txt", artifact)]
-        return "\n\n".join(parts)
-    beside = ", on the ONNX that the engine was built from" if engine else ""
-    parts += [f"Python with onnxruntime and numpy alone{beside}:", _fenced("onnxruntime.py.txt", artifact)]
-    if engine:
-        names = ", ".join(f"`{name}`" for name in artifact.input_names)
-        outputs = ", `probabilities`" if artifact.input_kind == "image" else ""
-        parts.append(f"C++ on the engine: {code(artifact.model)} is for {engine['library']} {engine['version']} and GPUs of "
-                     f"{', '.join(engine['gpus'])}, no other. Deserialise it with `createInferRuntime` and `deserializeCudaEngine`; bind "
-                     f"{names} and `logits`{outputs} by `setTensorAddress` in the shapes above, batches {engine['batches'][0]} to "
-                     f"{engine['batches'][2]}. Whether that runs, only its device can tell (`rd-verify`). C++ on the ONNX beside it:")
-    else:
-        parts += ["Node (`npm install onnxruntime-node`), from raw pixels:", _fenced("node.mjs.txt", artifact)]
-        if artifact.image_spec.volume is None:
-            parts += ["A web page: save it as `index.html` in a folder of its own, beside copies of `model.onnx` and of "
-                      "`ort.wasm.min.mjs`, `ort-wasm-simd-threaded.mjs`, `ort-wasm-simd-threaded.wasm` of "
-                      "`npm install onnxruntime-web` (folder `dist`), and serve the folder (`python -m http.server`). "
-                      "Nothing is loaded from elsewhere, and no image leaves the machine.",
-                      _fenced("web.html.txt", artifact)]
-        parts.append("C++ with ONNX Runtime, from raw pixels:")
-    return "\n\n".join([*parts, _fenced("onnxruntime.cpp.txt", artifact)])
+def listings(artifact: Artifact, programs: Sequence[str]) -> str:
+    """Markdown: the section on how to run an artifact, every program complete; programs: those of its target."""
+    return "\n\n".join([
+        f"Save these beside this folder, here called {code(_folder(artifact))}, not in it: with a file more it is refused as changed.",
+        "Python with `runtimes` (numpy, Pillow and one runtime; no torch):", fenced_listing("runtimes.py.txt", artifact), *programs])
 
 
-def listing(name: str, artifact: Artifact) -> str:
-    """One program, by the name of its template, filled in."""
+def listing(name: str, artifact: Artifact, *, web: bool = False) -> str:
+    """One program, by the name of its template, filled in; web: whether a web page stands beside it, to point at."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     pages = Environment(loader=FileSystemLoader(Path(__file__).parent / "listings"), undefined=StrictUndefined, trim_blocks=True,
                         lstrip_blocks=True, autoescape=False)  # programs: names reach them as string literals
     pages.filters |= {"python": lambda text: literal(text, "python"), "javascript": lambda text: literal(text, "javascript"),
                       "cpp": lambda text: literal(text, "cpp"), "html_text": html_text}
-    return str(pages.get_template(name).render(**_facts(artifact))).rstrip() + "\n"
+    return str(pages.get_template(name).render(**_facts(artifact, web))).rstrip() + "\n"
 
 
 def _folder(artifact: Artifact) -> str:
@@ -63,12 +40,13 @@ def _folder(artifact: Artifact) -> str:
     return str(artifact.manifest["settings"]["out"])
 
 
-def _fenced(name: str, artifact: Artifact) -> str:
+def fenced_listing(name: str, artifact: Artifact, *, web: bool = False) -> str:
+    """One program as a block of Markdown."""
     language = {"py": "python", "mjs": "javascript"}.get(kind := name.split(".")[1], kind)
-    return fenced(listing(name, artifact), language)
+    return fenced(listing(name, artifact, web=web), language)
 
 
-def _facts(artifact: Artifact) -> dict[str, Any]:
+def _facts(artifact: Artifact, web: bool) -> dict[str, Any]:
     """What the templates know of an artifact."""
     spec, tensor = artifact.image_spec, artifact.input_kind == "tensor"
     height, width = (spec.height, spec.width) if tensor else artifact.graph_size
@@ -77,11 +55,11 @@ def _facts(artifact: Artifact) -> dict[str, Any]:
             f"1 to {spec.slices} slices of {height} rows of {width} x {spec.channels} uint8, scaled and resized as in training")
     other = "" if artifact.baked or spec.volume is not None else (
         f"\n// An image of another size has to be brought to {height}x{width} first: antialiased bilinear"
-        f"{', as the web page does' if artifact.target == 'onnx' else ''}.")
+        f"{', as the web page does' if web else ''}.")
     low, high = map(float, spec.window)
     facts = artifact.manifest["artifact"]
     return {
-        "folder": _folder(artifact), "model": artifact.model, "onnx": "model.onnx", "student": facts["student"],
+        "folder": _folder(artifact), "model": artifact.model, "onnx": artifact.row.origin or artifact.model, "student": facts["student"],
         "synthetic": facts["synthetic"],
         "inputs": list(artifact.input_names), "input": INPUT_NAMES[artifact.input_kind], "mask": MASK, "tensor": tensor,
         "volume": spec.volume is not None, "baked": artifact.baked, "answer": "logits" if tensor else "probabilities",
@@ -90,7 +68,7 @@ def _facts(artifact: Artifact) -> dict[str, Any]:
         "scale": 255 / (high - low), "mean": list(map(float, spec.mean)), "std": list(map(float, spec.std)),
         "classes": list(artifact.classes),
         "multilabel": artifact.task == "multilabel", "thresholds": [] if tensor else list(artifact.thresholds),
-        "temperatures": list(artifact.temperatures), "hint": HINTS[artifact.precision] if artifact.target == "openvino" else "",
+        "temperatures": list(artifact.temperatures), "hint": HINTS[artifact.precision],
         "element": "f32" if tensor else ELEMENTS[spec.dtype], "raw": raw,
         "raw_told": f"{raw}: {what}, nothing else{', little-endian' if spec.dtype == 'uint16' else ''}.{other}",
     }

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from distill.calibrate import choose_temperatures
 from distill.checkpoint import EVERY_CLASS, Calibration
-from export.gate import Limits, Verdict, judge_logits
+from export.gate import Verdict, judge_logits
 from export.int8 import METHODS, Feeds, Form, quantised, ranges, sensitivities
+from export.options import Limits
 from runtimes.errors import PARITY, UserError
 from runtimes.scores import Task
 
@@ -45,7 +46,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Found:
+class Int8Result:
     """A graph that may ship: bytes, its own calibration, what was tried."""
 
     data: bytes
@@ -69,7 +70,7 @@ def refitted(logits: NDArray[Any], labels: NDArray[Any], task: Task, old: Calibr
 
 
 def find_int8(data: bytes, problem: Problem, answer: Answer, *, method: str = "auto", sensitivity: bool = True, rank: Answer | None = None,
-              form: Form = "unsigned", progress: Callable[[int, int], None] | None = None) -> Found:
+              form: Form = "unsigned", progress: Callable[[int, int], None] | None = None) -> Int8Result:
     """An int8 graph within the limits: the best calibration, then as few layers in float as it takes.
 
     rank: who ranks the layers by what each one moves, where `answer` opens a graph slowly. UserError (exit 3) if nothing passes.
@@ -114,6 +115,6 @@ def find_int8(data: bytes, problem: Problem, answer: Answer, *, method: str = "a
                f"{best['changed_decisions']} of {verdict.decisions} decisions flipped")
         raise UserError(f"int8 does not pass: {'; '.join(verdict.reasons)}; {how}. Use --precision fp16 or fp32, another --student, or "
                         "raise the limit by name; no artifact was written", PARITY)
-    return Found(graph, calibration, {"calibration": name, "calibration_images": len(problem.calibration), "layers_in_float": keep,
+    return Int8Result(graph, calibration, {"calibration": name, "calibration_images": len(problem.calibration), "layers_in_float": keep,
                                       "sensitivities": {one: float(value) for one, value in moved.items()}, "attempts": tried,
                                       "verdict": verdict.told()})

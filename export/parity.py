@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from distill.checkpoint import Calibration
 from distill.models import Model
 from export.answers import Answers, Image, ask
-from export.gate import Limits, judge_logits
+from export.gate import judge_logits
+from export.options import Limits
 from runtimes.agreement import TAIL, compare, tail_difference
 from runtimes.artifact import Artifact
 from runtimes.scores import calibrated, decide

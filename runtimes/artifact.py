@@ -16,22 +16,19 @@ from typing import Any, Literal
 from runtimes.claims import ENGINE, check_facts, check_graph
 from runtimes.errors import UserError
 from runtimes.folder import check_files, parse_json, read_manifest
-from runtimes.graph_facts import GraphFacts, ir_facts, onnx_facts
+from runtimes.graph_facts import GraphFacts
 from runtimes.images import ImageSpec
-from runtimes.operators import check_ir, check_onnx
 from runtimes.reading import DEVICE_JSON_BYTES, most_bytes_of, read_file
 from runtimes.schema import check
 from runtimes.scores import Task
 from runtimes.signature import signed_manifest
+from runtimes.targets import TARGETS, DeviceTarget, Precision, Target, target_of
 
-Target = Literal["onnx", "openvino", "trt"]
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
 InputKind = Literal["image", "tensor"]
 
 INPUT_NAMES: dict[str, str] = {"image": "image", "tensor": "pixel_values"}
 MASK = "mask"  # the second input of a graph of volumes: 1 where a slice is there
 GOLDEN = "test_data_set_0"
-SUFFIXES: dict[str, str] = {"onnx": ".onnx", "openvino": ".xml", "trt": ".engine"}  # under another name a model would pass unchecked
 
 
 @dataclass(frozen=True)
@@ -58,6 +55,11 @@ class Artifact:
     opset: int
     tolerance: float
     signed_by: str = ""
+
+    @property
+    def row(self) -> DeviceTarget:
+        """How a device knows its target."""
+        return TARGETS[self.target]
 
     @property
     def model_path(self) -> Path:
@@ -87,12 +89,10 @@ class Artifact:
         model: another model of the same folder. UserError where a graph holds what rd-export does not write.
         """
         name = model or self.model
-        held = tuple(self.read(one) for one in ((name,) if name.endswith(".engine") else needed_files(name)))
+        row = target_of(name)
+        held = tuple(self.read(file) for file in row.opened(name))
         try:
-            if name.endswith(".onnx"):
-                check_onnx(held[0])
-            elif name.endswith(".xml"):
-                check_ir(held[0], len(held[1]))
+            row.check(held)
         except UserError as error:
             raise UserError(f"{self.folder / name}: {error}; expected a model as rd-export writes it: export the artifact again") from None
         return held
@@ -153,37 +153,34 @@ def artifact_of(folder: Path, manifest: Mapping[str, Any]) -> Artifact:
         target=facts["target"], precision=facts["precision"], input_kind=facts["input"],
         graph_size=(facts["graph_size"][0], facts["graph_size"][1]), temperatures=tuple(map(float, facts["temperatures"])),
         thresholds=tuple(map(float, facts["thresholds"])), model=facts["model"], opset=facts["opset"], tolerance=float(facts["tolerance"]))
-    if not artifact.model.endswith(SUFFIXES[artifact.target]):
-        raise UserError(f"{where}: model {artifact.model!r} is no {SUFFIXES[artifact.target]} file, which {artifact.target} needs; "
+    if not artifact.model.endswith(artifact.row.suffix):
+        raise UserError(f"{where}: model {artifact.model!r} is no {artifact.row.suffix} file, which {artifact.target} needs; "
                         "export the artifact again")
-    if artifact.target == "trt":
-        check(manifest.get("engine"), lambda value, _: ENGINE(value, "engine"), str(where), "export the artifact again")
     return artifact
 
 
 def needed_files(model: str) -> tuple[str, ...]:
     """The files a model never comes without: an IR keeps its weights beside it, an engine the ONNX that it was built from."""
-    if model.endswith(".engine"):
-        return (model, "model.onnx")
-    return (model, model.removesuffix(".xml") + ".bin") if model.endswith(".xml") else (model,)
+    return target_of(model).needed(model)
 
 
 def _graph_of(artifact: Artifact) -> GraphFacts:
     """What the model file says of itself; an engine says nothing, so the ONNX that it was built from does."""
-    name = "model.onnx" if artifact.target == "trt" else artifact.model
+    name = artifact.row.origin or artifact.model
     data = artifact.model_bytes(name)[0]
     try:
-        return ir_facts(data) if artifact.target == "openvino" else onnx_facts(memoryview(data))
+        return target_of(name).facts(data)
     except UserError as error:
         raise UserError(f"{artifact.folder / name}: {error}; export the artifact again") from None
 
 
 def _check_origin(artifact: Artifact) -> None:
     """An engine is code for one GPU that nobody can read: it counts only beside the ONNX that it says it was built from."""
-    if artifact.target != "trt":
+    if not artifact.row.origin:
         return
     engine = artifact.manifest.get("engine")
+    check(engine, lambda value, _: ENGINE(value, "engine"), str(artifact.folder / "manifest.json"), "export the artifact again")
     origin = engine.get("onnx_sha256") if isinstance(engine, dict) else None
-    if artifact.manifest["files"].get("model.onnx") != origin:
-        raise UserError(f"{artifact.folder}: {artifact.model} was not built from the model.onnx beside it; build it again from that: "
-                        "rd-export --target trt")
+    if artifact.manifest["files"].get(artifact.row.origin) != origin:
+        raise UserError(f"{artifact.folder}: {artifact.model} was not built from the {artifact.row.origin} beside it; build it again from "
+                        f"that: rd-export --target {artifact.target}")

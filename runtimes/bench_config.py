@@ -6,9 +6,9 @@ Owns: BenchSettings. Does not own: the command (bench_cli.py), what the settings
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -97,3 +97,10 @@ class BenchSettings:
             raise UserError("no artifact; name folders written by rd-export, or two reports after --compare", USAGE)
         if self.soak_minutes is not None and len(self.artifacts) != 1:
             raise UserError(f"--soak-minutes takes one artifact, not {len(self.artifacts)}", USAGE)
+
+    def plain(self) -> dict[str, Any]:
+        """Settings for the record: names of folders, never a path of this machine."""
+        def name(value: Any) -> Any:
+            return value.name if isinstance(value, Path) else [name(part) for part in value] if isinstance(value, tuple) else value
+
+        return {key: name(value) for key, value in asdict(self).items()}

@@ -17,6 +17,7 @@ from runtimes.graph_facts import GraphFacts, GraphTensor
 from runtimes.schema import Rule, anything, check, list_of, mapping_of, maybe, number, object_of, one_of, shown, text, truth, whole
 from runtimes.scores import TASKS
 from runtimes.strict_json import strict_json
+from runtimes.targets import TARGETS
 
 AGAIN = "export the artifact again"
 MODEL_NAMES = re.compile(r"[\w.-]{1,200}")
@@ -50,7 +51,7 @@ TEMPERATURE, THRESHOLD = number(1e-3, 1e3), number(0, 1)
 ARTIFACT: Rule = object_of(
     {"task": one_of(*TASKS), "classes": class_names, "image": anything, "input": one_of("image", "tensor"),
      "graph_size": list_of(whole(8, 4096), 2, 2), "temperatures": list_of(TEMPERATURE, 1), "thresholds": list_of(THRESHOLD),
-     "target": one_of("onnx", "openvino", "trt"), "precision": one_of(*TOLERANCES), "model": text(200, least=1), "opset": whole(7, 99),
+     "target": one_of(*TARGETS), "precision": one_of(*TOLERANCES), "model": text(200, least=1), "opset": whole(7, 99),
      "tolerance": number(0, 1, above=True)},
     {"student": text(), "teacher": text(), "parameters": maybe(whole(1, 10**13)), "weights_sha256": text(64),
      "licences": mapping_of(text()), "synthetic": truth, "not_calibrated": mapping_of(text())}, others=True)

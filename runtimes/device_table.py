@@ -16,6 +16,7 @@ from runtimes.artifact import Artifact
 from runtimes.errors import USAGE, UserError
 from runtimes.folder import read_json, write_json
 from runtimes.schema import check, list_of, maybe, number, object_of, one_of, text, truth, whole
+from runtimes.targets import TARGETS
 
 FORMAT = 1
 KIND = "latency table"
@@ -25,7 +26,7 @@ MARGIN = 1.1  # a run measured again later differs by some percent
 MS = number(1e-5, 1e7)
 ROW = object_of(
     {"student": text(), "height": whole(1, 65536), "width": whole(1, 65536), "params": maybe(whole(1, 10**13)), "macs": whole(1, 10**16),
-     "target": one_of("onnx", "openvino", "trt"), "precision": one_of("fp32", "fp16", "bf16", "int8"), "threads": whole(1, 4096),
+     "target": one_of(*TARGETS), "precision": one_of("fp32", "fp16", "bf16", "int8"), "threads": whole(1, 4096),
      "p90_ms": MS}, {"p50_ms": MS, "slices": whole(0, 512), "valid": truth}, others=True)
 TABLE = object_of({"rows": list_of(ROW, 1, 10**6), "machine": object_of({"cpu": text()}, others=True)}, others=True)
 

@@ -239,7 +239,8 @@ def constant(name: str, shape: list[int], code: int, raw: memoryview | None, typ
         raise UserError(f"constant {name[:80]!r} of shape {shape} needs {count:,} values, found {typed_bytes:,} bytes of them")
     value: NDArray[Any] | None = None
     if count <= SMALL and raw is not None and code in DTYPES:
-        value = np.frombuffer(raw, DTYPES[code]).reshape(shape).astype(np.int64 if integer else np.float64)
+        with np.errstate(invalid="ignore"):  # a NaN that signals: it is looked at, not computed with
+            value = np.frombuffer(raw, DTYPES[code]).reshape(shape).astype(np.int64 if integer else np.float64)
     elif len(ints) == count and integer and raw is None:
         value = np.asarray(ints, dtype=np.int64).reshape(shape)
     return Constant(tuple(shape), integer, value)

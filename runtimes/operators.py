@@ -12,7 +12,8 @@ from xml.parsers import expat
 
 from runtimes.errors import UserError
 from runtimes.graph_cost import check_cost
-from runtimes.onnx_graph import MOST_NODES, read_graph
+from runtimes.onnx_graph import MOST_NODES, OnnxGraph, read_graph
+from runtimes.ort_format import read_ort
 
 DOMAINS = ("", "ai.onnx")
 IMAGES = (1, 16)  # for how many images a graph's memory is looked at: it may grow as they do, not faster
@@ -48,7 +49,16 @@ MOST_DEPTH = 32  # elements within elements of an IR
 
 def check_onnx(model: bytes) -> None:
     """Refuse, in one sentence, an ONNX file that holds anything rd-export does not write, or asks for memory or work without bound."""
-    graph = read_graph(model)
+    check_graph(read_graph(model))
+
+
+def check_ort(model: bytes) -> None:
+    """The same of an .ort file, ONNX Runtime's own format."""
+    check_graph(read_ort(model)[0])
+
+
+def check_graph(graph: OnnxGraph) -> None:
+    """Refuse a graph of other operators than those that rd-export writes, or of unbounded memory or work."""
     if strangers := sorted(set(graph.opsets) - set(DOMAINS)):
         raise UserError(f"it needs operators of {strangers[0][:80]!r}, which no runtime here has")
     for node in graph.nodes:

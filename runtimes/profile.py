@@ -30,11 +30,11 @@ def inside(artifact: Artifact, batch: Sequence[Any], *, threads: int, device: st
     """Of one image: `macs`, `io_bytes`, `layers` by precision, the ten slowest `operators`, the time of all by `kinds`; or a `reason`."""
     one = tuple(part[:1].copy() for part in batch)
     io_bytes = sum(part.nbytes for part in one) + 8 * len(artifact.classes)
-    if artifact.target == "openvino":
+    if artifact.row.profiler == "openvino":
         return {"io_bytes": io_bytes, **_openvino(artifact, one, threads, device, operators)}
-    (graph,) = artifact.model_bytes("" if artifact.target == "onnx" else "model.onnx")
+    (graph,) = artifact.model_bytes(artifact.row.origin)
     macs = sum(macs_of(event["args"]) for event in ort_events(graph, one, threads=threads, optimise=False, runs=1))
-    if artifact.target != "onnx" or device != "cpu":
+    if artifact.row.profiler != "onnxruntime" or device != "cpu":
         return {"io_bytes": io_bytes, "macs": macs, "reason": f"no profile of {artifact.target} on {device}; use the vendor's own tools"}
     events = ort_events(graph, one, threads=threads, optimise=True, runs=RUNS)
     return {"io_bytes": io_bytes, "macs": macs, "layers": layers_of(events), **(spent_by([

@@ -1,7 +1,7 @@
 """From images to Scores: check what comes in, run it, decide.
 
 Owns: Session, `open_session`, `as_batch`, the one place where inputs are checked before a runtime sees them (some runtimes
-turn NaN into confident answers). Does not own: runtimes (ort.py), the resize rule (images.py), files (decode.py).
+turn NaN into confident answers). Does not own: which runtime opens what (targets.py), the resize rule (images.py), files (decode.py).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from runtimes.decode import MAX_PIXELS, decode
 from runtimes.errors import UserError
 from runtimes.scores import Scores, calibrated, decide
 from runtimes.stacks import as_stacks
+from runtimes.targets import Opening, Runtime
 
 Images = str | Path | NDArray[Any] | Sequence[str | Path | NDArray[Any]]
 Feeds = NDArray[Any] | tuple[NDArray[Any], NDArray[Any]]  # what a graph takes: one array, or slices and mask
@@ -34,19 +35,6 @@ class Session(Protocol):
 
     def facts(self) -> dict[str, Any]:
         """What really runs: model, runtime, version, provider, precision, threads."""
-
-    def close(self) -> None:
-        """Free the model's memory."""
-
-
-class Runtime(Protocol):
-    """One vendor's runtime with a model in it."""
-
-    def run(self, batch: Any) -> tuple[NDArray[np.float32], Any, Any]:
-        """Logits, probabilities and slice attention of a batch as the graph takes it; None for what a graph does not answer."""
-
-    def facts(self) -> dict[str, Any]:
-        """Library, version, provider, threads."""
 
     def close(self) -> None:
         """Free the model's memory."""
@@ -119,18 +107,8 @@ def open_session(folder: Path | str, *, threads: int | None = None, device: str 
 def open_runtime(artifact: Artifact, *, threads: int | None = None, device: str = "cpu", spin: bool | None = None,
                  hint: Literal["latency", "throughput"] = "latency", cache: Path | None = None) -> Runtime:
     """The runtime an artifact was made for with its model in it; UserError (exit 5) where library or device is missing."""
-    if artifact.target == "openvino":
-        from runtimes.ov import OpenVinoSession
-
-        return OpenVinoSession(artifact.model_bytes(), precision=artifact.precision, threads=threads, device=device,
-                               hint=hint, cache=cache, name=str(artifact.model_path))
-    if artifact.target == "trt":
-        from runtimes.trt import TrtSession
-
-        return TrtSession(artifact.model_bytes()[0], artifact.manifest.get("engine", {}), name=str(artifact.model_path))
-    from runtimes.ort import OrtSession
-
-    return OrtSession(artifact.model_bytes()[0], threads=threads, device=device, spin=spin, name=str(artifact.model_path))
+    return artifact.row.open(artifact.model_bytes(), Opening(
+        str(artifact.model_path), artifact.precision, threads, device, spin, hint, cache, artifact.manifest.get("engine", {})))
 
 
 def as_batch(images: Images, artifact: Artifact) -> Feeds:

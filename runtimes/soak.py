@@ -31,40 +31,38 @@ MINUTE_S = 60.0
 
 def soak(settings: BenchSettings, tell: Callable[[str], None] = print, minute_s: float = MINUTE_S) -> int:
     """Call one artifact for --soak-minutes, one request in flight, and write soak.json; exit code 4 on a drift with --gate."""
-    check_outputs(settings)
+    check_outputs(settings.out, settings.artifacts, table=settings.save_table, others={
+        "--teacher": settings.teacher, "--images": settings.images, "--config": settings.config})
     with claimed(settings.out):
-        return _soak(settings, tell, minute_s)
-
-
-def _soak(settings: BenchSettings, tell: Callable[[str], None], minute_s: float) -> int:
-    folder = settings.artifacts[0]
-    artifact = read_artifact(folder)
-    threads = settings.threads[-1] if settings.threads else thread_counts((), settings.cores)[-1]
-    thread_counts((threads,), settings.cores)
-    check_out(settings.out, overwrite=settings.overwrite)
-    facts = full_facts()
-    minutes: list[dict[str, Any]] = []
-    with Crew() as crew:
-        member = crew.open(folder.absolute().name, artifact, threads=threads, device=settings.device, cores=list(settings.cores) or None)
-        member.ask("warm", path="array", batch=1, least=settings.warmups, seconds=2.0)
-        left = (settings.soak_minutes or 1.0) * minute_s
-        while left > 0.05 * minute_s:
-            block = member.ask("block", path="array", batch=1, least=1, seconds=min(left, minute_s))
-            left -= minute_s
-            minutes.append({**percentiles_ms(block["samples_ns"]), "samples": len(block["samples_ns"]), "temperatures": temperatures(),
-                            "gpu": gpu_state(), "clock_mhz": clock_mhz(), "power_mode": full_facts()["power_mode"],
-                            **used_by_others([block], len(member.cores))})
-            one = minutes[-1]
-            warm = ", ".join(f"{name} {value:.0f} C" for name, value in one["temperatures"].items()) or "temperature not told"
-            tell(f"minute    {len(minutes)}: p50 {one['p50_ms']:.3g}, {_tail(minutes)} {one.get(_tail(minutes) + '_ms', 0):.3g} ms, {warm}")
-        opened = member.opened["facts"]
-    found = verdict(minutes)
-    with new_folder(settings.out, overwrite=settings.overwrite) as made:
-        write_json(made / "soak.json", {"format": 1, "artifact": member.name, "model_sha256": artifact.model_sha256, "machine": facts,
-                                        "facts": opened, "minutes": minutes, **found})
-        write_manifest(made, "soak", {"model_sha256": artifact.model_sha256})
-    tell(f"{'steady' if found['steady'] else 'DRIFTS'}: {found['told']}; {settings.out}/soak.json")
-    return BUDGET if settings.gate and not found["steady"] else DONE
+        folder = settings.artifacts[0]
+        artifact = read_artifact(folder)
+        threads = settings.threads[-1] if settings.threads else thread_counts((), settings.cores)[-1]
+        thread_counts((threads,), settings.cores)
+        check_out(settings.out, overwrite=settings.overwrite)
+        facts = full_facts()
+        minutes: list[dict[str, Any]] = []
+        with Crew() as crew:
+            member = crew.open(folder.absolute().name, artifact, threads=threads, device=settings.device,
+                               cores=list(settings.cores) or None)
+            member.ask("warm", path="array", batch=1, least=settings.warmups, seconds=2.0)
+            left = (settings.soak_minutes or 1.0) * minute_s
+            while left > 0.05 * minute_s:
+                block = member.ask("block", path="array", batch=1, least=1, seconds=min(left, minute_s))
+                left -= minute_s
+                minutes.append({**percentiles_ms(block["samples_ns"]), "samples": len(block["samples_ns"]), "temperatures": temperatures(),
+                                "gpu": gpu_state(), "clock_mhz": clock_mhz(), "power_mode": full_facts()["power_mode"],
+                                **used_by_others([block], len(member.cores))})
+                latest, tail = minutes[-1], _tail(minutes)
+                warm = ", ".join(f"{name} {value:.0f} C" for name, value in latest["temperatures"].items()) or "temperature not told"
+                tell(f"minute    {len(minutes)}: p50 {latest['p50_ms']:.3g}, {tail} {latest.get(tail + '_ms', 0):.3g} ms, {warm}")
+            opened = member.opened["facts"]
+        found = verdict(minutes)
+        with new_folder(settings.out, overwrite=settings.overwrite) as made:
+            write_json(made / "soak.json", {"format": 1, "artifact": member.name, "model_sha256": artifact.model_sha256, "machine": facts,
+                                            "facts": opened, "minutes": minutes, **found})
+            write_manifest(made, "soak", {"model_sha256": artifact.model_sha256})
+        tell(f"{'steady' if found['steady'] else 'DRIFTS'}: {found['told']}; {settings.out}/soak.json")
+        return BUDGET if settings.gate and not found["steady"] else DONE
 
 
 def verdict(minutes: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -280,8 +281,13 @@ def test_tests_are_flat_and_named_after_what_they_test() -> None:
     modules = {file.removesuffix(".py").replace("/", "_") for file in files(*FLOORS)}
     for path in (ROOT / "tests").glob("test_*.py"):
         name = path.stem.removeprefix("test_")
-        assert name in {"architecture", "pipeline", "earlier_folders"} | modules \
-            or name.startswith(tuple(f"{floor}_" for floor in FLOORS)), path.name
+        whole = {"architecture", "pipeline", "earlier_folders", "settings_stop_at_the_door"}
+        assert name in whole | modules or name.startswith(tuple(f"{floor}_" for floor in FLOORS)), path.name
+
+
+def test_the_wheel_holds_every_package() -> None:
+    shipped = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    assert sorted(shipped) == sorted({str(Path(file).parent).replace("/", ".") for file in files(*FLOORS)})
 
 
 def test_the_readme_maps_every_module() -> None:

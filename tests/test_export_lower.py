@@ -16,13 +16,14 @@ from onnx import numpy_helper
 
 from distill.checkpoint import Calibration
 from export.executed import check_honoured, executed_by_ort
-from export.gate import Limits, judge
+from export.gate import judge
 from export.half import in_half
 from export.hygiene import check_hygiene, precision_share
 from export.int8 import METHODS, quantised, ranges, sensitivities
 from export.lower import Problem, find_int8, refitted
-from export.lowering import by_openvino, control_score
+from export.options import Limits
 from export.regions import layers, outside, relabelled
+from export.targets.openvino import by_openvino, control_score
 from runtimes.errors import MISSING, PARITY, UserError
 from runtimes.ort import OrtSession
 from runtimes.scores import calibrated, decide

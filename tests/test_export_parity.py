@@ -20,7 +20,7 @@ from scipy.stats import binomtest
 
 from benchmarks.faults import FAULTS, replace_tensors
 from export.answers import graph_inputs, reference_logits
-from export.gate import Limits
+from export.options import Limits
 from export.parity import flip_bound, parity
 from runtimes.artifact import Artifact, read_artifact
 from runtimes.errors import UserError

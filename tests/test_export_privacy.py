@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from distill.public_names import OWN_DATA, OWN_TEACHER, public_data, public_teacher
 from export.commands import export
 from export.config import ExportSettings
-from export.facts import kept_command, kept_settings
 from runtimes.folder import read_json, write_manifest
 
 WORD = "JOHNDOE"
@@ -104,8 +103,8 @@ def test_what_is_kept_of_settings_does_not_hang_on_any_path(student: str, out: s
     plain = ExportSettings(student_dir=Path("s"), out=Path("o"), data="d", device="x y", samples=7)
     own = replace(plain, student_dir=Path(student), out=Path(f"{out}_"), data=data, config=Path(config), sign=Path(config),
                   device=f"{device} y", gpu=(f"{device} y",))
-    assert kept_settings(own) == {**kept_settings(plain), "gpu": ["<gpu>"]}
-    assert kept_command(own).replace(" --gpu '<gpu>'", "") == kept_command(plain)
+    assert own.kept() == {**plain.kept(), "gpu": ["<gpu>"]}
+    assert own.kept_command().replace(" --gpu '<gpu>'", "") == plain.kept_command()
 
 
 @given(st.sampled_from([("onnx",), ("openvino",)]), st.booleans(), st.integers(1, 99), st.sampled_from([None, "64x96"]))
@@ -115,7 +114,7 @@ def test_the_kept_command_is_one_that_can_be_typed(target: Any, slower: bool, sa
     from runtimes.flags import parse
 
     settings = ExportSettings(target=target, keep_slower=slower, samples=samples, sensitivity=slower, input_size=size)
-    assert kept_settings(parse(ExportSettings, shlex.split(kept_command(settings))[1:], "rd-export")) == kept_settings(settings)
+    assert parse(ExportSettings, shlex.split(settings.kept_command())[1:], "rd-export").kept() == settings.kept()
 
 
 @given(st.text(max_size=20))

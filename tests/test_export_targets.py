@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from conftest import Case, image_set, tiny_model, write_student
@@ -13,13 +14,16 @@ from benchmarks.faults import FAULTS, edited
 from distill.checkpoint import Calibration
 from export.commands import export
 from export.config import ExportSettings
-from export.gate import Limits
+from export.options import Limits
 from export.parity import parity
-from runtimes.artifact import read_artifact
-from runtimes.errors import BUDGET, MISSING, UserError
+from export.targets.table import TARGETS
+from runtimes.artifact import needed_files, read_artifact
+from runtimes.errors import BUDGET, MISSING, USAGE, UserError
 from runtimes.folder import changed_files, read_json, read_manifest
 from runtimes.ort import OrtSession
 from runtimes.session import CheckedSession, open_session
+from runtimes.targets import TARGETS as DEVICE
+from runtimes.targets import Precision, Target, target_of
 from runtimes.verify import verify
 
 Exported = Callable[[Case], Path]
@@ -63,12 +67,41 @@ def test_an_engine_lies_beside_the_onnx_that_proves_it_and_is_not_run_without_it
     assert caught.value.exit_code == MISSING
 
 
+def test_int8_for_an_engine_is_symmetric_and_judged_before_the_engine_is_built(exported: Exported) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed; pip install '.[tensorrt]'")
+    folder = exported(Case(target="trt", precision="int8"))
+    assert read_manifest(folder, "artifact")["engine"]["precision"] == "int8"
+    assert read_json(folder / "parity.json")["precision_share"]["int8"] > 0.5
+
+
+@pytest.mark.parametrize("target", get_args(Target))
+def test_every_target_is_a_row_on_both_sides_and_agrees_with_itself(target: Target) -> None:
+    row, settings = DEVICE[target], ExportSettings(target=(target,), precision=DEVICE[target].precisions[-1])
+    assert set(TARGETS) == set(DEVICE) == set(get_args(Target))
+    assert target_of(row.model) is row
+    assert row.model in needed_files(row.model)
+    assert set(row.libraries) <= {"onnxruntime", "openvino"}
+    assert settings.kept()["target"] == [target]
+    for precision in set(get_args(Precision)) - set(row.precisions):
+        with pytest.raises(UserError, match=f"not one of --target {target}") as caught:
+            ExportSettings(target=(target,), precision=precision)
+        assert caught.value.exit_code == USAGE
+
+
+def test_no_file_of_export_or_runtimes_asks_for_a_target_by_its_name() -> None:
+    root = Path(__file__).resolve().parent.parent
+    for path in (*(root / "export").rglob("*.py"), *(root / "runtimes").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Compare) and ("target" in (words := ast.unparse(node)) or ".runtime" in words):
+                assert not any(f"'{name}'" in words for name in DEVICE), f"{path.name}: {words}"
+
+
 def test_fp16_that_this_machine_computes_in_fp32_and_int8_that_is_slower_are_refused(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_student(tmp_path / "student", Case())
     settings = ExportSettings(student_dir=tmp_path / "student", out=tmp_path / "out", samples=5, precision="int8", max_flips="20%",
                               max_auc_drop=0.5, calibration="minmax")
-    monkeypatch.setattr("export.pace.pace", lambda one, other, batch: 1.2)
+    monkeypatch.setattr("export.speed.pace", lambda one, other, batch: 1.2)
     with pytest.raises(UserError, match="--keep-slower") as caught:
         export(settings, "", lambda checkpoint: image_set(Case(), 40, train=16))
     assert caught.value.exit_code == BUDGET

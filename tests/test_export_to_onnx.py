@@ -78,10 +78,10 @@ def test_no_path_or_trace_of_this_machine_is_in_the_file(exported: Exported, cas
 def test_two_processes_with_other_hash_seeds_write_the_same_bytes(tmp_path: Path) -> None:
     write_student(tmp_path / "student", Case("ordinal", 1))
     code = ("import sys, hashlib\nimport numpy as np\nfrom pathlib import Path\nfrom distill.checkpoint import load_checkpoint\n"
-            "from export.config import ExportSettings\nfrom export.half import in_half\nfrom export.int8 import quantised, ranges\n"
-            "from export.making import fp32_graph\n"
-            "settings = ExportSettings(student_dir=Path(sys.argv[1]), input_size='40x48')\n"
-            "data = fp32_graph(load_checkpoint(settings.student_dir), settings)\n"
+            "from export.facts import read_student\nfrom export.half import in_half\nfrom export.int8 import quantised, ranges\n"
+            "from export.making import fp32_graph\nfrom export.options import Build\n"
+            "folder = Path(sys.argv[1])\n"
+            "data = fp32_graph(read_student(folder, load_checkpoint(folder)), Build(size=(40, 48)))\n"
             "image = np.random.default_rng(0).integers(0, 255, (1, 40, 48, 1)).astype(np.uint8)\n"
             "int8 = quantised(data, ranges(data, [{'image': image}], 'minmax'))\n"
             "print(*(hashlib.sha256(one).hexdigest() for one in (data, in_half(data), int8)))")

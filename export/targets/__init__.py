@@ -1,0 +1,1 @@
+"""The targets of rd-export: one file and one row each."""
