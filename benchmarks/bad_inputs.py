@@ -28,7 +28,7 @@ from bad_cases import TAUGHT, Case
 from bad_list import CASES
 from record import RESULTS, facts
 
-ENTRIES = {"rd-distill": ("distill.cli", "main"), "rd-adapt": ("distill.adapt_cli", "main"), "rd-export": ("export.cli", "main"),
+ENTRIES = {"rd-distill": ("distill.cli", "main"), "rd-adapt": ("distill.adaptation.cli", "main"), "rd-export": ("export.cli", "main"),
            "rd-bench": ("runtimes.bench_cli", "main"), "rd-verify": ("runtimes.cli", "verify_main"),
            "rd-info": ("runtimes.info_cli", "main")}
 # Imported once, and none of ours, which each process imports as a command does.

@@ -1,7 +1,7 @@
 """Whether a latency budget is kept when it is measured again later, and how long --student auto needs to screen its list.
 
-Owns: random budgets, the second measurement in a fresh process, the time of a screening. Does not own: pruning (distill/prune.py),
-timing (distill/timing.py).
+Owns: random budgets, the second measurement in a fresh process, the time of a screening. Does not own: pruning (distill/pruning/prune.py),
+timing (distill/pruning/timing.py).
 
     python benchmarks/budgets.py trials --trials 20
     python benchmarks/budgets.py screen
@@ -22,12 +22,12 @@ import numpy as np
 from record import RESULTS, facts, store
 from study import read_rows
 
-from distill.budget import Budget, cost_of, shrink
-from distill.candidates import screen
-from distill.models import ModelSpec
-from distill.prune import open_pruner
-from distill.students import build_student, timm_name
-from distill.timing import export_untrained, latency_ms
+from distill.networks.models import ModelSpec
+from distill.networks.students import build_student, timm_name
+from distill.pruning.budget import Budget, cost_of, shrink
+from distill.pruning.prune import open_pruner
+from distill.pruning.timing import export_untrained, latency_ms
+from distill.selection.candidates import screen
 from runtimes.errors import BUDGET, UserError
 
 STUDENTS = ("mobilenetv3-small", "mobilenetv3", "mobilenetv4-small", "efficientnet-lite0", "resnet18")
@@ -35,8 +35,8 @@ SIZES = (64, 96, 128)
 AGAIN = """
 import json, statistics, sys
 from pathlib import Path
-from distill.models import ModelSpec
-from distill.timing import MARGIN, example, open_file, p90_ms
+from distill.networks.models import ModelSpec
+from distill.pruning.timing import MARGIN, example, open_file, p90_ms
 spec = ModelSpec.from_dict(json.loads(sys.argv[2]))
 print(statistics.median(p90_ms(open_file(Path(sys.argv[1]), example(spec))) for _ in range(3)) / MARGIN)
 """

@@ -19,9 +19,9 @@ import numpy as np
 from record import RESULTS, facts
 from study import HERE, SHARED, rd_distill, read_rows
 
-from distill.checkpoint import load_checkpoint
-from distill.evaluate import auroc_difference
-from distill.intake import images_for
+from distill.data.intake import images_for
+from distill.evaluation.evaluate import auroc_difference
+from distill.networks.checkpoint import load_checkpoint
 from export.answers import accepted, reference_logits
 from export.commands import export
 from export.config import ExportSettings

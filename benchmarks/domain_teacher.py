@@ -69,8 +69,8 @@ def simsiam(images: np.ndarray[Any, Any]) -> dict[str, Any]:
     from torch import nn
     from torchvision.transforms import v2
 
-    from distill.models import ModelSpec
-    from distill.students import build_student
+    from distill.networks.models import ModelSpec
+    from distill.networks.students import build_student
 
     torch.manual_seed(0)
     model = build_student(ModelSpec("tf_efficientnet_lite0", SELF_SIDE, SELF_SIDE, "binary", ("no", "yes")), "pretrained", 0)

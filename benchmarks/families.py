@@ -1,10 +1,11 @@
 """Pruning over timm's families: to half the operations, forward, export, ONNX Runtime against torch, and how much faster that is.
 
-Owns: the list of families, the table. Does not own: pruning (distill/prune.py), timing (distill/timing.py). Random weights: what is
-tried is whether a family can be pruned, not what accuracy is left.
+Owns: the list of families, the table. Does not own: pruning (distill/pruning/prune.py), timing (distill/pruning/timing.py). Random
+weights: what is tried is whether a family can be pruned, not what accuracy is left.
 
     python benchmarks/families.py
     python benchmarks/families.py --only mobilenetv3_small_100 --size 96
+
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ import numpy as np
 import torch
 from record import RESULTS, facts, interleave, ratio, store, timed
 
-from distill.budget import Budget, cost_of, shrink
-from distill.models import Model, ModelSpec, build_model
-from distill.prune import open_pruner
-from distill.students import build_student, timm_arguments, timm_name
-from distill.timing import Shipped, example, open_call
+from distill.networks.models import Model, ModelSpec, build_model
+from distill.networks.students import build_student, timm_arguments, timm_name
+from distill.pruning.budget import Budget, cost_of, shrink
+from distill.pruning.prune import open_pruner
+from distill.pruning.timing import Shipped, example, open_call
 from runtimes.errors import UserError
 
 FAMILIES = (

@@ -1,9 +1,11 @@
 """What folding routed adapters costs: mean gates, least squares, and training that makes the gates constant; BUSI and pneumonia.
 
-Owns: which runs make the study, folding a finished teacher both ways, the table. Does not own: folds (distill/merge.py), rows (study.py).
+Owns: which runs make the study, folding a finished teacher both ways, the table. Does not own: folds (distill/adapters/merge.py), rows
+(study.py).
 
     python benchmarks/folds.py --seeds 3 --workers 2
     python benchmarks/folds.py --table
+
 """
 
 from __future__ import annotations
@@ -19,12 +21,12 @@ from adapters import TEACHER, sets
 from numpy.typing import NDArray
 from study import Run, adapted, conduct, figures, points
 
-from distill.calibrate import apply_temperatures
-from distill.checkpoint import Checkpoint, load_checkpoint
-from distill.data import load_images
-from distill.evaluate import evaluate
-from distill.folding import Folded, MergeMode, batched, fold_teacher
-from distill.views import normalise, unit_levels
+from distill.adaptation.folding import Folded, MergeMode, batched, fold_teacher
+from distill.data.loading import load_images
+from distill.data.views import normalise, unit_levels
+from distill.evaluation.calibrate import apply_temperatures
+from distill.evaluation.evaluate import evaluate
+from distill.networks.checkpoint import Checkpoint, load_checkpoint
 from runtimes.folder import read_json
 from runtimes.images import ImageSet, ImageSpec
 

@@ -20,13 +20,13 @@ from adapters import METHODS as ADAPTERS
 from adapters import TEACHER, TRAINING, sets
 from study import Run, adapted, command, conduct, points
 
-from distill.calibrate import apply_temperatures
-from distill.checkpoint import load_checkpoint
-from distill.data import load_images
-from distill.evaluate import evaluate
-from distill.heads import TaskHead, load_heads
-from distill.models import Model
-from distill.views import normalise, unit_levels
+from distill.data.loading import load_images
+from distill.data.views import normalise, unit_levels
+from distill.evaluation.calibrate import apply_temperatures
+from distill.evaluation.evaluate import evaluate
+from distill.networks.checkpoint import load_checkpoint
+from distill.networks.heads import TaskHead, load_heads
+from distill.networks.models import Model
 from runtimes.folder import read_json
 from runtimes.images import ImageSet, ImageSpec
 
@@ -53,7 +53,7 @@ def perform(run: Run, work: Path) -> dict[str, Any]:
             out, _ = adapted((*flags, *TEACHER), run.seed, work)
         else:
             out = work / f"{run.slug}-{name}"
-            command("distill.adapt_cli", [*flags, "--teacher", str(folders[-1]), *TRAINING, "--overwrite", "--seed", str(run.seed),
+            command("distill.adaptation.cli", [*flags, "--teacher", str(folders[-1]), *TRAINING, "--overwrite", "--seed", str(run.seed),
                                           "--threads", "1", "--out", str(out)], work)
         folders.append(out)
         stages.append(judged(out, data))

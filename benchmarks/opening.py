@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from record import RESULTS, facts, interleave, ratio, store, timed
 
-from distill.checkpoint import Calibration
-from distill.deployed import reparameterised
-from distill.models import ModelSpec, build_model
+from distill.networks.checkpoint import Calibration
+from distill.networks.deployed import reparameterised
+from distill.networks.models import ModelSpec, build_model
 from export.graph import DeployedGraph, example_input
 from export.targets.ort import to_ort
 from export.to_onnx import to_onnx

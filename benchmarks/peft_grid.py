@@ -1,6 +1,6 @@
 """LoRA folders of peft merged by peft and by us: a grid of its settings, each value, each pair of values, random mixtures.
 
-Owns: the network, the grid, the folders, comparing weights, the table. Does not own: the merge (distill/peft_folder.py).
+Owns: the network, the grid, the folders, comparing weights, the table. Does not own: the merge (distill/teacher/peft_folder.py).
 Every folder must give the same weights to 1e-5, or be refused by name; what peft refuses itself is counted apart. Needs peft.
 
     python benchmarks/peft_grid.py
@@ -29,7 +29,7 @@ import torch
 from record import RESULTS, facts, store
 from torch import nn
 
-from distill.peft_folder import merge_peft
+from distill.teacher.peft_folder import merge_peft
 from runtimes.errors import UserError
 
 TOLERANCE = 1e-5

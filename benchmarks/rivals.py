@@ -26,8 +26,8 @@ class TorchSession:
     def __init__(self, student: Path, artifact: str, threads: int, compiled: bool) -> None:
         import torch
 
-        from distill.checkpoint import load_checkpoint
-        from distill.deployed import reparameterised
+        from distill.networks.checkpoint import load_checkpoint
+        from distill.networks.deployed import reparameterised
         from export.graph import DeployedGraph
 
         torch.set_num_threads(threads)

@@ -14,11 +14,11 @@ import torch
 from record import interleave, ratio, timed
 from torch import Tensor, nn
 
-from distill.adapters import Adapter, adapters_of
-from distill.experts import AdapterSpec
-from distill.insert import choose_layers, insert
-from distill.nets import build_net
-from distill.spectral import start_from_svd
+from distill.adapters.experts import AdapterSpec
+from distill.adapters.insert import choose_layers, insert
+from distill.adapters.layer import Adapter, adapters_of
+from distill.adapters.spectral import start_from_svd
+from distill.networks.nets import build_net
 
 # Network, side, largest adapter in shares of its layer (--adapt-share; 1: beside every layer as wide as the rank).
 TEACHERS = (("vit_base_patch16_224", 224, 0.5), ("tf_efficientnet_lite2", 224, 0.5), ("tf_efficientnet_lite2", 224, 1.0))

@@ -21,21 +21,21 @@ import torch
 from record import interleave, ratio, timed
 from torch import Tensor
 
-from distill.bank import FeatureBank, bank_key
-from distill.banking import build_bank
-from distill.batches import Batches
-from distill.data import load_images
-from distill.fit import fit
-from distill.forward import onnx_forward, torch_forward
-from distill.losses import task_loss
+from distill.data.loading import load_images
+from distill.data.pixels import build_pixels
+from distill.data.views import ViewSpec
+from distill.evaluation.losses import task_loss
 from distill.methods.build import method_losses
+from distill.methods.reprogram import Reprogram
 from distill.methods.step import Branches, Weights
-from distill.models import ModelSpec, feature_width
-from distill.pixels import build_pixels
-from distill.reprogram import Reprogram
-from distill.students import build_student
-from distill.teachers import Teacher, load_teacher
-from distill.views import ViewSpec
+from distill.networks.models import ModelSpec, feature_width
+from distill.networks.students import build_student
+from distill.teacher.bank import FeatureBank, bank_key
+from distill.teacher.banking import build_bank
+from distill.teacher.forward import onnx_forward, torch_forward
+from distill.teacher.teachers import Teacher, load_teacher
+from distill.training.batches import Batches
+from distill.training.fit import fit
 from runtimes.images import ImageSet, ImageSpec
 
 STUDENTS = (("mobilenetv3_small_050", 96), ("mobilenetv3_small_100", 128))

@@ -17,17 +17,17 @@ import numpy as np
 import torch
 from speed_training import BATCH, STUDENTS, VIEWS, Setting, batches_of
 
-from distill.bank import bank_key
-from distill.banking import build_bank
-from distill.batches import Batches
-from distill.data import load_images
-from distill.forward import onnx_forward, torch_forward
+from distill.data.loading import load_images
+from distill.data.views import draw_views, view_pixels
+from distill.methods.reprogram import Reprogram
 from distill.methods.step import Batch, Branches
-from distill.models import ModelSpec, build_model, feature_width
-from distill.reprogram import Reprogram
-from distill.students import build_student
-from distill.teachers import load_teacher
-from distill.views import draw_views, view_pixels
+from distill.networks.models import ModelSpec, build_model, feature_width
+from distill.networks.students import build_student
+from distill.teacher.bank import bank_key
+from distill.teacher.banking import build_bank
+from distill.teacher.forward import onnx_forward, torch_forward
+from distill.teacher.teachers import load_teacher
+from distill.training.batches import Batches
 from runtimes.images import ImageSet, ImageSpec
 
 

@@ -84,7 +84,7 @@ def adapted(flags: Iterable[str], seed: int, work: Path) -> tuple[Path, float]:
     told = folder.with_suffix(".seconds")
     if not told.is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        told.write_text(f"{command('distill.adapt_cli', [*own, '--overwrite', '--out', str(folder)], work)}\n")
+        told.write_text(f"{command('distill.adaptation.cli', [*own, '--overwrite', '--out', str(folder)], work)}\n")
     return folder, float(told.read_text())
 
 

@@ -47,7 +47,7 @@ def perform(run: Run, work: Path) -> dict[str, Any]:
     """Adapt a teacher, distil a student where asked, read the figures of both, throw the folders away."""
     adapted, student = work / f"{run.slug}-teacher", work / run.slug
     common = ["--seed", str(run.seed), "--threads", "1", "--overwrite"]
-    command("distill.adapt_cli", [*run.flags, *TEACHER, *common, "--out", str(adapted)], work)
+    command("distill.adaptation.cli", [*run.flags, *TEACHER, *common, "--out", str(adapted)], work)
     row = {**run.row(work), **figures(adapted), "attention": attention(adapted)}
     if run.method in DISTILLED and run.seed in DISTILLED_SEEDS:
         pooling = ["--slice-pooling", "mean"] if "mean" in run.method else []

@@ -1,1 +1,22 @@
-"""The workshop: images and a foundation model in, a student out."""
+"""The workshop: images and a foundation model in, a student out.
+
+Owns: what a Python user takes from it, loaded when asked for. Does not own: any of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distill.networks.checkpoint import load_checkpoint as load_checkpoint
+
+PUBLIC = {"load_checkpoint": "distill.networks.checkpoint"}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from the wing that owns it: PyTorch is not imported before."""
+    from importlib import import_module
+
+    if name not in PUBLIC:
+        raise AttributeError(f"module 'distill' has no attribute {name!r}; it has {', '.join(PUBLIC)}")
+    return getattr(import_module(PUBLIC[name]), name)

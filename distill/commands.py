@@ -13,33 +13,33 @@ from typing import Any
 
 import torch
 
-from distill.adapt import adapt
-from distill.candidates import spec_of
-from distill.checkpoint import load_checkpoint
-from distill.choosing import Timing, choose_method, choose_student
-from distill.intake import choose_device, describe, read_images
+from distill.adaptation.adapt import adapt
+from distill.data.intake import choose_device, describe, read_images
+from distill.data.named import PHANTOMS
+from distill.data.pixels import build_pixels
+from distill.data.training_data import TrainingData
+from distill.data.views import ViewSpec
+from distill.evaluation.predict import calibrate, judge_gain, score, summary
 from distill.methods.build import build_branches, grid_of
-from distill.models import Model, ModelSpec, count_macs, count_parameters
-from distill.named import PHANTOMS
-from distill.outcome import RunResult, images_digest, write_result
-from distill.pixels import build_pixels
-from distill.predict import calibrate, judge_gain, score, summary
+from distill.networks.checkpoint import load_checkpoint
+from distill.networks.models import Model, ModelSpec, count_macs, count_parameters
+from distill.networks.stages import cut_stages
+from distill.networks.students import build_student, check_weights, timm_arguments, timm_name
 from distill.progress import say, track
+from distill.pruning.shrinking import budget_of, device_table, shrink_student
+from distill.report.outcome import RunResult, images_digest, write_result
 from distill.run import Run, opened_run, start_run
+from distill.selection.candidates import spec_of
+from distill.selection.choosing import Timing, choose_method, choose_student
 from distill.settings.data import DataOptions
 from distill.settings.distill import DistillSettings
 from distill.settings.method import MethodOptions, SelectionOptions
 from distill.settings.method_table import METHODS, needs_bank
 from distill.settings.student import BudgetOptions, StudentOptions
 from distill.settings.training import RunOptions, TrainingOptions
-from distill.shrinking import budget_of, device_table, shrink_student
-from distill.stages import cut_stages
-from distill.students import build_student, check_weights, timm_arguments, timm_name
-from distill.teachers import check_teacher
-from distill.teaching import BANKS, BankPlan, TeacherSource, check_bank, prepare_teacher
-from distill.training import Recipe, distils_probe, peak_lr, run_on, task_gradients, train, train_a_little
-from distill.training_data import TrainingData
-from distill.views import ViewSpec
+from distill.teacher.teachers import check_teacher
+from distill.teacher.teaching import BANKS, BankPlan, TeacherSource, check_bank, prepare_teacher
+from distill.training.student import Recipe, distils_probe, peak_lr, run_on, task_gradients, train, train_a_little
 from runtimes.device_table import read_table
 from runtimes.errors import USAGE, UserError
 from runtimes.flags import record

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from distill.models import Model
+from distill.networks.models import Model
 from runtimes.artifact import Artifact
 from runtimes.errors import UserError
 from runtimes.images import read_image

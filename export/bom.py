@@ -22,7 +22,7 @@ from cyclonedx.output.json import JsonV1Dot6
 from cyclonedx.spdx import fixup_id
 from packageurl import PackageURL
 
-from distill.public_names import public_data
+from distill.teacher.public_names import public_data
 from export.facts import parents_of
 from runtimes.artifact import INPUT_NAMES, needed_files
 from runtimes.folder import sha256_file, write_json

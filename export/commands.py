@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from distill.checkpoint import Checkpoint, load_checkpoint, preprocessor_config
+from distill.networks.checkpoint import Checkpoint, load_checkpoint, preprocessor_config
 from distill.progress import say, track
 from export.answers import evenly
 from export.bom import write_bom
@@ -181,7 +181,7 @@ def parity_rows(images: ImageSet, most: int) -> list[int]:
 
 
 def _images(checkpoint: Checkpoint, data: str | None) -> ImageSet:
-    from distill.intake import images_for
+    from distill.data.intake import images_for
 
     try:
         images = images_for(checkpoint.manifest, data)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from distill.checkpoint import Checkpoint
+from distill.networks.checkpoint import Checkpoint
 from distill.progress import say
 from export.answers import reference_logits
 from export.golden import Golden

@@ -1,7 +1,7 @@
 """What an artifact and its graph say about themselves: facts, metadata_props, the manifest's record, whether it is finished.
 
 Owns: Student (a student's folder as an artifact repeats it), names of those facts, and that only public names are among them.
-Does not own: which names are public (distill/public_names.py), which settings are kept (config.py), writing them (commands.py).
+Does not own: which names are public (distill/teacher/public_names.py), which settings are kept (config.py), writing them (commands.py).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from distill.checkpoint import Calibration, Checkpoint
-from distill.models import count_parameters
-from distill.public_names import public_teacher
+from distill.networks.checkpoint import Calibration, Checkpoint
+from distill.networks.models import count_parameters
+from distill.teacher.public_names import public_teacher
 from export.options import Build
 from runtimes.agreement import TOLERANCES
 from runtimes.folder import MANIFEST, changed_files, read_json, sha256_file

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.checkpoint import Calibration
+from distill.networks.checkpoint import Calibration
 from export.options import Limits
 from runtimes.scores import Task, calibrated, decide
 
@@ -49,7 +49,7 @@ class Verdict:
 def judge(probabilities: NDArray[Any], expected: NDArray[Any], labels: NDArray[Any], *, task: Task, thresholds: Sequence[float],
           limits: Limits) -> Verdict:
     """Compare probabilities (N, C) with PyTorch's; labels as in ImageSet. A score that is not finite fails by itself."""
-    from distill.evaluate import auroc_difference
+    from distill.evaluation.evaluate import auroc_difference
 
     count = len(expected)
     if not np.isfinite(probabilities).all():

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from distill.checkpoint import Calibration
-from distill.models import Model
+from distill.networks.checkpoint import Calibration
+from distill.networks.models import Model
 from runtimes.images import ImageSpec, resize_matrix
 
 TORCH_DTYPES = {"uint8": torch.uint8, "uint16": torch.uint16}

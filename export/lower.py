@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.calibrate import choose_temperatures
-from distill.checkpoint import EVERY_CLASS, Calibration
+from distill.evaluation.calibrate import choose_temperatures
+from distill.networks.checkpoint import EVERY_CLASS, Calibration
 from export.gate import Verdict, judge_logits
 from export.int8 import METHODS, Feeds, Form, quantised, ranges, sensitivities
 from export.options import Limits

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from torch.nn import Module
 
-from distill.checkpoint import Checkpoint
-from distill.deployed import reparameterised
+from distill.networks.checkpoint import Checkpoint
+from distill.networks.deployed import reparameterised
 from export.facts import Student, graph_size, metadata
 from export.graph import DeployedGraph, TensorGraph, VolumeGraph, example_input
 from export.options import Build

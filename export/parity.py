@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.checkpoint import Calibration
-from distill.models import Model
+from distill.networks.checkpoint import Calibration
+from distill.networks.models import Model
 from export.answers import Answers, Image, ask
 from export.gate import judge_logits
 from export.options import Limits
@@ -161,7 +161,7 @@ def _rounding(answers: Answers, expected: Array, artifact: Artifact, own: Calibr
 
 def _auroc_change(labels: Array, found: Array, expected: Array, artifact: Artifact, groups: Array | None) -> dict[str, float]:
     """AUROC of the artifact minus that of PyTorch on the labelled images, with a paired 95 % interval; empty where it is not defined."""
-    from distill.evaluate import auroc_difference
+    from distill.evaluation.evaluate import auroc_difference
 
     if not np.isfinite(found).all():
         return {}

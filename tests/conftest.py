@@ -52,7 +52,7 @@ def tiny_model(case: Case, seed: int = 0) -> Any:
     """A model with random weights, its batch-norm statistics and biases random too, so that every weight matters."""
     import torch
 
-    from distill.models import ModelSpec, build_model
+    from distill.networks.models import ModelSpec, build_model
 
     arguments = TINY if case.arch == "resnet18" else {}
     with torch.random.fork_rng(devices=[]):
@@ -99,7 +99,7 @@ def image_set(case: Case, count: int = 24, sizes: tuple[tuple[int, int], ...] = 
 
 def write_student(folder: Path, case: Case, seed: int = 0) -> None:
     """A student folder as rd-distill leaves it, as far as export reads it."""
-    from distill.checkpoint import Calibration, save_checkpoint
+    from distill.networks.checkpoint import Calibration, save_checkpoint
 
     multilabel = case.task == "multilabel"
     calibration = Calibration((0.8, 1.0, 1.7), (0.3, 0.5, 0.6)) if multilabel else Calibration((1.5,))

@@ -23,12 +23,18 @@ GROUND_BY_FILE = {"runtimes/cli.py": {"tyro", "rich"}, "runtimes/bench_config.py
                   "runtimes/cuda.py": {"cuda"}, "runtimes/signature.py": {"cryptography"},
                   "runtimes/trt_library.py": {"tensorrt", "tensorrt_rtx"}}
 # What the door takes from the workshop: a finished student, the images it was made from, how lines are told, what may be named outside.
-THROUGH_THE_DOOR = {"calibrate", "checkpoint", "deployed", "evaluate", "intake", "models", "progress", "public_names"}
+THROUGH_THE_DOOR = {"distill.evaluation.calibrate", "distill.networks.checkpoint", "distill.networks.deployed",
+                    "distill.evaluation.evaluate", "distill.data.intake", "distill.networks.models",
+                    "distill.progress", "distill.teacher.public_names"}
 FROM_INTAKE = {"images_for"}
+# The wings of the workshop from the roof down: a wing imports those that stand behind it in this list, and no other.
+WINGS = ("", "adaptation", "selection", "pruning", "report", "training", "methods", "teacher", "evaluation", "networks", "data", "phantom",
+         "settings", "adapters")
+LOBBY = {"distill.run", "distill.progress"}  # what every wing may import of the hall: lines that are told, the folder of a run
 BASES = {"nn.Module", "torch.nn.Module", "Module", "Dataset", "Exception", "UserError", "Protocol",
          "library.ILogger"}  # TensorRT takes a logger only as a subclass of its own
 # A lazy list of images is a collections.abc.Sequence, which types know by name only.
-SEQUENCES = {"distill/phantom.py", "distill/phantom_volumes.py"}
+SEQUENCES = {"distill/phantom/images.py", "distill/phantom/volumes.py"}
 HEAVY = {"torch", "torchvision", "timm", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "scipy", "sklearn", "matplotlib",
          "transformers", "tyro", "rich", "yaml", "cuda", "cryptography", "cyclonedx"}
 SHAPELESS = {"utils", "util", "common", "helpers", "helper", "misc", "base", "core", "tools"}
@@ -76,10 +82,9 @@ def foreign(file: str, tree: ast.AST) -> list[str]:
         elif floor == "runtimes" and top not in sys.stdlib_module_names | GROUND | GROUND_BY_FILE.get(file, set()):
             wrong.append(f"{file}: imports {module}")
         if floor == "export" and top == "distill":
-            part = module.split(".")[1] if "." in module else "the whole package"
-            if part not in THROUGH_THE_DOOR:
+            if module not in THROUGH_THE_DOOR:
                 wrong.append(f"{file}: imports {module}, which is not the door's business")
-            elif part == "intake" and not set(names) <= FROM_INTAKE:
+            elif module == "distill.data.intake" and not set(names) <= FROM_INTAKE:
                 wrong.append(f"{file}: imports {', '.join(names)} from {module}")
     return wrong
 
@@ -124,12 +129,12 @@ def test_no_module_imports_itself_through_others() -> None:
     ("runtimes/new.py", "import importlib\nimportlib.import_module('torch.nn')", "imports torch.nn"),
     ("runtimes/new.py", "__import__(name)", "imports ?"),
     ("runtimes/new.py", "import tyro", "imports tyro"),
-    ("runtimes/new.py", "from distill.models import Model", "stands above"),
+    ("runtimes/new.py", "from distill.networks.models import Model", "stands above"),
     ("runtimes/new.py", "from .errors import UserError", "relative"),
     ("distill/new.py", "from export.parity import parity", "stands above"),
     ("distill/new.py", "if TYPE_CHECKING:\n    import benchmarks.speed", "stands above"),
-    ("export/new.py", "from distill.fit import fit", "not the door's business"),
-    ("export/new.py", "from distill.intake import read_images", "imports read_images from"),
+    ("export/new.py", "from distill.training.fit import fit", "not the door's business"),
+    ("export/new.py", "from distill.data.intake import read_images", "imports read_images from"),
     ("export/new.py", "import distill", "not the door's business"),
 ])
 def test_the_check_of_imports_can_fail(file: str, code: str, told: str) -> None:
@@ -192,7 +197,7 @@ def unsafe(tree: ast.AST, file: str = "") -> list[str]:
             found.append(called)
         if called in ("np.load", "numpy.load") and keywords.get("allow_pickle") != "False":
             found.append(called)
-        if called.split(".")[-2:] == ["export", "load"] and file != "distill/programs.py":  # torch unpickles and evaluates what it holds
+        if called.split(".")[-2:] == ["export", "load"] and file != "distill/teacher/programs.py":  # it looks first
             found.append(called)
         if keywords.get("weights_only") == "False" or keywords.get("trust_remote_code") == "True" or keywords.get("shell") == "True":
             found.append(f"{called}({keywords})")
@@ -285,14 +290,51 @@ def test_tests_are_flat_and_named_after_what_they_test() -> None:
         assert name in whole | modules or name.startswith(tuple(f"{floor}_" for floor in FLOORS)), path.name
 
 
-def test_the_wheel_holds_every_package() -> None:
-    shipped = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
-    assert sorted(shipped) == sorted({str(Path(file).parent).replace("/", ".") for file in files(*FLOORS)})
+def test_every_folder_of_code_is_a_package_that_the_wheel_holds() -> None:
+    from setuptools import find_packages
+
+    include = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]["find"]["include"]
+    folders = {str(Path(file).parent).replace("/", ".") for file in files(*FLOORS)}
+    assert sorted(find_packages(str(ROOT), include=include)) == sorted(folders)
 
 
-def test_the_readme_maps_every_module() -> None:
+def wing_of(module: str) -> str:
+    """The wing of a module of the workshop; "" for its hall."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 2 or (len(parts) == 2 and parts[1] in WINGS) else ""
+
+
+def upward(file: str, tree: ast.AST) -> list[str]:
+    """What a file of the workshop imports from a wing that stands above its own."""
+    own = WINGS.index(wing_of(module_of(file)))
+    return [f"{file}: imports {module}" for module, _ in imports(tree) if module.startswith("distill.") and module not in LOBBY
+            and WINGS.index(wing_of(module)) < own]
+
+
+def test_imports_between_wings_point_down() -> None:
+    assert [line for file in files("distill") for line in upward(file, tree_of(file))] == []
+
+
+def test_the_check_of_wings_can_fail() -> None:
+    assert upward("distill/teacher/new.py", ast.parse("from distill.training.fit import fit")) != []
+    assert upward("distill/data/new.py", ast.parse("import distill.commands")) != []
+    assert upward("distill/training/new.py", ast.parse("from distill.data.pixels import PixelStore\nfrom distill.run import Run")) == []
+
+
+def test_every_wing_says_what_it_owns_and_has_its_line_in_the_readme() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    missing = [file for file in files(*FLOORS) if not file.endswith("__init__.py") and Path(file).stem not in text]
+    wings = sorted(path.parent.name for path in (ROOT / "distill").glob("*/__init__.py"))
+    assert wings == sorted(wing for wing in WINGS if wing)
+    for wing in wings:
+        said = ast.get_docstring(tree_of(f"distill/{wing}/__init__.py")) or ""
+        assert "Owns: " in said, wing
+        assert "Does not own: " in said, wing
+        assert f"{wing}/" in text, wing
+
+
+def test_the_readme_maps_every_module_beside_the_wings() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    missing = [file for file in files(*FLOORS) if not file.endswith("__init__.py") and file.count("/") == 1 and Path(file).stem not in text]
     assert missing == []
 
 

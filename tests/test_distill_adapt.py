@@ -11,17 +11,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from distill import adapt as story
-from distill import fit
-from distill.adapt import adapt
-from distill.checkpoint import load_checkpoint
+from distill.adaptation import adapt as story
+from distill.adaptation.adapt import adapt
 from distill.commands import distill
-from distill.forward import onnx_forward, torch_forward
-from distill.heads import load_heads
-from distill.models import weights_hash
+from distill.networks.checkpoint import load_checkpoint
+from distill.networks.heads import load_heads
+from distill.networks.models import weights_hash
 from distill.settings.adapt import AdaptSettings
 from distill.settings.distill import DistillSettings
-from distill.teachers import load_teacher
+from distill.teacher.forward import onnx_forward, torch_forward
+from distill.teacher.teachers import load_teacher
+from distill.training import fit
 from runtimes.errors import PARITY, USAGE, UserError
 from runtimes.folder import check_files, read_json, read_manifest
 
@@ -259,6 +259,6 @@ def test_a_transformers_encoder_is_adapted_and_comes_back_from_its_folder(tmp_pa
     ({"teacher": "bank:gone", "teacher_weights": None, "teacher_size": None}, "shows no layers"),
     ({"teacher": "gone.pt2", "teacher_weights": None}, "shows no layers"), ({"teacher": "hf:./gone", "teacher_weights": None}, "gone")])
 def test_a_teacher_is_looked_up_before_any_image_is_read(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], told: str) -> None:
-    monkeypatch.setattr("distill.adapt.read_images", lambda *_, **__: pytest.fail("images were read"))
+    monkeypatch.setattr("distill.adaptation.adapt.read_images", lambda *_, **__: pytest.fail("images were read"))
     with pytest.raises(UserError, match=told):
         run(**changes)

@@ -8,8 +8,8 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill.adapters import Adapter, Router, balance_loss
-from distill.experts import AdapterSpec
+from distill.adapters.experts import AdapterSpec
+from distill.adapters.layer import Adapter, Router, balance_loss
 from runtimes.errors import UserError
 
 SPECS = {

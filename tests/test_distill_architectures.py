@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_model
 
-from distill.architectures import ARGUMENTS, check_architecture
-from distill.checkpoint import Calibration, load_checkpoint, save_checkpoint
-from distill.models import ModelSpec, build_model
-from distill.students import SHORT_NAMES, timm_arguments, timm_name
+from distill.networks.architectures import ARGUMENTS, check_architecture
+from distill.networks.checkpoint import Calibration, load_checkpoint, save_checkpoint
+from distill.networks.models import ModelSpec, build_model
+from distill.networks.students import SHORT_NAMES, timm_arguments, timm_name
 from runtimes.errors import UserError
 from runtimes.folder import read_json, write_json, write_manifest
 from runtimes.images import ImageSpec

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distill.archives import list_npz
-from distill.data import load_images
-from distill.intake import volume_spec
+from distill.data.archives import list_npz
+from distill.data.intake import volume_spec
+from distill.data.loading import load_images
 from distill.settings.data import DataOptions
 from distill.settings.distill import DistillSettings
 from runtimes.errors import USAGE, UserError

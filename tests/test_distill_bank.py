@@ -24,13 +24,13 @@ from json_leaves import places, replaced
 from tiny import VIEWS, tiny_bank, tiny_images, tiny_key, tiny_model, tiny_spec, tiny_teacher
 from torch import Tensor
 
-from distill import bank as module
-from distill.audit import audit, check_key
-from distill.bank import bank_key, bank_name, open_bank, shard_file
-from distill.banking import build_bank
-from distill.forward import torch_forward
-from distill.teachers import Teacher, load_teacher
-from distill.views import ViewSpec, bank_views, view_pixels
+from distill.data.views import ViewSpec, bank_views, view_pixels
+from distill.teacher import bank as module
+from distill.teacher.audit import audit, check_key
+from distill.teacher.bank import bank_key, bank_name, open_bank, shard_file
+from distill.teacher.banking import build_bank
+from distill.teacher.forward import torch_forward
+from distill.teacher.teachers import Teacher, load_teacher
 from runtimes.errors import UserError
 from runtimes.folder import read_json, write_json, write_manifest
 from runtimes.images import ImageSpec

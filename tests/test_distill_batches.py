@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import VIEWS, tiny_bank, tiny_batches, tiny_images, tiny_spec
 
-from distill import batches as module
-from distill import views
-from distill.batches import stream
+from distill.data import views
+from distill.data.views import bank_views, normalise, unit_levels, warp
 from distill.methods.step import Batch
-from distill.views import bank_views, normalise, unit_levels, warp
+from distill.training import batches as module
+from distill.training.batches import stream
 
 
 def same(one: Batch, two: Batch) -> bool:

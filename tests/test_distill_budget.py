@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_model
 
-from distill.budget import Budget, Cost, cost_of, read_count, shrink
-from distill.models import Model
-from distill.prune import open_pruner
+from distill.networks.models import Model
+from distill.pruning.budget import Budget, Cost, cost_of, read_count, shrink
+from distill.pruning.prune import open_pruner
+from distill.pruning.shrinking import importance_of, part_of, rounds_of
+from distill.pruning.timing import latency_ms
 from distill.settings.student import BudgetOptions
-from distill.shrinking import importance_of, part_of, rounds_of
-from distill.timing import latency_ms
 from runtimes.errors import BUDGET, USAGE, UserError
 
 

@@ -1,4 +1,4 @@
-"""distill.calibrate: temperatures found again, decisions that do not move, thresholds that match a search."""
+"""distill.evaluation.calibrate: temperatures found again, decisions that do not move, thresholds that match a search."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import expit, softmax
 from sklearn.metrics import log_loss, roc_curve
 
-from distill.calibrate import (
+from distill.evaluation.calibrate import (
     FEWEST_IMAGES,
     FOLDS,
     _folds,
@@ -22,7 +22,7 @@ from distill.calibrate import (
     fit_thresholds,
     nll,
 )
-from distill.checkpoint import Calibration
+from distill.networks.checkpoint import Calibration
 
 SOFTMAX_TASKS = ("binary", "multiclass", "ordinal")
 

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill import candidates
-from distill.budget import Budget, Cost
-from distill.candidates import FAMILIES, Candidate, finalists, screen
-from distill.choices_view import methods_view, students_view
-from distill.choosing import settled
-from distill.models import ModelSpec
-from distill.timing import timed_apart
+from distill.networks.models import ModelSpec
+from distill.pruning.budget import Budget, Cost
+from distill.pruning.timing import timed_apart
+from distill.report.choices_view import methods_view, students_view
+from distill.selection import candidates
+from distill.selection.candidates import FAMILIES, Candidate, finalists, screen
+from distill.selection.choosing import settled
 from runtimes.errors import BUDGET, UserError
 
 LIKE = ModelSpec("auto", 32, 32, "multiclass", ("a", "b", "c"))
@@ -26,7 +26,7 @@ def fits(arch: str, family: str, macs: int, score: float | None = None) -> Candi
 
 
 def test_every_network_of_the_list_is_one_that_can_be_asked_for_and_stands_in_it_once() -> None:
-    from distill.students import timm_name
+    from distill.networks.students import timm_name
 
     names = [arch for sizes in FAMILIES.values() for arch in sizes]
     assert len(names) == len(set(names)) >= 40

@@ -12,8 +12,8 @@ import torch
 from safetensors import safe_open
 from tiny import CLASSES, tiny_branches, tiny_model
 
-from distill.checkpoint import Calibration, load_checkpoint, preprocessor_config, save_checkpoint
-from distill.models import Model, weights_hash
+from distill.networks.checkpoint import Calibration, load_checkpoint, preprocessor_config, save_checkpoint
+from distill.networks.models import Model, weights_hash
 from runtimes.errors import UserError
 from runtimes.folder import read_json, write_json, write_manifest
 from runtimes.images import ImageSpec

@@ -16,17 +16,19 @@ from PIL import Image
 from test_distill_teachers import Body, write_program
 from tiny import tiny_images
 
-from distill import candidates, teaching, training
-from distill.bank import open_bank
-from distill.checkpoint import EVERY_CLASS, Calibration, load_checkpoint
-from distill.choosing import describe_choice, held_out
 from distill.commands import distill, student_image_spec
-from distill.intake import choose_device, describe, images_for
-from distill.predict import judge_gain, summary
+from distill.data.intake import choose_device, describe, images_for
+from distill.evaluation.predict import judge_gain, summary
+from distill.networks.checkpoint import EVERY_CLASS, Calibration, load_checkpoint
 from distill.run import NOTE
+from distill.selection import candidates
+from distill.selection.choosing import describe_choice, held_out
 from distill.settings.distill import DistillSettings
 from distill.settings.method import MethodOptions
 from distill.settings.student import StudentOptions
+from distill.teacher import teaching
+from distill.teacher.bank import open_bank
+from distill.training import student as training
 from runtimes.errors import BUDGET, MISSING, USAGE, UserError, finish
 from runtimes.folder import read_json, read_manifest
 from runtimes.images import ImageSet
@@ -179,7 +181,7 @@ def test_an_interrupt_is_exit_code_130_and_says_how_to_go_on(monkeypatch: pytest
 
 def test_a_full_disk_while_the_folder_is_written_leaves_no_half_folder(
         monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from distill import outcome
+    from distill.report import outcome
 
     def full(path: Path, *_: Any, **__: Any) -> None:
         raise OSError(28, os.strerror(28), str(path))
@@ -587,7 +589,7 @@ def test_of_equal_methods_the_simpler_is_taken(capsys: pytest.CaptureFixture[str
     (USAGE, "--teacher tset_resnet", {"teacher": "tset_resnet", "adapt": "lora"})])
 def test_names_and_folders_are_looked_up_before_any_image_is_read(monkeypatch: pytest.MonkeyPatch, exit_code: int, word: str,
                                                                   changes: dict[str, Any]) -> None:
-    for module in ("commands", "adapt"):
+    for module in ("commands", "adaptation.adapt"):
         monkeypatch.setattr(f"distill.{module}.read_images", lambda *_, **__: pytest.fail("images were read"))
     Path("empty").mkdir()
     Path("full").mkdir()
@@ -603,7 +605,7 @@ def test_names_that_are_there_are_looked_up_without_loading_weights(monkeypatch:
         raise Read
 
     monkeypatch.setattr("distill.commands.read_images", read)
-    monkeypatch.setattr("distill.nets.build_net", lambda *_: pytest.fail("a network was built"))
+    monkeypatch.setattr("distill.networks.nets.build_net", lambda *_: pytest.fail("a network was built"))
     torch.save({"x": torch.zeros(1)}, "own.pth")
     for changes in ({}, {"teacher_weights": "own.pth"}, {"student_weights": "own.pth"}, {"second_teacher": "efficientnet-lite0"},
                     {"method": "vanilla", "teacher": "gone"}, {"bank": Path("new")}):

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from distill.copies import find_copies, find_near_copies, join_near
-from distill.scan import Seen, fingerprint, scan
-from distill.splits import merge_groups
+from distill.data.copies import find_copies, find_near_copies, join_near
+from distill.data.scan import Seen, fingerprint, scan
+from distill.data.splits import merge_groups
 
 CONTRADICTION = "contradicting labels"
 

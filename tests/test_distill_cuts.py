@@ -11,11 +11,11 @@ import torch
 from tiny import tiny_model
 from torch import nn
 
-from distill.budget import record_cuts
-from distill.cuts import make_cuts, read_cuts
-from distill.insert import SLICES
-from distill.models import ModelSpec, build_model, count_macs, count_parameters
-from distill.prune import open_pruner
+from distill.adapters.insert import SLICES
+from distill.networks.cuts import make_cuts, read_cuts
+from distill.networks.models import ModelSpec, build_model, count_macs, count_parameters
+from distill.pruning.budget import record_cuts
+from distill.pruning.prune import open_pruner
 from runtimes.errors import UserError
 
 

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from distill.data import load_images, split_table
-from distill.scan import BadImages
-from distill.table_text import read_rows
+from distill.data.loading import load_images, split_table
+from distill.data.scan import BadImages
+from distill.data.table_text import read_rows
 from runtimes.errors import MISSING, USAGE, UserError
 
 REAL = Path(os.environ.get("RD_SHARED", Path(__file__).parent.parent.parent / "shared")) / "data"
@@ -581,12 +581,12 @@ def test_a_name_that_is_close_is_guessed_and_a_missing_package_is_named(monkeypa
 def test_the_phantom_is_synthetic_split_in_blocks_and_not_drawn_before_it_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import distill.phantom
+    import distill.phantom.images
 
     def drawn(*_: object) -> None:
         raise AssertionError("an image was drawn")
 
-    monkeypatch.setattr(distill.phantom, "draw", drawn)
+    monkeypatch.setattr(distill.phantom.images, "draw", drawn)
     images = load_images("phantom", phantom_images=(50, 10, 20), phantom_size=64, seed=4)
     assert images.synthetic
     assert images.task == "multilabel"

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_distill_architectures import nothing_reached
 
-from distill.encoder_folder import check_encoder, staged
-from distill.teachers import check_teacher, load_teacher
+from distill.networks.encoder_folder import check_encoder, staged
+from distill.teacher.teachers import check_teacher, load_teacher
 from runtimes.errors import UserError
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")

@@ -1,4 +1,4 @@
-"""distill.evaluate against scikit-learn, and the bootstrap against what it promises."""
+"""distill.evaluation.evaluate against scikit-learn, and the bootstrap against what it promises."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from distill.evaluate import auroc_difference, confidences, decisions, ece, evaluate
+from distill.evaluation.evaluate import auroc_difference, confidences, decisions, ece, evaluate
 
 NAMES = ("a", "b", "c", "d")
 

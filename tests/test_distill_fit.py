@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tiny import tiny_bank, tiny_batches, tiny_branches, tiny_images, tiny_teacher
 
-from distill.batches import Batches
-from distill.checkpoint import Calibration, save_checkpoint
-from distill.fit import fit, parameter_groups, schedule
-from distill.forward import torch_forward
 from distill.methods.build import method_losses
 from distill.methods.step import Batch, Branches, Weights
-from distill.models import weights_hash
-from distill.state import load_state
-from distill.teachers import load_teacher
+from distill.networks.checkpoint import Calibration, save_checkpoint
+from distill.networks.models import weights_hash
+from distill.teacher.forward import torch_forward
+from distill.teacher.teachers import load_teacher
+from distill.training.batches import Batches
+from distill.training.fit import fit, parameter_groups, schedule
+from distill.training.state import load_state
 from runtimes.errors import UserError
 from runtimes.folder import sha256_file
 from runtimes.images import ImageSpec

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from distill.folders import folder_split, list_folder, read_tree
-from distill.sources import Listing
+from distill.data.folders import folder_split, list_folder, read_tree
+from distill.data.sources import Listing
 from runtimes.errors import UserError
 
 
@@ -195,7 +195,7 @@ def test_files_come_before_folders_in_sorted_order(tmp_path: Path) -> None:
 
 
 def test_the_made_split_keeps_patients_of_folders_together(tmp_path: Path) -> None:
-    from distill.data import load_images
+    from distill.data.loading import load_images
 
     for index in range(12):
         for place in range(4):

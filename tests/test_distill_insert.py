@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from distill.adapters import Adapter, adapters_of
-from distill.experts import AdapterSpec
-from distill.insert import POOLED, added_parameters, choose_layers, insert, remove_unused
-from distill.models import ModelSpec, adapt_model, build_model, count_parameters
+from distill.adapters.experts import AdapterSpec
+from distill.adapters.insert import POOLED, added_parameters, choose_layers, insert, remove_unused
+from distill.adapters.layer import Adapter, adapters_of
+from distill.networks.models import ModelSpec, adapt_model, build_model, count_parameters
 from runtimes.errors import USAGE, UserError
 
 

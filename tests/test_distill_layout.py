@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from distill.layout import channels_last
+from distill.networks.layout import channels_last
 
 
 @pytest.mark.parametrize(("wide", "stride"), [(3, 2), (15, 2), (16, 2), (3, 1), (1, 2)])

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from distill.losses import cka, cka_loss, distillation_loss, hint_loss, prevalence_weights, task_loss
+from distill.evaluation.losses import cka, cka_loss, distillation_loss, hint_loss, prevalence_weights, task_loss
 
 
 def gram_cka(x: np.ndarray, y: np.ndarray, debiased: bool) -> float:

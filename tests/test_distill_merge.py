@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill.adapters import Adapter, adapters_of
-from distill.experts import AdapterSpec
-from distill.insert import insert
-from distill.merge import constant_gates, fold, fold_errors, least_squares, mean_gates, merge_exact, unfolded, watch, weight_change
+from distill.adapters.experts import AdapterSpec
+from distill.adapters.insert import insert
+from distill.adapters.layer import Adapter, adapters_of
+from distill.adapters.merge import constant_gates, fold, fold_errors, least_squares, mean_gates, merge_exact, unfolded, watch, weight_change
 
 ROUTED = AdapterSpec(6, 2, 4.0, "linear")
 

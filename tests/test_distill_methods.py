@@ -10,7 +10,7 @@ from tiny import CLASSES, tiny_branches
 from tiny import tiny_step as batch
 from torch import Tensor
 
-from distill.losses import cka_loss, distillation_loss, hint_loss, task_loss
+from distill.evaluation.losses import cka_loss, distillation_loss, hint_loss, task_loss
 from distill.methods.build import method_losses
 from distill.methods.step import Branches, Weights
 

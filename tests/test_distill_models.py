@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import CLASSES, tiny_model
 
-from distill.models import ModelSpec, build_model, class_scores, count_macs, count_parameters, feature_width, weights_hash
+from distill.networks.models import ModelSpec, build_model, class_scores, count_macs, count_parameters, feature_width, weights_hash
 from runtimes.errors import UserError
 
 

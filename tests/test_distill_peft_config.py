@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from distill.peft_config import CONFIG, NEUTRAL, USED, read_lora, targeted
-from distill.peft_folder import merge_peft
+from distill.teacher.peft_config import CONFIG, NEUTRAL, USED, read_lora, targeted
+from distill.teacher.peft_folder import merge_peft
 from runtimes.errors import UserError
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -143,7 +143,7 @@ def test_kinds_of_convolution_that_timm_builds_on_torch_s_are_merged(tmp_path: P
 
 
 def test_a_pattern_that_never_comes_to_an_end_is_refused_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distill.peft_config.SECONDS", 1)
+    monkeypatch.setattr("distill.teacher.peft_config.SECONDS", 1)
     net = nn.Sequential()
     net.add_module("a" * 40, nn.Linear(4, 3))
     start = time.monotonic()

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from distill.adapters import Adapter, adapters_of
-from distill.experts import AdapterSpec
-from distill.insert import insert
-from distill.peft_folder import low_rank, merge_peft, starts_of, write_peft
-from distill.spectral import start_from_svd
+from distill.adapters.experts import AdapterSpec
+from distill.adapters.insert import insert
+from distill.adapters.layer import Adapter, adapters_of
+from distill.adapters.spectral import start_from_svd
+from distill.teacher.peft_folder import low_rank, merge_peft, starts_of, write_peft
 from runtimes.errors import UserError
 
 LORA = AdapterSpec(1, 3, 2.0)
@@ -45,7 +45,7 @@ def trained(spec: AdapterSpec, spectral: bool) -> tuple[nn.Sequential, nn.Sequen
 def test_the_low_rank_form_is_the_whole_change_of_the_original_weight(spec: AdapterSpec, spectral: bool) -> None:
     before, net, starts = trained(spec, spectral)
     merged = copy.deepcopy(net)
-    from distill.merge import merge_exact
+    from distill.adapters.merge import merge_exact
 
     assert merge_exact(merged) == []
     for name, adapter in adapters_of(net):

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.phantom import FINDINGS, PhantomImages, draw
+from distill.phantom.images import FINDINGS, PhantomImages, draw
 
 ROOT = Path(__file__).resolve().parents[1]
 PAIRS = range(40)
@@ -42,7 +42,7 @@ def ventricle_pixels(image: np.ndarray) -> tuple[int, float]:
 
 def test_another_process_with_another_hash_seed_draws_the_same_images():
     script = (
-        "import hashlib; from distill.phantom import PhantomImages; p = PhantomImages(30, seed=2, size_px=64)\n"
+        "import hashlib; from distill.phantom.images import PhantomImages; p = PhantomImages(30, seed=2, size_px=64)\n"
         "print(hashlib.sha256(b''.join(p[i].tobytes() for i in range(30)) + p.all_labels().tobytes()).hexdigest())"
     )
     images = PhantomImages(30, seed=2, size_px=64)

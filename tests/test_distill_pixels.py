@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from tiny import tiny_images, tiny_spec
 
-from distill.pixels import build_pixels
+from distill.data.pixels import build_pixels
 from runtimes.errors import UserError
 from runtimes.images import ImageSet, ImageSpec
 

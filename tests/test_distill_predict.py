@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from tiny import CLASSES, tiny_bank, tiny_branches, tiny_images, tiny_probe, tiny_spec
 
-from distill.answers import predict
-from distill.checkpoint import Calibration
-from distill.losses import cka
-from distill.pixels import build_pixels
-from distill.predict import Predictions, calibrate, judge, probabilities, score
+from distill.data.pixels import build_pixels
+from distill.evaluation.losses import cka
+from distill.evaluation.predict import Predictions, calibrate, judge, probabilities, score
+from distill.networks.checkpoint import Calibration
+from distill.training.answers import predict
 from runtimes.images import ImageSet
 
 
@@ -28,7 +28,7 @@ def made(tmp_path: Path, images: ImageSet, split: str = "val", method: str = "rd
     pixels = build_pixels(tmp_path / "pixels", images, tiny_spec())
     held = tiny_bank(tmp_path / "bank", images) if bank and not (tmp_path / "bank").exists() else None
     if bank and held is None:
-        from distill.bank import open_bank
+        from distill.teacher.bank import open_bank
 
         held = open_bank(tmp_path / "bank")
     rows = None if held is None else held.indices(images.hashes)
@@ -45,7 +45,7 @@ def test_all_branches_answer_on_clean_images_in_eval_mode(tmp_path: Path, task: 
     found, branches = made(tmp_path, images)
     rows = images.rows("val")
     inputs = torch.from_numpy(tiny_spec().normalised(np.stack([images.raw(int(row)) for row in rows]))).expand(-1, 3, -1, -1)
-    from distill.bank import open_bank
+    from distill.teacher.bank import open_bank
 
     bank = open_bank(tmp_path / "bank")
     clean = torch.from_numpy(bank.features(bank.indices(images.hashes)[rows]))

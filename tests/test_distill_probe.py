@@ -8,9 +8,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from distill.losses import task_loss
-from distill.models import class_scores
-from distill.probe import STRENGTHS, Probe, fit_linear, fit_probe
+from distill.evaluation.losses import task_loss
+from distill.networks.models import class_scores
+from distill.teacher.probe import STRENGTHS, Probe, fit_linear, fit_probe
 
 
 def blobs(task: str, count: int = 120, width: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:

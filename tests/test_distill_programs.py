@@ -16,8 +16,8 @@ import pytest
 import timm
 import torch
 
-from distill.programs import PLAIN_TENSORS, is_arithmetic, load_program
-from distill.teachers import load_teacher
+from distill.teacher.programs import PLAIN_TENSORS, is_arithmetic, load_program
+from distill.teacher.teachers import load_teacher
 from runtimes.errors import UserError
 
 Change = Callable[[str, bytes], bytes]

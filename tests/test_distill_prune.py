@@ -7,11 +7,11 @@ import torch
 from tiny import tiny_model
 from torch import nn
 
-from distill.budget import record_cuts
-from distill.deployed import reparameterised
-from distill.models import Model, ModelSpec, build_model, count_macs
-from distill.prune import STEPS, WORKING, Scope, open_pruner
-from distill.students import timm_arguments, timm_name
+from distill.networks.deployed import reparameterised
+from distill.networks.models import Model, ModelSpec, build_model, count_macs
+from distill.networks.students import timm_arguments, timm_name
+from distill.pruning.budget import record_cuts
+from distill.pruning.prune import STEPS, WORKING, Scope, open_pruner
 from runtimes.errors import UserError
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.losses import distillation_loss
+from distill.evaluation.losses import distillation_loss
 from distill.methods.relatives import attention_loss, contrastive_loss, correlation_loss, decoupled_loss, relational_loss
 
 

@@ -1,4 +1,4 @@
-"""distill.report: one self-contained, repeatable, escaped page for every task, also with half its input absent."""
+"""distill.report.page: one self-contained, repeatable, escaped page for every task, also with half its input absent."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from distill.calibrate import apply_temperatures, fit_temperatures, fit_thresholds
-from distill.evaluate import ece, evaluate
-from distill.report import write_report
+from distill.evaluation.calibrate import apply_temperatures, fit_temperatures, fit_thresholds
+from distill.evaluation.evaluate import ece, evaluate
+from distill.report.page import write_report
 from runtimes.scores import Task
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from distill.probe import SMALLEST_SD, standardiser
-from distill.reprogram import Hint, Reprogram
+from distill.methods.reprogram import Hint, Reprogram
+from distill.teacher.probe import SMALLEST_SD, standardiser
 
 
 def module(dropout: float = 0.5) -> Reprogram:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distill.scan import Seen, complaint, mixed_depths, scan
+from distill.data.scan import Seen, complaint, mixed_depths, scan
 
 CONTRADICTION = "contradicting labels"
 

@@ -13,19 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import VIEWS, tiny_teacher
 
-from distill.answers import predict
-from distill.audit import audit
-from distill.bank import FeatureBank, bank_key
-from distill.banking import build_bank
-from distill.batches import Batches
-from distill.forward import torch_forward
+from distill.data.pixels import build_pixels
+from distill.data.views import fresh_pixels, normalise, unit_levels
 from distill.methods.build import method_losses
+from distill.methods.reprogram import Reprogram
 from distill.methods.step import Branches, Weights
-from distill.models import Model, ModelSpec, build_model, count_macs
-from distill.pixels import build_pixels
-from distill.reprogram import Reprogram
-from distill.slices import SlicePool, mean_of_slices
-from distill.views import fresh_pixels, normalise, unit_levels
+from distill.networks.models import Model, ModelSpec, build_model, count_macs
+from distill.networks.slices import SlicePool, mean_of_slices
+from distill.teacher.audit import audit
+from distill.teacher.bank import FeatureBank, bank_key
+from distill.teacher.banking import build_bank
+from distill.teacher.forward import torch_forward
+from distill.training.answers import predict
+from distill.training.batches import Batches
 from runtimes.images import ImageSet, ImageSpec
 from runtimes.volumes import VolumeSpec
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill.adapters import Adapter
-from distill.experts import AdapterSpec, theory_scale
-from distill.merge import weight_change
-from distill.spectral import spectral_factors, start_from_svd
+from distill.adapters.experts import AdapterSpec, theory_scale
+from distill.adapters.layer import Adapter
+from distill.adapters.merge import weight_change
+from distill.adapters.spectral import spectral_factors, start_from_svd
 from runtimes.errors import UserError
 
 

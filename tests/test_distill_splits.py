@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.splits import check_groups, complete_splits, divide, merge_groups
+from distill.data.splits import check_groups, complete_splits, divide, merge_groups
 from runtimes.errors import UserError
 
 

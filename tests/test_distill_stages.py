@@ -10,9 +10,9 @@ from tiny import tiny_model
 
 from distill.methods.deep import ConvReprogram, Deep
 from distill.methods.step import Branches
-from distill.models import Model, ModelSpec, build_model
-from distill.stages import cut_stages
-from distill.students import timm_arguments
+from distill.networks.models import Model, ModelSpec, build_model
+from distill.networks.stages import cut_stages
+from distill.networks.students import timm_arguments
 from runtimes.errors import USAGE, UserError
 
 ARCHS = ["mobilenetv3_small_050", "resnet18", "tf_efficientnet_lite0", "convnext_atto", "repvit_m0_9", "torchvision/shufflenet_v2_x0_5"]

@@ -16,13 +16,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill import state as module
-from distill.state import INDEX, load_state, save_state
+from distill.training import state as module
+from distill.training.state import INDEX, load_state, save_state
 
 SAVER = """
 import os, sys, torch
 from pathlib import Path
-from distill.state import load_state, save_state
+from distill.training.state import load_state, save_state
 folder = Path(sys.argv[1])
 found = load_state(folder)
 epoch = found[0] if found else 0
@@ -63,7 +63,7 @@ def test_what_is_saved_is_loaded_and_only_the_last_two_are_kept(tmp_path: Path) 
 
 DRIVER = f"""
 import os, sys
-import torch, distill.state, safetensors.torch
+import torch, distill.training.state, safetensors.torch
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
@@ -176,7 +176,7 @@ def test_orphans_are_removed_and_nothing_else(tmp_path: Path) -> None:
 
 def test_a_file_size_limit_is_an_error_and_the_state_before_stays(tmp_path: Path) -> None:
     save_state(tmp_path, 1, tensors(1), {"epoch": 1})
-    code = ("import resource, signal, sys, torch\nfrom pathlib import Path\nfrom distill.state import save_state\n"
+    code = ("import resource, signal, sys, torch\nfrom pathlib import Path\nfrom distill.training.state import save_state\n"
             "from runtimes.errors import finish\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
             "def command():\n    save_state(Path(sys.argv[1]), 2, {'a': torch.zeros(100_000)}, {'epoch': 2})\n    return 0\n"

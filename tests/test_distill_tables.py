@@ -14,11 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from distill.data import load_images
-from distill.intake import images_for
-from distill.sources import Listing
-from distill.table_text import tidy
-from distill.tables import list_csv
+from distill.data.intake import images_for
+from distill.data.loading import load_images
+from distill.data.sources import Listing
+from distill.data.table_text import tidy
+from distill.data.tables import list_csv
 from runtimes.errors import USAGE, UserError
 
 COUNT = 48

@@ -16,11 +16,11 @@ from safetensors.torch import save_file
 from tiny import tiny_model, tiny_teacher
 from torch import nn
 
-from distill.checkpoint import Calibration, save_checkpoint
-from distill.forward import choose_forward, onnx_forward, torch_forward
-from distill.models import weights_hash
-from distill.nets import build_net
-from distill.teachers import Teacher, load_teacher, pooled
+from distill.networks.checkpoint import Calibration, save_checkpoint
+from distill.networks.models import weights_hash
+from distill.networks.nets import build_net
+from distill.teacher.forward import choose_forward, onnx_forward, torch_forward
+from distill.teacher.teachers import Teacher, load_teacher, pooled
 from runtimes.errors import USAGE, UserError
 from runtimes.folder import write_manifest
 from runtimes.images import ImageSpec
@@ -265,7 +265,7 @@ def test_a_transformers_vision_encoder_in_a_local_folder(tmp_path: Path) -> None
 
 def test_an_unknown_transformers_model_offline_is_one_sentence() -> None:
     pytest.importorskip("transformers", reason="transformers is not installed")
-    code = ("from distill.teachers import load_teacher\nfrom runtimes.errors import UserError\n"
+    code = ("from distill.teacher.teachers import load_teacher\nfrom runtimes.errors import UserError\n"
             "try:\n    load_teacher('hf:nobody/nothing')\nexcept UserError as error:\n    print(error)")
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True,
                           env=os.environ | {"HF_HUB_OFFLINE": "1"})

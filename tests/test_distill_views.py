@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as tv
 
-from distill.views import IDENTITY, ViewSpec, bank_views, draw_views, normalise, photometric, unit_levels, warp
+from distill.data.views import IDENTITY, ViewSpec, bank_views, draw_views, normalise, photometric, unit_levels, warp
 
 CORNERS = np.asarray([[-1, -1, 1], [1, -1, 1], [-1, 1, 1], [1, 1, 1]], dtype=np.float64).T
 
@@ -63,7 +63,7 @@ def test_view_zero_is_the_image_and_every_view_depends_on_seed_image_and_number_
 
 
 def test_bank_views_are_the_same_in_another_process() -> None:
-    code = ("from distill.views import *\nimport sys\n"
+    code = ("from distill.data.views import *\nimport sys\n"
             "sys.stdout.buffer.write(bank_views(ViewSpec(), 3, 'f00d', 9).tobytes())")
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
     assert other == bank_views(ViewSpec(), 3, "f00d", 9).tobytes()

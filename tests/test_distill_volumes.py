@@ -10,17 +10,17 @@ import nibabel
 import numpy as np
 import pytest
 
-from distill.adapt import adapt
-from distill.checkpoint import load_checkpoint
+from distill.adaptation.adapt import adapt
 from distill.commands import distill
-from distill.data import MOST_SLICES, load_images
-from distill.intake import images_for
-from distill.phantom import draw, draw_labels
-from distill.phantom_volumes import DEPTHS, EXTENTS, LOCAL, PhantomVolumes
-from distill.scan import BadImages
+from distill.data.intake import images_for
+from distill.data.loading import MOST_SLICES, load_images
+from distill.data.scan import BadImages
+from distill.evaluation.volume_views import holding, landing, strips
+from distill.networks.checkpoint import load_checkpoint
+from distill.phantom.images import draw, draw_labels
+from distill.phantom.volumes import DEPTHS, EXTENTS, LOCAL, PhantomVolumes
 from distill.settings.adapt import AdaptSettings
 from distill.settings.distill import DistillSettings
-from distill.volume_views import holding, landing, strips
 from runtimes.errors import USAGE, UserError
 from runtimes.folder import read_json, read_manifest
 from runtimes.images import ImageSpec
@@ -198,7 +198,7 @@ def test_nifti_volumes_go_all_the_way_to_a_student(tmp_path: Path) -> None:
 
 
 def test_a_run_on_volumes_resumes_to_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    from distill import fit as loop
+    from distill.training import fit as loop
 
     flags = TINY | {"method": "molre", "epochs": 3}
     assert adapt(AdaptSettings(**flags, out=Path("whole")), "rd-adapt") == 0

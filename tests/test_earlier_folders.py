@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from distill.bank import open_bank
-from distill.checkpoint import load_checkpoint
 from distill.commands import distill
-from distill.intake import images_for
+from distill.data.intake import images_for
+from distill.networks.checkpoint import load_checkpoint
 from distill.settings.distill import DistillSettings
-from distill.teachers import load_teacher
+from distill.teacher.bank import open_bank
+from distill.teacher.teachers import load_teacher
 from export.commands import export
 from export.config import ExportSettings
 from runtimes.flags import parse

@@ -11,9 +11,9 @@ import torch
 from conftest import CLASSES, Case, image_spec, random_images, tiny_model
 from torch.nn import functional as F
 
-from distill.checkpoint import Calibration
-from distill.deployed import reparameterised
-from distill.models import Model, ModelSpec, build_model
+from distill.networks.checkpoint import Calibration
+from distill.networks.deployed import reparameterised
+from distill.networks.models import Model, ModelSpec, build_model
 from export.graph import DeployedGraph, TensorGraph, example_input
 from export.to_onnx import to_onnx
 from runtimes.images import ImageSpec

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from distill.checkpoint import Calibration
+from distill.networks.checkpoint import Calibration
 from export.executed import check_honoured, executed_by_ort
 from export.gate import judge
 from export.half import in_half

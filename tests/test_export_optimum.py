@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import Case
 
-from distill.checkpoint import load_checkpoint
+from distill.networks.checkpoint import load_checkpoint
 
 pytest.importorskip("optimum.onnxruntime", reason="the optimum extra is not installed: pip install 'rd-distill[optimum]'")
 

@@ -16,7 +16,7 @@ from conftest import Case, image_set, write_student
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill.public_names import OWN_DATA, OWN_TEACHER, public_data, public_teacher
+from distill.teacher.public_names import OWN_DATA, OWN_TEACHER, public_data, public_teacher
 from export.commands import export
 from export.config import ExportSettings
 from runtimes.folder import read_json, write_manifest

@@ -15,8 +15,8 @@ import torch
 from conftest import CLASSES, Case, image_spec, tiny_model, write_student
 from onnx import TensorProto, helper, numpy_helper
 
-from distill.checkpoint import Calibration
-from distill.deployed import reparameterised
+from distill.networks.checkpoint import Calibration
+from distill.networks.deployed import reparameterised
 from export.graph import DeployedGraph, TensorGraph, example_input
 from export.hygiene import IR_OF_OPSET, check_hygiene, precision_share
 from export.to_onnx import to_onnx
@@ -77,7 +77,7 @@ def test_no_path_or_trace_of_this_machine_is_in_the_file(exported: Exported, cas
 
 def test_two_processes_with_other_hash_seeds_write_the_same_bytes(tmp_path: Path) -> None:
     write_student(tmp_path / "student", Case("ordinal", 1))
-    code = ("import sys, hashlib\nimport numpy as np\nfrom pathlib import Path\nfrom distill.checkpoint import load_checkpoint\n"
+    code = ("import sys, hashlib\nimport numpy as np\nfrom pathlib import Path\nfrom distill.networks.checkpoint import load_checkpoint\n"
             "from export.facts import read_student\nfrom export.half import in_half\nfrom export.int8 import quantised, ranges\n"
             "from export.making import fp32_graph\nfrom export.options import Build\n"
             "folder = Path(sys.argv[1])\n"

@@ -20,11 +20,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny import CLASSES, tiny_images
 
-from distill.checkpoint import load_checkpoint
 from distill.commands import distill
-from distill.models import weights_hash
+from distill.data.views import normalise, unit_levels
+from distill.networks.checkpoint import load_checkpoint
+from distill.networks.models import weights_hash
 from distill.settings.distill import DistillSettings
-from distill.views import normalise, unit_levels
 from runtimes.folder import changed_files, read_json, read_manifest
 
 METHODS = ("rd", "kd", "fitnet", "vanilla")
@@ -101,8 +101,8 @@ def test_student_teacher_branch_and_probe_stand_side_by_side(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_predictions_are_those_of_the_saved_weights_on_the_test_split(phantom_student: Callable[[str], Path], method: str) -> None:
-    from distill.calibrate import apply_temperatures
-    from distill.intake import images_for
+    from distill.data.intake import images_for
+    from distill.evaluation.calibrate import apply_temperatures
 
     folder = phantom_student(method)
     checkpoint = load_checkpoint(folder)

@@ -22,7 +22,7 @@ from json_leaves import VALUES, places, replaced
 from tiny import tiny_bank, tiny_images
 
 from distill.run import opened_run, start_run
-from distill.state import save_state
+from distill.training.state import save_state
 from runtimes.bench import bench
 from runtimes.bench_config import BenchSettings
 from runtimes.errors import UserError

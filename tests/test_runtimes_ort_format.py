@@ -14,7 +14,7 @@ from conftest import Case, image_spec, tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill.checkpoint import Calibration
+from distill.networks.checkpoint import Calibration
 from export.graph import DeployedGraph, example_input
 from export.targets.ort import to_ort
 from export.to_onnx import to_onnx

@@ -29,7 +29,7 @@ def looked(folder: Path, **more: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("case", [Case(), Case(precision="int8"), Case(target="openvino")], ids=["onnx fp32", "onnx int8", "openvino fp32"])
 def test_multiply_adds_are_those_that_pytorch_counts(exported: Exported, case: Case) -> None:
-    from distill.models import count_macs
+    from distill.networks.models import count_macs
 
     found = looked(exported(case))
     assert found["macs"] == pytest.approx(count_macs(tiny_model(case), 32, 32), rel=0.01)

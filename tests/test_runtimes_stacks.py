@@ -13,8 +13,8 @@ import pytest
 import torch
 from conftest import TINY
 
-from distill.checkpoint import Calibration, load_checkpoint, save_checkpoint
-from distill.models import Model, ModelSpec, build_model
+from distill.networks.checkpoint import Calibration, load_checkpoint, save_checkpoint
+from distill.networks.models import Model, ModelSpec, build_model
 from export.answers import graph_inputs
 from export.commands import export
 from export.config import ExportSettings

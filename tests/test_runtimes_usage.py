@@ -25,7 +25,7 @@ from runtimes.info_cli import InfoSettings
 from runtimes.usage import help_page, version_line
 
 COMMANDS: dict[str, tuple[str, Any]] = {
-    "rd-distill": ("distill.cli", DistillSettings), "rd-adapt": ("distill.adapt_cli", AdaptSettings),
+    "rd-distill": ("distill.cli", DistillSettings), "rd-adapt": ("distill.adaptation.cli", AdaptSettings),
     "rd-export": ("export.cli", ExportSettings), "rd-verify": ("runtimes.cli", VerifySettings),
     "rd-bench": ("runtimes.bench_cli", BenchSettings), "rd-info": ("runtimes.info_cli", InfoSettings)}
 

@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from distill.bank import FeatureBank, bank_key
-from distill.banking import Forward, build_bank
-from distill.batches import Batches
-from distill.forward import torch_forward
+from distill.data.pixels import PixelStore, build_pixels
+from distill.data.views import ViewSpec
 from distill.methods.deep import Deep
+from distill.methods.reprogram import Contrast, Hint, Reprogram
 from distill.methods.step import Batch, Branches
-from distill.models import Model, ModelSpec, build_model, feature_width
-from distill.pixels import PixelStore, build_pixels
-from distill.probe import Probe, fit_probe
-from distill.reprogram import Contrast, Hint, Reprogram
-from distill.stages import cut_stages
-from distill.teachers import Teacher, load_teacher
-from distill.views import ViewSpec
+from distill.networks.models import Model, ModelSpec, build_model, feature_width
+from distill.networks.stages import cut_stages
+from distill.teacher.bank import FeatureBank, bank_key
+from distill.teacher.banking import Forward, build_bank
+from distill.teacher.forward import torch_forward
+from distill.teacher.probe import Probe, fit_probe
+from distill.teacher.teachers import Teacher, load_teacher
+from distill.training.batches import Batches
 from runtimes.images import ImageSet, ImageSpec
 
 CLASSES = {"binary": ("no", "yes"), "multiclass": ("a", "b", "c"), "multilabel": ("x", "y", "z"), "ordinal": ("0", "1", "2", "3")}

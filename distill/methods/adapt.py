@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distill.adapters import balance_loss
+from distill.adapters.layer import balance_loss
 from distill.methods.step import Step
 
 

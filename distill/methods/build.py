@@ -11,11 +11,11 @@ from typing import Any
 from torch import Tensor
 
 from distill.methods.step import Batch, Branches, Step, Weights
-from distill.models import Model
+from distill.networks.models import Model
+from distill.networks.stages import Stages, cut_stages
 from distill.settings.method import MethodOptions
 from distill.settings.method_table import METHODS
-from distill.stages import Stages, cut_stages
-from distill.teaching import TeacherSignals
+from distill.teacher.teaching import TeacherSignals
 from runtimes.errors import USAGE, UserError
 
 DEEP_GRID = 8

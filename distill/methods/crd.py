@@ -8,12 +8,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from distill.methods.relatives import contrastive_loss
+from distill.methods.reprogram import Contrast
 from distill.methods.step import Branches, Step
-from distill.models import Model, feature_width
-from distill.reprogram import Contrast
+from distill.networks.models import Model, feature_width
+from distill.networks.stages import Stages
 from distill.settings.method import MethodOptions
-from distill.stages import Stages
-from distill.teaching import TeacherSignals
+from distill.teacher.teaching import TeacherSignals
 
 
 def build(options: MethodOptions, student: Model, signals: TeacherSignals, *, images: int, stages: Stages | None) -> Branches:

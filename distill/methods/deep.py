@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill.losses import cka_loss
-from distill.models import Model
-from distill.stages import Stages
+from distill.evaluation.losses import cka_loss
+from distill.networks.models import Model
+from distill.networks.stages import Stages
 
 
 class ConvReprogram(nn.Module):

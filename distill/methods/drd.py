@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distill.losses import distillation_loss
+from distill.evaluation.losses import distillation_loss
 from distill.methods import rd
 from distill.methods.deep import Deep
 from distill.methods.step import Branches, Step
-from distill.models import Model
+from distill.networks.models import Model
+from distill.networks.stages import Stages
 from distill.settings.method import MethodOptions
-from distill.stages import Stages
-from distill.teaching import TeacherSignals
+from distill.teacher.teaching import TeacherSignals
 
 
 def build(options: MethodOptions, student: Model, signals: TeacherSignals, *, images: int, stages: Stages | None) -> Branches:

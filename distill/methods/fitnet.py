@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distill.losses import hint_loss
+from distill.evaluation.losses import hint_loss
+from distill.methods.reprogram import Hint
 from distill.methods.step import Branches, Step
-from distill.models import Model, feature_width
-from distill.reprogram import Hint
+from distill.networks.models import Model, feature_width
+from distill.networks.stages import Stages
 from distill.settings.method import MethodOptions
-from distill.stages import Stages
-from distill.teaching import TeacherSignals
+from distill.teacher.teaching import TeacherSignals
 
 
 def build(options: MethodOptions, student: Model, signals: TeacherSignals, *, images: int, stages: Stages | None) -> Branches:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distill.losses import distillation_loss
+from distill.evaluation.losses import distillation_loss
 from distill.methods.plain import build as build
 from distill.methods.step import Step, given
 

@@ -6,10 +6,10 @@ Owns: build. Does not own: any loss.
 from __future__ import annotations
 
 from distill.methods.step import Branches
-from distill.models import Model
+from distill.networks.models import Model
+from distill.networks.stages import Stages
 from distill.settings.method import MethodOptions
-from distill.stages import Stages
-from distill.teaching import TeacherSignals
+from distill.teacher.teaching import TeacherSignals
 
 
 def build(options: MethodOptions, student: Model, signals: TeacherSignals, *, images: int, stages: Stages | None) -> Branches:

@@ -12,11 +12,11 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
-from distill.losses import task_loss
-from distill.models import Model, class_scores
-from distill.reprogram import Reprogram
-from distill.slices import mean_of_slices
-from distill.stages import Stages
+from distill.evaluation.losses import task_loss
+from distill.methods.reprogram import Reprogram
+from distill.networks.models import Model, class_scores
+from distill.networks.slices import mean_of_slices
+from distill.networks.stages import Stages
 
 
 @dataclass(frozen=True)

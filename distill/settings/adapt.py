@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from distill.experts import AdapterSpec, theory_scale
+from distill.adapters.experts import AdapterSpec, theory_scale
 from distill.settings.data import DataOptions
 from distill.settings.group import Group, flag
 from distill.settings.teacher import TeacherOptions

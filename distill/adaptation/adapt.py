@@ -1,0 +1,218 @@
+"""rd-adapt as a story: data, teacher, bank, probe, adapters, training, merge, test, folder.
+
+Owns: the order of the steps and what is printed. Does not own: adapters (adapters.py, insert.py), folds (merge.py), the loop.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill.adaptation.adaptable import adaptable, check_adaptable
+from distill.adaptation.folding import Folded, batched, fold_teacher
+from distill.adapters.insert import POOLED, added_parameters, choose_layers, remove_unused
+from distill.adapters.layer import adapters_of, routers_of
+from distill.adapters.spectral import start_from_svd
+from distill.data.intake import choose_device, data_name, describe, read_images
+from distill.data.named import PHANTOMS
+from distill.data.pixels import build_pixels
+from distill.data.training_data import TrainingData
+from distill.data.views import ViewSpec
+from distill.evaluation.losses import prevalence_weights
+from distill.evaluation.predict import Predictions, calibrate, judge, score, summary
+from distill.methods.build import method_losses
+from distill.methods.step import Branches, Weights
+from distill.networks.heads import head_of, load_heads, save_heads
+from distill.networks.models import Model, adapt_model, count_macs, count_parameters, feature_width
+from distill.progress import say, track
+from distill.report.outcome import RunResult, images_digest, write_result
+from distill.run import Run, opened_run, start_run
+from distill.settings.adapt import AdapterOptions, AdaptSettings
+from distill.settings.data import DataOptions
+from distill.settings.training import RunOptions, TrainingOptions
+from distill.teacher.peft_folder import starts_of, write_peft
+from distill.teacher.teachers import check_teacher
+from distill.teacher.teaching import BANKS, BankPlan, TeacherSignals, TeacherSource, check_bank, prepare_teacher
+from distill.training.answers import predict
+from distill.training.batches import Batches
+from distill.training.fit import fit
+from distill.training.student import say_resumed
+from runtimes.errors import USAGE, UserError
+from runtimes.flags import record
+from runtimes.images import ImageSpec
+
+FOLD_IMAGES = 256  # that gates are averaged over, and as many that the fold is judged on
+WATCHED_IMAGES = 500  # validation images looked at after each epoch: a teacher is large; the last figures are over all
+
+
+def adapt(settings: AdaptSettings, command: str) -> int:
+    """Adapt a teacher and write its folder; returns the exit code."""
+    more = {} if settings.bank else {"the folder of banks": BANKS}
+    with opened_run(settings.part(RunOptions), record(settings), "teacher", drawn=settings.data in PHANTOMS, more=more) as run:
+        if run is None:
+            say("done", f"{settings.out}/ was finished already; nothing to resume")
+            return 0
+        return _adapt(settings, command, run)
+
+
+def _adapt(settings: AdaptSettings, command: str, opened: Run) -> int:
+    run = opened.folder
+    device = choose_device(settings.device)
+    check_adaptable(settings.teacher)
+    check_teacher(settings.teacher, weights=settings.teacher_weights)
+    if settings.bank is not None:
+        check_bank(settings.bank)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    images = read_images(settings.part(DataOptions), settings.out)
+    say("data", describe(images))
+    views = ViewSpec(flip=0.5 if settings.flip else 0.0)
+    model, spec = adaptable(settings.teacher, images, size=settings.teacher_size, weights=settings.teacher_weights, seed=settings.seed,
+                            pooling=settings.slice_pooling)
+    adapter = settings.part(AdapterOptions)
+    plan = BankPlan(settings.bank, settings.bank_views if adapter.pooled else 0, runtime=settings.bank_runtime, threads=settings.threads)
+    source = TeacherSource(settings.teacher, settings.teacher_size, settings.teacher_weights)
+    signals = prepare_teacher(source, plan, images, views, device, probe_seed=settings.split_seed)
+    plain = count_parameters(model) - count_parameters(model.head) - (count_parameters(model.slice_pool) if spec.slices else 0)
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        model = build_adapters(adapter, model, spec, settings.teacher)
+    added = added_parameters(model.net)
+    pool = count_parameters(model.slice_pool) if spec.slices else 0
+    say("adapters", f"{settings.method}, {len(model.spec.adapters)} layer(s), {added:,} parameters added ({100 * added / plain:.2f} %), "
+                    f"head {count_parameters(model.head):,}{f', pooling of slices {pool:,}' if pool else ''}, on {device}")
+    starts = starts_of(model.net, settings.start != "zero") if settings.peft else {}
+    parents = {"images": images_digest(images), "teacher": signals.facts["teacher_hash"]}
+    start_run(opened, parents)
+    with track("pixels") as update:
+        data = TrainingData(images, spec, views, build_pixels(run, images, spec, update))
+    branches = Branches(model)
+
+    def answer(judged: Branches, rows: Any) -> Predictions:
+        return predict(judged, data.pixels, spec, rows, device=device, bank=signals.bank, bank_rows=signals.rows, probe=signals.probe,
+                       banked_only=adapter.pooled)
+
+    training = replace(settings.part(TrainingOptions), min_steps=settings.fewest_steps)
+    with torch.random.fork_rng():
+        history = train(adapter, training, data, branches, signals, run, answer, seed=settings.seed, device=device, resume=settings.resume)
+    for router in routers_of(model.net):
+        router.share = 0.0 if settings.merge_aware else 1.0
+    model.spec = replace(model.spec, adapters={name: replace(one.spec, constant=bool(settings.merge_aware))
+                                               for name, one in adapters_of(model.net)})
+    unmerged = copy.deepcopy(model.net) if settings.peft else None
+    folded = merged(adapter, branches, data, answer, seed=settings.seed, device=device)
+    made = {split: answer(branches, images.rows(split)) for split in ("val", "test")}
+    calibrations = {branch: calibrate(images, getattr(made["val"], branch), made["val"].rows) for branch in ("student", "probe")}
+    splits = score(images, made, calibrations, bootstrap=settings.bootstrap, seed=settings.seed)
+    for line in summary(splits, calibrations["student"]):
+        say(line.split(" ", 1)[0], line.split(" ", 1)[1].replace("student AUROC", "teacher AUROC", 1))
+    macs = count_macs(branches.student, spec.height, spec.width)
+    result = RunResult(branches.student, spec, images, made, calibrations, splits, history, [], macs, signals.facts, record(settings),
+                       command)
+    earlier = load_heads(Path(settings.teacher)) if Path(settings.teacher).is_dir() else []
+
+    def also(folder: Path) -> None:
+        save_heads(folder, [*earlier, head_of(branches.student, data_name(images), earlier)])
+        if unmerged is not None:
+            write_peft(folder / "peft", unmerged, starts, signals.facts["teacher"], signals.facts["teacher_hash"])
+
+    write_result(settings.out, result, kind="teacher", overwrite=opened.overwrite, also=also,
+                 more={"adapters": {"method": settings.method, "added": added, "kept": len(branches.student.spec.adapters),
+                                    "base_hash": signals.facts["teacher_hash"], **folded.as_dict()}})
+    say("done", f"{settings.out}/  report: {settings.out / 'report.html'}  next: rd-distill --teacher {settings.out}")
+    return 0
+
+
+def build_adapters(options: AdapterOptions, model: Model, spec: ImageSpec, teacher: str) -> Model:
+    """The teacher with fresh adapters at their start, or with those it has; says which layers were left alone and why."""
+    held = dict(model.spec.adapters)
+    if options.pooled:
+        if POOLED in held:
+            raise UserError(f"teacher {teacher} has an adapter behind its pool already, and what is trained now would follow it; "
+                            "adapt the original teacher, or use --place blocks", USAGE)
+        return adapt_model(model, {} if options.method == "linear" else {POOLED: options.spec(feature_width(model))})
+    inside = {name: one for name, one in held.items() if name != POOLED}
+    if inside:
+        wanted, own = options.spec(64), next(iter(inside.values()))
+        if any((getattr(wanted, part) != getattr(own, part)) for part in ("experts", "rank", "gate", "top_k")):
+            raise UserError(f"teacher {teacher} has adapters of {own.experts} experts of rank {own.rank}, gate {own.gate}; go on "
+                            "with the same --method, --experts, --rank and --top-k, or fold them first with --merge mean", USAGE)
+        say("", f"going on with the {len(inside)} adapters of {teacher}")
+        return model
+    wide = options.spec(64)
+    chosen = choose_layers(model.net, options.adapt_layers, wide.rank * (wide.experts if options.start == "svd" else 1),
+                           wide.rank * wide.experts, options.adapt_share)
+    inputs = {name: model.net.get_submodule(name).weight[0].numel() for name in chosen.layers}  # type: ignore[index,union-attr,operator]
+    model = adapt_model(model, {name: options.spec(count) for name, count in inputs.items()})
+    unused = remove_unused(model.net, lambda: model.trunk(torch.zeros(1, 3, spec.height, spec.width)))
+    model.spec = replace(model.spec, adapters={name: one.spec for name, one in adapters_of(model.net)})
+    reasons = [*chosen.left.values(), *("read, not called" for _ in unused)]
+    if reasons:
+        say("", f"{len(reasons)} layers left alone: " + ", ".join(f"{reasons.count(one)} {one}" for one in dict.fromkeys(reasons)))
+    if options.start != "zero":
+        for _, adapter in adapters_of(model.net):
+            start_from_svd(adapter, rho=1.0 if options.start == "pissa" else options.rho)
+    return model
+
+
+def train(options: AdapterOptions, training: TrainingOptions, data: TrainingData, branches: Branches, signals: TeacherSignals, run: Path,
+          answer: Callable[[Branches, Any], Predictions], *, seed: int, device: str, resume: bool) -> list[dict[str, Any]]:
+    """Train adapters and head and return a row an epoch."""
+    images, banked = data.images, options.pooled
+    assert training.lr is not None
+    assert training.min_steps is not None
+    rows = images.rows("train")
+    labelled = rows[images.labelled[rows]]
+    labels = torch.from_numpy(images.labels)
+    batches = Batches(data.pixels, labels, labelled, labelled, data.spec, data.views, seed, training.batch, 0, "fresh",
+                      signals.bank if banked else None, signals.rows if banked else None, images.hashes, banked_only=banked)
+    class_weights = prevalence_weights(labels[labelled]).to(device) if images.task == "multilabel" else None
+    watched = np.sort(np.random.default_rng(0).permutation(images.rows("val"))[:WATCHED_IMAGES])
+    routers = routers_of(branches.student.net)
+
+    def set_gates(step: int, total: int) -> None:
+        last = total * options.merge_aware
+        for router in routers:  # to zero a little before the end, so that the last steps train what will be folded
+            router.share = 1.0 if step < total - last else max(0.0, (total - 0.25 * last - step) / (0.75 * last))
+
+    with track("train") as update:
+        return fit(branches, batches, partial(method_losses, "adapt"), Weights(focal_gamma=training.focal_gamma, balance=options.balance),
+                   epochs=training.epochs, min_steps=training.min_steps, lr=training.lr, weight_decay=training.weight_decay, phi_lr=1.0,
+                   phi_weight_decay=0.0, warmup=training.warmup, decay="none", ema=0.0, precision=training.precision, device=device,
+                   class_weights=class_weights, seed=seed, folder=run, resume=resume,
+                   evaluate=lambda judged: judge(images, answer(judged, watched)), select=training.select, progress=update,
+                   before_step=set_gates if options.merge_aware else None, resumed=partial(say_resumed, training.epochs))
+
+
+def merged(options: AdapterOptions, branches: Branches, data: TrainingData, answer: Callable[[Branches, Any], Predictions], *, seed: int,
+           device: str) -> Folded:
+    """Fold what is to be folded, in place, and say what it did to validation images."""
+    images = data.images
+    branches.eval()
+    generator = np.random.default_rng([seed, 13])
+    train_rows, val_rows = (np.sort(generator.permutation(images.rows(split))[:FOLD_IMAGES]) for split in ("train", "val"))
+
+    def load(rows: Any) -> tuple[Tensor, ...]:
+        return tuple(one.to(device) for one in data.pixels.inputs(rows, data.spec))
+
+    def logits() -> Any:
+        return answer(branches, val_rows).student
+
+    def decide(found: Any) -> Any:
+        return found > 0 if images.task == "multilabel" else found.argmax(axis=1)
+
+    def auroc(found: Any) -> float | None:
+        return judge(images, Predictions(val_rows, found, None, None, None)).get("val_auroc_student")
+
+    folded = fold_teacher(branches.student, options.merge, most=options.max_fold_error, train=lambda: batched(train_rows, load),
+                          val=lambda: batched(val_rows, load), logits=logits, decide=decide, auroc=auroc)
+    say("merge", folded.line())
+    return folded

@@ -1,0 +1,70 @@
+"""A teacher opened up for training: its network as a Model with a fresh head for the data's task.
+
+Owns: which teachers can be adapted and how each becomes a Model. Does not own: loading them (teachers.py), adapters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distill.adapters.insert import SLICES
+from distill.networks.checkpoint import load_checkpoint
+from distill.networks.encoders import PREFIX, TransformersNet
+from distill.networks.models import Model, ModelSpec
+from distill.networks.slices import Pooling
+from distill.networks.students import timm_name
+from distill.teacher.teachers import load_teacher
+from runtimes.errors import USAGE, UserError
+from runtimes.images import ImageSet, ImageSpec
+
+
+def check_adaptable(name: str) -> None:
+    """UserError (exit 2) for a teacher that shows no layers: a `.pt2` file, a bank."""
+    if name.endswith(".pt2") or name.startswith("bank:"):
+        raise UserError(f"--teacher {name} shows no layers to put adapters beside; name a timm network, hf:ID or a folder", USAGE)
+
+
+def adaptable(name: str, images: ImageSet, *, size: int | None, weights: str | None, seed: int,
+              pooling: Pooling = "attention") -> tuple[Model, ImageSpec]:
+    """A teacher as a model with a head drawn from the seed for the data's classes, and how the data's images reach it.
+
+    name: as load_teacher takes it, except what shows no layers (`.pt2`, `bank:`), which is a UserError (exit 2). pooling: of
+    volumes; fresh, whatever the teacher was adapted to before.
+    """
+    check_adaptable(name)
+    teacher = load_teacher(name, size=size, weights=weights)
+    base = teacher.image_spec
+    low, high = images.facts.get("window", (0.0, 255.0))
+    spec = replace(base, channels=images.facts.get("channels", 3), dtype=images.facts.get("dtype", "uint8"),
+                   window=(float(low), float(high)), volume=images.volume)
+    if Path(name).is_dir():
+        held = load_checkpoint(Path(name)).model
+        wanted = ModelSpec(held.spec.arch, spec.height, spec.width, images.task, images.classes, held.spec.arguments, held.spec.adapters)
+        net = held.net
+    elif name.startswith("hf:"):
+        encoder: Any = teacher.net.encoder
+        width = teacher.features(torch.zeros(1, 3, spec.height, spec.width)).shape[1]
+        config = encoder.config.to_dict()
+        wanted = ModelSpec(f"{PREFIX}{encoder.config.model_type}", spec.height, spec.width, images.task, images.classes,
+                           {"config": config, "features": width})
+        net = TransformersNet(encoder)
+    else:
+        wanted = ModelSpec(timm_name(name), spec.height, spec.width, images.task, images.classes)
+        net = teacher.net.net  # type: ignore[assignment]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if isinstance(net, TransformersNet):
+            net.classifier = torch.nn.Linear(int(wanted.arguments["features"]), wanted.outputs)
+        else:
+            net.reset_classifier(wanted.outputs)  # type: ignore[operator]
+        if images.volume is not None:
+            wanted = replace(wanted, slices=images.volume.slices, pooling=pooling)
+        if hasattr(net, SLICES):
+            delattr(net, SLICES)
+        model = Model(wanted, net)
+        model.head.reset_parameters()  # timm's own start is huge for a few classes
+    return model, spec

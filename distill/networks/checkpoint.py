@@ -1,0 +1,190 @@
+"""A trained model as a folder: config.json, preprocessor_config.json, model.safetensors, readable by timm and Optimum.
+
+Owns: Checkpoint, Calibration, writing and strict reading. Does not own: reports and metrics beside it, the manifest's facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from distill.networks.architectures import SIDES
+from distill.networks.json_values import is_count, is_number, shown
+from distill.networks.models import Model, ModelSpec, build_model, feature_width
+from distill.networks.nets import takes_image_size
+from runtimes.claims import calibration_problem
+from runtimes.errors import UserError
+from runtimes.folder import check_files, read_json, read_manifest, write_atomic, write_json
+from runtimes.images import ImageSpec
+
+WEIGHTS = "model.safetensors"
+EVERY_CLASS = "every class"  # what one temperature for all classes is kept under
+UNTESTED = "fitted by an earlier version, which did not test it on other images"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Temperatures (one, or one a label for multi-label) and, for multi-label, the decision threshold of each label.
+
+    not_calibrated: why a temperature is not shown to help, by class (multi-label) or under EVERY_CLASS; empty where each is.
+    few_images: on how few images a threshold rests, by class.
+    """
+
+    temperatures: tuple[float, ...] = (1.0,)
+    thresholds: tuple[float, ...] = ()
+    not_calibrated: dict[str, str] = field(default_factory=dict)
+    few_images: dict[str, str] = field(default_factory=dict)
+
+    def told(self) -> str:
+        """Whether probabilities are calibrated, in words, and why where they are not."""
+        reasons: dict[str, list[str]] = {}
+        for name, reason in self.not_calibrated.items():
+            reasons.setdefault(reason, []).append(name)
+        if not reasons:
+            return "calibrated"
+        if len(reasons) == 1 and len(self.not_calibrated) == len(self.temperatures):
+            return f"not calibrated ({next(iter(reasons))})"
+        parts = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
+        count = len(self.temperatures) - len(self.not_calibrated)
+        return (f"calibrated for {count} of {len(self.temperatures)} findings, not for {parts}" if count else f"not calibrated: {parts}")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model with everything a device must know about it; `manifest` is the folder's own record."""
+
+    model: Model
+    image_spec: ImageSpec
+    calibration: Calibration
+    manifest: dict[str, Any]
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model's spec: architecture, task, classes."""
+        return self.model.spec
+
+
+def preprocessor_config(spec: ImageSpec) -> dict[str, Any]:
+    """The image processor in transformers' keys: resize to model size (bilinear), rescale, normalise."""
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True, "size": {"height": spec.height, "width": spec.width}, "resample": 2,
+        "do_rescale": True, "rescale_factor": 1 / 255,
+        "do_normalize": True, "image_mean": list(spec.mean), "image_std": list(spec.std),
+        "do_convert_rgb": True,
+    }
+
+
+def save_checkpoint(folder: Path, model: Model, image_spec: ImageSpec, calibration: Calibration,
+                    licences: dict[str, str] | None = None) -> None:
+    """Write config.json, preprocessor_config.json and model.safetensors into an existing folder; the manifest comes later."""
+    from safetensors.torch import save
+
+    spec = model.spec
+    config = {
+        "model_type": "timm_wrapper",
+        "architecture": spec.arch,
+        "num_classes": spec.outputs,
+        "num_features": feature_width(model),
+        "label_names": list(spec.classes),
+        "id2label": {str(index): name for index, name in enumerate(spec.classes)},
+        "label2id": {name: index for index, name in enumerate(spec.classes)},
+        "problem_type": "multi_label_classification" if spec.task == "multilabel" else "single_label_classification",
+        "model_args": {**spec.arguments, **({"img_size": [spec.height, spec.width]} if _sized(spec) else {})},
+        "pretrained_cfg": {
+            "custom_load": False,
+            "input_size": [3, image_spec.height, image_spec.width],
+            "fixed_input_size": _sized(spec),
+            "interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "squash",
+            "mean": list(image_spec.mean), "std": list(image_spec.std),
+            "num_classes": spec.outputs,
+        },
+        "rd": {
+            "model": spec.as_dict(),
+            "image": image_spec.as_dict(),
+            "temperatures": list(calibration.temperatures),
+            "thresholds": list(calibration.thresholds),
+            "not_calibrated": calibration.not_calibrated,
+            "few_images": calibration.few_images,
+            "licences": licences or {},
+        },
+    }
+    write_json(folder / "config.json", config)
+    write_json(folder / "preprocessor_config.json", preprocessor_config(image_spec))
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.net.state_dict().items()}
+    write_atomic(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
+
+
+def load_checkpoint(folder: Path, *kinds: str) -> Checkpoint:
+    """Read a student or teacher folder strictly, on the CPU, in eval mode; every file must have the bytes the manifest names."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    manifest = read_manifest(folder, *(kinds or ("student", "teacher")))
+    check_files(folder, manifest)
+    spec, image_spec, calibration = read_config(folder)
+    model = build_model(spec)
+    try:
+        model.net.load_state_dict(load_file(folder / WEIGHTS), strict=True)
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise UserError(f"{folder / WEIGHTS} does not fit {spec.arch}: {str(error).splitlines()[0]}") from None
+    return Checkpoint(model.eval(), image_spec, calibration, manifest)
+
+
+def read_config(folder: Path) -> tuple[ModelSpec, ImageSpec, Calibration]:
+    """What config.json says of a model, every value checked; its weights are not looked at."""
+    path = folder / "config.json"
+    record = read_json(path).get("rd")
+    missing = (["rd"] if not isinstance(record, dict) else
+               [name for name in ("model", "image", "temperatures", "thresholds") if name not in record])
+    if not isinstance(record, dict) or missing:
+        raise UserError(f"{path} lacks {', '.join(map(repr, missing))}; expected a folder written by rd-distill")
+    try:
+        spec = ModelSpec.from_dict(record["model"])
+        image_spec = ImageSpec.from_dict(record["image"])
+    except UserError as error:
+        raise UserError(f"{path}: {error}", error.exit_code) from None
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: the image spec cannot be read ({error}); expected a folder written by rd-distill") from None
+    strange = next((number for number in _numbers(image_spec.as_dict()) if not is_number(number)), None)
+    if strange is not None or not (is_count(image_spec.height, *SIDES) and is_count(image_spec.width, *SIDES)):
+        raise UserError(f"{path}: the image spec holds {shown(image_spec.as_dict() if strange is None else strange)}, expected finite "
+                        "numbers and whole sizes")
+    if (spec.height, spec.width, spec.slices) != (image_spec.height, image_spec.width, image_spec.slices):
+        raise UserError(f"{path}: the network takes {spec.height}x{spec.width} pixels and {spec.slices} slices, the images have "
+                        f"{image_spec.height}x{image_spec.width} and {image_spec.slices}; expected the same")
+    for name in ("temperatures", "thresholds"):
+        if not isinstance(record[name], list):
+            raise UserError(f"{path}: {name} is {shown(record[name])}, expected a list of numbers")
+    scales, cuts = record["temperatures"], record["thresholds"]
+    if problem := calibration_problem(spec.task, spec.classes, scales, cuts):
+        raise UserError(f"{path}: {problem}; make the folder again")
+    names = spec.classes if spec.task == "multilabel" else (EVERY_CLASS,)
+    reasons = _sentences(record, "not_calibrated", dict.fromkeys(names, UNTESTED))
+    return spec, image_spec, Calibration(tuple(scales), tuple(cuts), reasons, _sentences(record, "few_images", {}))
+
+
+def _numbers(value: Any) -> Iterator[Any]:
+    """Every leaf of an image spec that should be a number."""
+    if isinstance(value, dict):
+        for entry in value.values():
+            yield from _numbers(entry)
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from _numbers(entry)
+    elif not isinstance(value, str):
+        yield value
+
+
+def _sentences(record: dict[str, Any], key: str, absent: dict[str, str]) -> dict[str, str]:
+    """What a record says of classes under a key, or what its absence means."""
+    held = record.get(key, absent)
+    if not isinstance(held, dict) or not all(isinstance(sentence, str) for sentence in held.values()):
+        raise UserError(f"config.json: rd.{key} is {str(held)[:80]!r}, expected a sentence by class as rd-distill writes it")
+    return held
+
+
+def _sized(spec: ModelSpec) -> bool:
+    return takes_image_size(spec.arch)

