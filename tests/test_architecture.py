@@ -286,8 +286,10 @@ def test_tests_are_flat_and_named_after_what_they_test() -> None:
 
 
 def test_the_wheel_holds_every_package() -> None:
-    shipped = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
-    assert sorted(shipped) == sorted({str(Path(file).parent).replace("/", ".") for file in files(*FLOORS)})
+    shipped = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]["find"]["include"]
+    assert shipped == [f"{floor}*" for floor in sorted(FLOORS)]
+    without = {folder for file in files(*FLOORS) if not ((folder := (ROOT / file).parent) / "__init__.py").is_file()}
+    assert without == set(), "a folder without __init__.py is left out of the wheel"
 
 
 def test_the_readme_maps_every_module() -> None:
