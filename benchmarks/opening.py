@@ -62,7 +62,7 @@ def measured(arch: str, rounds: int) -> dict[str, Any]:
     for name, calls in (("first_answer", {target: first(target) for target in files}),
                         ("session_alone", {target: session(target) for target in files}),
                         ("call", {target: call(runtime) for target, runtime in runtimes.items()})):
-        times = interleave(calls, rounds)
+        times = interleave({str(target): call for target, call in calls.items()}, rounds)
         row[name] = {**times, "ort_over_onnx": ratio(times["ort"], times["onnx"])}
     return row
 

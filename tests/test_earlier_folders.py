@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 import torch
 
+from distill.adaptation.adapt import adapt
 from distill.commands import distill
 from distill.data.intake import images_for
 from distill.networks.checkpoint import load_checkpoint
+from distill.settings.adapt import AdaptSettings
 from distill.settings.distill import DistillSettings
 from distill.teacher.bank import open_bank
 from distill.teacher.teachers import load_teacher
 from export.commands import export
 from export.config import ExportSettings
+from runtimes.errors import USAGE, UserError
 from runtimes.flags import parse
 from runtimes.folder import changed_files, read_json, read_manifest
 
@@ -108,3 +111,12 @@ def test_a_bank_teaches_a_new_student(tmp_path: Path, monkeypatch: pytest.Monkey
                  "--min-steps", "2", "--bootstrap", "10", "--device", "cpu", "--threads", "1"]
     assert distill(parse(DistillSettings, arguments, "rd-distill"), "rd-distill") == 0
     assert read_manifest(Path("student"), "student")["parents"]["teacher"] == read_manifest(STUDENT, "student")["parents"]["teacher"]
+
+
+def test_a_pruned_student_is_no_teacher_to_adapt_and_that_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = parse(AdaptSettings, [*DATA, "--teacher", str(STUDENT)], "rd-adapt")
+    with pytest.raises(UserError, match="was pruned") as caught:
+        adapt(settings, "rd-adapt")
+    assert caught.value.exit_code == USAGE
+    assert list(tmp_path.iterdir()) == []

@@ -12,20 +12,24 @@ from typing import Any
 import torch
 
 from distill.adapters.insert import SLICES
-from distill.networks.checkpoint import load_checkpoint
+from distill.networks.checkpoint import load_checkpoint, read_config
 from distill.networks.encoders import PREFIX, TransformersNet
 from distill.networks.models import Model, ModelSpec
 from distill.networks.slices import Pooling
 from distill.networks.students import timm_name
 from distill.teacher.teachers import load_teacher
 from runtimes.errors import USAGE, UserError
+from runtimes.folder import MANIFEST
 from runtimes.images import ImageSet, ImageSpec
 
 
 def check_adaptable(name: str) -> None:
-    """UserError (exit 2) for a teacher that shows no layers: a `.pt2` file, a bank."""
+    """UserError (exit 2) for a teacher that shows no layers (a `.pt2` file, a bank), or that was pruned."""
     if name.endswith(".pt2") or name.startswith("bank:"):
         raise UserError(f"--teacher {name} shows no layers to put adapters beside; name a timm network, hf:ID or a folder", USAGE)
+    if (Path(name) / MANIFEST).is_file() and read_config(Path(name))[0].cuts:
+        raise UserError(f"--teacher {name} was pruned, and adapters are for whole networks; adapt the network that it was cut from, or "
+                        "distil from it as it is", USAGE)
 
 
 def adaptable(name: str, images: ImageSet, *, size: int | None, weights: str | None, seed: int,
