@@ -1,6 +1,6 @@
 """The command line of rd-distill: read the settings, then load the workshop.
 
-Owns: main. Does not own: settings (config.py), the work (commands.py).
+Owns: main. Does not own: settings (settings), the work (commands.py, dry_run.py).
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ def main() -> None:
     def command() -> int:
         settings = parse(DistillSettings, sys.argv[1:], "rd-distill", "Distil a frozen teacher into a small student.",
                          examples=EXAMPLES)
+        if settings.dry_run:
+            from distill.dry_run import dry_run
+
+            return dry_run(settings)
         from distill.commands import distill
 
         return distill(settings, command_line("rd-distill"))

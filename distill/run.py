@@ -145,7 +145,7 @@ def check_parents(run: Path, parents: dict[str, Any]) -> None:
 
 def what_decides(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that decide what a run trains."""
-    aside = ("resume", "overwrite", "config", "bootstrap", "audit", "merge", "max_fold_error", "peft")
+    aside = ("resume", "overwrite", "config", "bootstrap", "audit", "merge", "max_fold_error", "peft", "dry_run")
     return {key: value for key, value in settings.items() if key not in aside}
 
 

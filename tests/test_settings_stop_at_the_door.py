@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 COVERED = ("distill", "export", "runtimes")
 SETTINGS = {"DistillSettings", "AdaptSettings", "ExportSettings", "BenchSettings", "VerifySettings"}
 # Where a command is: whole modules, or the one function that it enters by. The methods of the settings themselves take `self`.
-COMMANDS = {"distill/commands.py", "distill/adaptation/adapt.py:adapt", "distill/adaptation/adapt.py:_adapt",
+COMMANDS = {"distill/commands.py", "distill/dry_run.py", "distill/adaptation/adapt.py:adapt", "distill/adaptation/adapt.py:_adapt",
             "distill/settings/distill.py:contradictions", "export/commands.py", "export/cli.py", "runtimes/bench_cli.py", "runtimes/cli.py",
             "runtimes/bench.py:bench", "runtimes/soak.py:soak"}
 

@@ -54,11 +54,20 @@ class PixelStore:
         self.map.madvise(mmap.MADV_DONTNEED)
 
 
+def _shape(images: ImageSet, spec: ImageSpec) -> tuple[int, ...]:
+    return (len(images), *((spec.slices,) if spec.slices else ()), spec.height, spec.width, spec.channels)
+
+
+def pixel_bytes(images: ImageSet, spec: ImageSpec) -> int:
+    """Bytes that the store of these images takes on disk."""
+    return int(np.prod(_shape(images, spec), dtype=np.int64))
+
+
 def build_pixels(folder: Path, images: ImageSet, spec: ImageSpec,
                  progress: Callable[[int, int], None] | None = None) -> PixelStore:
     """Decode all images into `folder`/pixels.u8, or open it when it holds exactly these images in this form."""
     path, note = folder / "pixels.u8", folder / "pixels.json"
-    shape = (len(images), *((spec.slices,) if spec.slices else ()), spec.height, spec.width, spec.channels)
+    shape = _shape(images, spec)
     digest = hashlib.sha256(repr((sorted(spec.as_dict().items()), shape)).encode())
     for one in images.hashes:
         digest.update(one.encode())

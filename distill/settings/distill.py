@@ -47,6 +47,8 @@ class DistillSettings(RunOptions, TrainingOptions, SelectionOptions, MethodOptio
     """Also bank the teacher's stages, pooled to a grid of this side; 0 banks pooled features alone, or 8 x 8 for drd and at."""
     audit: Annotated[float, Expert] = 0.01
     """Share of the bank recomputed live in PyTorch (cosine at least 0.999); 0 skips it."""
+    dry_run: bool = False
+    """Say what data, classes, bank and time the run would take, from a short measurement; train and write nothing."""
 
     def check(self) -> None:
         """Refuse values out of range and the first pair of settings that cannot both hold."""

@@ -1,0 +1,170 @@
+"""rd-distill --dry-run: what a run would read, build and cost, told before it begins; nothing is trained and nothing written.
+
+Owns: the counts by class, the size of the bank, the two short measurements behind the estimate. Does not own: the run (commands.py).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from distill.commands import check_method, check_names, student_image_spec
+from distill.data.intake import choose_device, describe, read_images
+from distill.data.pixels import pixel_bytes
+from distill.methods.build import grid_of, method_losses
+from distill.methods.step import Batch, Branches, Weights
+from distill.networks.layout import channels_last
+from distill.networks.models import Model, ModelSpec, count_macs, count_parameters
+from distill.networks.students import build_student, timm_arguments
+from distill.progress import say
+from distill.settings.data import DataOptions
+from distill.settings.distill import DistillSettings
+from distill.settings.method import MethodOptions
+from distill.settings.method_table import needs_bank
+from distill.settings.student import StudentOptions
+from distill.teacher.bank import open_bank
+from distill.teacher.banking import CPU_BATCH
+from distill.teacher.forward import choose_forward
+from distill.teacher.teachers import load_teacher
+from runtimes.images import ImageSet
+
+STEPS = 5  # timed, after two that warm up
+FEATURE_BYTES = 2  # a bank keeps fp16
+
+
+def dry_run(settings: DistillSettings) -> int:
+    """Say what the run would do; returns the exit code. UserError where the run itself would be refused before it trains."""
+    arch = check_names(settings)
+    device = choose_device(settings.device)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    images = read_images(settings.part(DataOptions), settings.out, unlabelled=settings.unlabelled)
+    check_method(settings.method, images)
+    say("data", describe(images))
+    for note in images.facts.get("notes", []):
+        say("", note)
+    for split in ("train", "val", "test"):
+        say("", f"{split}: " + ", ".join(f"{name} {count:,}" for name, count in class_counts(images, split).items()))
+    known_s = 0.0
+    if settings.adapt != "none":
+        say("teacher", f"{settings.teacher}, adapted first (--adapt {settings.adapt}); its time is not estimated")
+    elif needs_bank(settings.method):
+        known_s += _tell_bank(settings, images, device)
+    else:
+        say("teacher", f"none: --method {settings.method} trains on labels alone")
+    if arch is None:
+        say("student", f"chosen within the budget; up to {settings.auto_students} trials of {settings.proxy_steps} steps are not estimated")
+    else:
+        known_s += _tell_student(settings, arch, images, device)
+    say("estimate", f"about {spoken(known_s)} here for what is estimated above, beside reading images and the report; the machine was "
+                    "measured for moments only")
+    say("done", f"nothing was trained and nothing written; without --dry-run the result goes to {settings.out}/")
+    return 0
+
+
+def class_counts(images: ImageSet, split: str) -> dict[str, int]:
+    """How many images of a split have each class or finding, and how many no label at all."""
+    rows = images.rows(split)
+    labels = images.labels[rows]
+    if images.task == "multilabel":
+        counts = {name: int((labels[:, place] == 1).sum()) for place, name in enumerate(images.classes)}
+    else:
+        counts = {name: int((labels == place).sum()) for place, name in enumerate(images.classes)}
+    hidden = int((~images.labelled[rows]).sum())
+    return counts | ({"unlabelled": hidden} if hidden else {})
+
+
+def _tell_bank(settings: DistillSettings, images: ImageSet, device: str) -> float:
+    """Say which teacher, and what its bank takes; seconds to build it, 0 where it is there."""
+    if settings.teacher.startswith("bank:"):
+        bank = open_bank(Path(settings.teacher.removeprefix("bank:")))
+        say("bank", f"{bank.folder}: teacher {bank.key['teacher']}, {bank.rows:,} rows; there already")
+        return 0.0
+    teacher = load_teacher(settings.teacher, size=settings.teacher_size, weights=settings.teacher_weights, adapter=settings.teacher_adapter)
+    spec = teacher.image_spec
+    say("teacher", f"{teacher.name}, {teacher.parameters / 1e6:.2f} M parameters, {spec.width} px, frozen")
+    grid = grid_of(settings.part(MethodOptions), settings.bank_grid)
+    forward, runtime = choose_forward(teacher, settings.bank_runtime, device=device, grid=grid, threads=settings.threads)
+    pixels = torch.zeros(CPU_BATCH, 3, spec.height, spec.width)
+    features: Mapping[str, Any] = forward(pixels)
+    row_s = timed(lambda: forward(pixels)) / CPU_BATCH
+    slices = images.volume.slices if images.volume is not None else 1
+    rows = bank_rows(images, settings.bank_views) * slices
+    row_bytes = sum(int(np.prod(part.shape[1:])) for part in features.values()) * FEATURE_BYTES
+    say("bank", f"{rows:,} rows, {size(rows * row_bytes)} on disk, about {spoken(rows * row_s)} through {runtime} "
+                f"({1000 * row_s:.1f} ms a row)" + ("; --second-teacher is not estimated" if settings.second_teacher else ""))
+    return rows * row_s
+
+
+def bank_rows(images: ImageSet, views: int) -> int:
+    """Rows of a bank: each image once, training images once more for every view."""
+    return len(images) + int((images.split == "train").sum()) * views
+
+
+def _tell_student(settings: DistillSettings, arch: str, images: ImageSet, device: str) -> float:
+    """Say which student and how long its training; seconds of it, by the student's own part of a step."""
+    spec = student_image_spec(settings.part(StudentOptions), images)
+    model = build_student(ModelSpec(arch, spec.height, spec.width, images.task, images.classes, timm_arguments(arch), slices=spec.slices,
+                                    pooling=settings.slice_pooling), settings.student_weights, settings.seed)
+    steps = training_steps(len(images.rows("train")), settings.batch, settings.epochs, settings.min_steps)
+    say("student", f"{arch}, {count_parameters(model) / 1e6:.2f} M parameters, "
+                   f"{count_macs(model, spec.height, spec.width) / 1e6:.1f} M MACs at {spec.width} px, on {device}; "
+                   f"pixels {size(pixel_bytes(images, spec))} on disk while it trains"
+                   + ("; it is then pruned to the budget" if settings.limited else ""))
+    step_s = timed(_training_step(model, images, settings.batch, device))
+    say("method", f"{settings.method}, {steps:,} steps of {settings.batch} images, about {spoken(steps * step_s)} "
+                  f"({1000 * step_s:.0f} ms a step of the student alone)")
+    return steps * step_s
+
+
+def training_steps(images: int, batch: int, epochs: int, fewest: int) -> int:
+    """Steps of a training, as Batches counts them."""
+    return epochs * max(-(-images // batch), -(-fewest // max(epochs, 1)))
+
+
+def _training_step(model: Model, images: ImageSet, batch: int, device: str) -> Callable[[], object]:
+    """One step of training on noise, to be timed."""
+    shape = (batch, model.spec.slices) if model.spec.slices else (batch,)
+    pixels = torch.rand(*shape, 3, model.spec.height, model.spec.width, device=device)
+    labels = torch.zeros(batch, len(images.classes)) if images.task == "multilabel" else torch.zeros(batch, dtype=torch.long)
+    mask = torch.ones(shape, device=device) if model.spec.slices else None
+    branches = Branches(model).to(device).train()
+    channels_last(branches)
+    optimiser = torch.optim.AdamW(branches.parameters(), lr=1e-6)
+
+    def step() -> None:
+        losses = method_losses("vanilla", branches, Batch(pixels, labels.to(device), mask=mask), Weights())
+        optimiser.zero_grad(set_to_none=True)
+        losses["task"].backward()
+        optimiser.step()
+
+    return step
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Seconds of a call, the median of a few, once it is warm."""
+    call()
+    call()
+    seconds = []
+    for _ in range(STEPS):
+        start = time.perf_counter()
+        call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds))
+
+
+def spoken(seconds: float) -> str:
+    """A length of time as one says it: 40 s, 12 min, 3.5 h."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def size(count: int) -> str:
+    """A number of bytes as one says it: 3.1 MB, 1.2 GB."""
+    return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
