@@ -21,7 +21,7 @@ from adapters import TEACHER, sets
 from numpy.typing import NDArray
 from study import Run, adapted, conduct, figures, points
 
-from distill.adaptation.folding import Folded, MergeMode, batched, fold_teacher
+from distill.adaptation.folding import FoldReport, MergeMode, batched, fold_teacher
 from distill.data.loading import load_images
 from distill.data.views import normalise, unit_levels
 from distill.evaluation.calibrate import apply_temperatures
@@ -68,7 +68,7 @@ def perform(run: Run, work: Path) -> dict[str, Any]:
     return row
 
 
-def folded(checkpoint: Checkpoint, images: ImageSet, mode: MergeMode, seed: int) -> Folded:
+def folded(checkpoint: Checkpoint, images: ImageSet, mode: MergeMode, seed: int) -> FoldReport:
     """One fold of a teacher, judged on its whole test split."""
     spec, model = checkpoint.image_spec, checkpoint.model.to(memory_format=torch.channels_last)
     own = ImageSpec(spec.height, spec.width, images.facts.get("channels", 3), mean=spec.mean, std=spec.std)

@@ -1,6 +1,6 @@
 """From a finished fp32 graph to one of lower precision that still decides as PyTorch does, or to a refusal with the figures.
 
-Owns: Problem (what is known of the images), the search over calibration methods and over layers left in float, the refitted
+Owns: Int8Task (what is known of the images), the search over calibration methods and over layers left in float, the refitted
 temperature. Does not own: making a graph (half.py, int8.py, to_openvino.py), the limits (gate.py), files.
 """
 
@@ -26,7 +26,7 @@ Answer = Callable[[bytes, Feeds], NDArray[Any]]  # logits (N, C) of a graph for 
 
 
 @dataclass(frozen=True)
-class Problem:
+class Int8Task:
     """What a search needs: images as the graph takes them, for calibration (train) and judging (val), PyTorch's answer, labels."""
 
     calibration: Feeds
@@ -69,7 +69,7 @@ def refitted(logits: NDArray[Any], labels: NDArray[Any], task: Task, old: Calibr
     return replace(old, temperatures=temperatures, thresholds=tuple(float(one) for one in 1 / (1 + np.exp(-border))))
 
 
-def find_int8(data: bytes, problem: Problem, answer: Answer, *, method: str = "auto", sensitivity: bool = True, rank: Answer | None = None,
+def find_int8(data: bytes, problem: Int8Task, answer: Answer, *, method: str = "auto", sensitivity: bool = True, rank: Answer | None = None,
               form: Form = "unsigned", progress: Callable[[int, int], None] | None = None) -> Int8Result:
     """An int8 graph within the limits: the best calibration, then as few layers in float as it takes.
 

@@ -19,7 +19,7 @@ from export.answers import CHUNK, accepted, evenly, reference_logits
 from export.facts import Student, metadata
 from export.half import in_half
 from export.hygiene import check_hygiene
-from export.lower import Problem
+from export.lower import Int8Task
 from export.making import names
 from export.options import Build, Quantisation
 from export.regions import relabelled
@@ -45,7 +45,7 @@ def lowered(data: bytes, student: Student, artifact: Artifact, images: ImageSet,
         return _finished(TARGETS[build.target].find_int8(data, student, problem, options, threads, update), build)
 
 
-def posed(student: Student, artifact: Artifact, images: ImageSet, rows: Sequence[int], options: Quantisation) -> Problem:
+def posed(student: Student, artifact: Artifact, images: ImageSet, rows: Sequence[int], options: Quantisation) -> Int8Task:
     """What a search for int8 needs: calibration images from the training split alone, validation images and PyTorch's answers."""
     checkpoint = student.checkpoint
     train = images.rows("train")
@@ -63,7 +63,7 @@ def posed(student: Student, artifact: Artifact, images: ImageSet, rows: Sequence
     logits = np.concatenate(answered)
     feeds, judged_feeds = ([dict(zip(artifact.input_names, one, strict=True)) for one in batches] for batches in (ranged, judged))
     labels = images.labels[used]
-    return Problem(feeds, judged_feeds, labels, calibrated(logits, artifact.task, checkpoint.calibration.temperatures),
+    return Int8Task(feeds, judged_feeds, labels, calibrated(logits, artifact.task, checkpoint.calibration.temperatures),
                    artifact.task, options.limits, checkpoint.calibration, checkpoint.spec.classes)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from distill.data.copies import find_copies, find_near_copies, join_near
-from distill.data.scan import Seen, fingerprint, scan
+from distill.data.scan import ImageRecord, fingerprint, scan
 from distill.data.splits import merge_groups
 
 CONTRADICTION = "contradicting labels"
@@ -138,7 +138,7 @@ def linked_groups(count: int, links: list[tuple[int, int]]) -> list[int]:
 def test_the_search_links_what_a_comparison_of_all_links(seed: int, count: int, pictures: int, noisy: float, bright: float) -> None:
     rng = np.random.default_rng(seed)
     hashes = (rng.random((pictures, 240)) < bright)[rng.integers(0, pictures, count)] ^ (rng.random((count, 240)) < noisy)
-    links = find_near_copies([Seen(str(row), 9, 9, False, "uint8", np.packbits(one).tobytes()) for row, one in enumerate(hashes)])
+    links = find_near_copies([ImageRecord(str(row), 9, 9, False, "uint8", np.packbits(one).tobytes()) for row, one in enumerate(hashes)])
     assert linked_groups(count, links) == near_groups(hashes)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distill.data.scan import Seen, complaint, mixed_depths, scan
+from distill.data.scan import ImageRecord, complaint, mixed_depths, scan
 
 CONTRADICTION = "contradicting labels"
 
@@ -19,7 +19,7 @@ def noise(seed: int, shape: tuple[int, ...] = (20, 24), dtype: type = np.uint8) 
     return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, shape, endpoint=True).astype(dtype)
 
 
-def look(path: Path) -> Seen:
+def look(path: Path) -> ImageRecord:
     seen, problems = scan([path], ["key"])
     assert not problems, problems
     assert seen[0] is not None
@@ -120,7 +120,7 @@ def test_scanning_leaves_the_warning_filters_as_they_were(tmp_path: Path) -> Non
 
 
 def test_mixed_depths_are_told_with_examples() -> None:
-    seen = [Seen("a", 1, 1, False, "uint8"), Seen("b", 1, 1, False, "uint16"), None]
+    seen = [ImageRecord("a", 1, 1, False, "uint8"), ImageRecord("b", 1, 1, False, "uint16"), None]
     told = mixed_depths(["a.png", "b.png", "c.png"], seen)
     assert "a.png" in told
     assert "b.png" in told

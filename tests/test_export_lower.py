@@ -20,7 +20,7 @@ from export.gate import judge
 from export.half import in_half
 from export.hygiene import check_hygiene, precision_share
 from export.int8 import METHODS, quantised, ranges, sensitivities
-from export.lower import Problem, find_int8, refitted
+from export.lower import Int8Task, find_int8, refitted
 from export.options import Limits
 from export.regions import layers, outside, relabelled
 from export.targets.openvino import by_openvino, control_score
@@ -128,12 +128,12 @@ def test_a_downgrade_is_exit_five_unless_it_is_allowed_and_then_it_is_told() -> 
     assert "100 % fp32" in check_honoured("fp16", {"fp16": 1.0}, {"fp32": 1.0}, where="x", allowed=True)
 
 
-def problem(data: bytes, case: Case, limits: Limits) -> Problem:
+def problem(data: bytes, case: Case, limits: Limits) -> Int8Task:
     images = feeds(case, 24)
     logits = answer(data, images)
     labels = logits.argmax(axis=1) if case.task != "multilabel" else (logits > 0).astype(np.float32)
     student = Calibration((0.8, 1.0, 1.7), (0.3, 0.5, 0.6)) if case.task == "multilabel" else Calibration((1.5,))
-    return Problem(feeds(case), images, labels, calibrated(logits, case.task, student.temperatures), case.task, limits, student,
+    return Int8Task(feeds(case), images, labels, calibrated(logits, case.task, student.temperatures), case.task, limits, student,
                    CLASSES[case.task])  # type: ignore[arg-type]
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from distill.adaptation.adaptable import adaptable, check_adaptable
-from distill.adaptation.folding import Folded, batched, fold_teacher
+from distill.adaptation.folding import FoldReport, batched, fold_teacher
 from distill.adapters.insert import POOLED, added_parameters, choose_layers, remove_unused
 from distill.adapters.layer import adapters_of, routers_of
 from distill.adapters.spectral import start_from_svd
@@ -193,7 +193,7 @@ def train(options: AdapterOptions, training: TrainingOptions, data: TrainingData
 
 
 def merged(options: AdapterOptions, branches: Branches, data: TrainingData, answer: Callable[[Branches, Any], Predictions], *, seed: int,
-           device: str) -> Folded:
+           device: str) -> FoldReport:
     """Fold what is to be folded, in place, and say what it did to validation images."""
     images = data.images
     branches.eval()

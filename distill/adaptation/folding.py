@@ -1,6 +1,6 @@
 """What folding a trained teacher's adapters into its weights does: errors layer by layer, and decisions end to end.
 
-Owns: Folded, the order fold - measure - refuse. Does not own: the formulas of folds (merge.py), training (adapt.py).
+Owns: FoldReport, the order fold - measure - refuse. Does not own: the formulas of folds (merge.py), training (adapt.py).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MergeMode = Literal["exact", "mean", "least-squares"]
 
 
 @dataclass(frozen=True)
-class Folded:
+class FoldReport:
     """A merge and its effect on validation images: relative error of the logits, AUROC before and after, decisions that flip."""
 
     mode: MergeMode
@@ -55,7 +55,7 @@ class Folded:
 
 def fold_teacher(model: Model, mode: MergeMode, *, most: float, train: Callable[[], Iterable[Inputs]], val: Callable[[], Iterable[Inputs]],
                  logits: Callable[[], NDArray[np.float32]], decide: Callable[[NDArray[np.float32]], NDArray[Any]],
-                 auroc: Callable[[NDArray[np.float32]], float | None]) -> Folded:
+                 auroc: Callable[[NDArray[np.float32]], float | None]) -> FoldReport:
     """Fold a model's adapters in place as `mode` says; UserError (exit 3) when the logits move by more than `most`.
 
     train, val: batches of inputs that gates and moments are averaged over, and that errors are measured on. logits: the
@@ -77,7 +77,7 @@ def fold_teacher(model: Model, mode: MergeMode, *, most: float, train: Callable[
     model.spec = replace(model.spec, adapters=kept)
     after = logits()
     moved = float(np.linalg.norm(after - before)) / max(float(np.linalg.norm(before - before.mean(0))), 1e-30)
-    made = Folded(mode, count - len(stay), len(errors), len(kept), len(before), moved, int((decide(before) != decide(after)).sum()),
+    made = FoldReport(mode, count - len(stay), len(errors), len(kept), len(before), moved, int((decide(before) != decide(after)).sum()),
                   auroc(before), auroc(after), errors)
     if moved > most:
         raise UserError(f"--merge {mode} moves the logits by {100 * moved:.2g} % on {len(before)} validation images ({made.flips} flips), "

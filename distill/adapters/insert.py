@@ -26,14 +26,14 @@ MLP = re.compile(r"(^|\.)(mlp\w*|ffn|feed_forward|intermediate|fc[12]|w[123])(\.
 
 
 @dataclass(frozen=True)
-class Chosen:
+class LayerChoice:
     """Names of the layers that get an adapter, and of those left alone with the reason."""
 
     layers: tuple[str, ...]
     left: dict[str, str]
 
 
-def choose_layers(net: nn.Module, kind: Layers, least: int = 1, ranks: int = 1, share: float = 1.0) -> Chosen:
+def choose_layers(net: nn.Module, kind: Layers, least: int = 1, ranks: int = 1, share: float = 1.0) -> LayerChoice:
     """Layers of a kind, in the network's order; `least` is the smallest min(inputs, outputs) an adapter fits beside.
 
     A layer whose factors of so many ranks would hold more than `share` of its own weights is left alone: beside it an adapter is
@@ -63,7 +63,7 @@ def choose_layers(net: nn.Module, kind: Layers, least: int = 1, ranks: int = 1, 
         raise UserError(f"--adapt-layers {kind} matches no layer that takes rank {least} ({len(left)} too small or grouped); "
                         f"this network has {kinds or 'no such layers'}; choose another kind, a lower --rank or a higher --adapt-share",
                         USAGE)
-    return Chosen(tuple(layers), left)
+    return LayerChoice(tuple(layers), left)
 
 
 def _classifier(net: nn.Module) -> list[str]:

@@ -68,7 +68,7 @@ def merge_exact(net: nn.Module) -> list[str]:
 
 
 @dataclass
-class Seen:
+class FoldMoments:
     """What one adapter saw over calibration inputs: gate sums, second moments of its input, products with its change."""
 
     count: int = 0
@@ -81,9 +81,9 @@ class Seen:
 
 
 @torch.no_grad()
-def watch(net: nn.Module, batches: Iterable[Any], run: Callable[[Any], Tensor], *, moments: bool) -> dict[str, Seen]:
+def watch(net: nn.Module, batches: Iterable[Any], run: Callable[[Any], Tensor], *, moments: bool) -> dict[str, FoldMoments]:
     """Run calibration batches and collect, for each adapter with a gate, what its folds need; `moments` for least squares."""
-    seen = {name: Seen() for name, adapter in adapters_of(net) if adapter.router is not None and adapter.foldable}
+    seen = {name: FoldMoments() for name, adapter in adapters_of(net) if adapter.router is not None and adapter.foldable}
 
     def look(name: str, adapter: Adapter, inputs: Tensor) -> None:
         one = seen[name]
@@ -106,13 +106,13 @@ def watch(net: nn.Module, batches: Iterable[Any], run: Callable[[Any], Tensor], 
     return seen
 
 
-def mean_gates(seen: Seen) -> Tensor:
+def mean_gates(seen: FoldMoments) -> Tensor:
     """Gates averaged over the calibration inputs, (E,) float64."""
     assert seen.gates is not None
     return seen.gates / seen.gate_rows
 
 
-def least_squares(seen: Seen, ridge: float = 1e-6) -> tuple[Tensor, Tensor]:
+def least_squares(seen: FoldMoments, ridge: float = 1e-6) -> tuple[Tensor, Tensor]:
     """The linear map (m, n) and shift (m,) nearest to the routed change over the calibration inputs, float64.
 
     min E |c(x) - M x - b|^2 from centred moments, with a ridge relative to the mean eigenvalue (METHODS 5.3).

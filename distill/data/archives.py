@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.data.scan import Problem
+from distill.data.scan import BadImage
 from distill.data.sources import SPLITS, Listing, read_task
 from runtimes.errors import USAGE, UserError
 from runtimes.scores import Task
@@ -99,7 +99,7 @@ def list_npz(path: Path, task: str | None, names: Sequence[str] = ()) -> Listing
     # MedMNIST's sets are published with copies in them and compared on that split: copies are told, not refused.
     published = re.match(r"[a-z]+mnist", path.stem.lower()) is not None and set(parts) == set(SPLITS)
     facts: dict[str, Any] = {"form": "npz", "published": published, "notes": []}
-    problems: list[Problem] = []
+    problems: list[BadImage] = []
     kind: Task
     exclusive = given.shape[1] > 1 and bool(np.isin(given, (0, 1)).all() and (given.sum(axis=1) == 1).all())
     if exclusive and task in ("binary", "multiclass"):
@@ -131,6 +131,6 @@ def list_npz(path: Path, task: str | None, names: Sequence[str] = ()) -> Listing
         labels = np.full(len(column), -1, dtype=np.int64)
         whole = column[fits].astype(np.int64)
         labels[fits] = whole if names else np.searchsorted(values, whole)
-    problems += [Problem(place[row], "wrongly labelled", f"label {given[row].tolist()}", row) for row in wrong.tolist()]
+    problems += [BadImage(place[row], "wrongly labelled", f"label {given[row].tolist()}", row) for row in wrong.tolist()]
     rows = cast("Sequence[NDArray[Any]]", images)  # an array of images is a sequence of them, though not by type
     return Listing(rows, tuple(place), labels, classes, kind, np.asarray(parts, dtype=object), {}, problems, facts)

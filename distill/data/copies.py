@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.data.scan import Problem, Seen
+from distill.data.scan import BadImage, ImageRecord
 
 NEAR_BITS = 8  # of 240: a JPEG or a resized copy of the same picture differs by less, two pictures of a kind by more
 BITS = 240
@@ -26,7 +26,7 @@ KEPT_FIRST = {"test": 0, "val": 1, "train": 2}  # of two copies the one in the b
 
 def find_copies(
     paths: Sequence[str], digests: Sequence[str], labels: NDArray[Any], split: NDArray[Any], classes: Sequence[str],
-) -> list[Problem]:
+) -> list[BadImage]:
     """Find images of one picture: a leak between splits, a plain copy ("duplicate"), or two labels for one picture.
 
     Empty digests are left out. labels: int (N,), -1 unlabelled, or float (N, C) with nan; split: (N,), "" if not known.
@@ -37,7 +37,7 @@ def find_copies(
         if digest:
             rows_of[digest].append(row)
     several = labels.ndim == 2
-    problems: list[Problem] = []
+    problems: list[BadImage] = []
     for rows in rows_of.values():
         if len(rows) < 2:
             continue
@@ -48,13 +48,13 @@ def find_copies(
             for row in known:
                 other = next((one for one in known if _disagree(labels[[row, one]])), known[0])
                 told = "" if several else f", there {classes[int(labels[other])]!r}, here {classes[int(labels[row])]!r}"
-                problems.append(Problem(paths[row], "contradicting labels", f"same picture as {paths[other]}{told}", row))
+                problems.append(BadImage(paths[row], "contradicting labels", f"same picture as {paths[other]}{told}", row))
             rows = [known[0], *(row for row in rows if row not in known)]
         for row in rows[1:]:
             here, there = str(split[row]), str(split[rows[0]])
             leak = here != there and bool(here and there)
             detail = f"same picture as {paths[rows[0]]}" + (f", which is in {there}, this in {here}" if leak else "")
-            problems.append(Problem(paths[row], "leak" if leak else "duplicate", detail, row))
+            problems.append(BadImage(paths[row], "leak" if leak else "duplicate", detail, row))
     return sorted(problems, key=lambda problem: problem.row)
 
 
@@ -85,7 +85,7 @@ def near(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> NDArray[np.bool
     return hits
 
 
-def find_near_copies(seen: Sequence[Seen | None]) -> list[tuple[int, int]]:
+def find_near_copies(seen: Sequence[ImageRecord | None]) -> list[tuple[int, int]]:
     """Pairs of rows with nearly the same picture: not every pair, but enough to link all rows that near pairs connect.
 
     Each row is linked to the first of its very hash. Different hashes within 8 bits agree in one band of nine, so only those that

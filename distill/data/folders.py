@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from distill.data.scan import Problem
+from distill.data.scan import BadImage
 from distill.data.sources import SUFFIXES, Listing, class_order, read_task
 from runtimes.errors import UserError
 
@@ -47,7 +47,7 @@ SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Found:
+class FolderFile:
     """A file below the root: the names of the folders above it, as far as they still matter, and where it lies."""
 
     folders: tuple[str, ...]
@@ -58,8 +58,8 @@ class Found:
 class Tree:
     """What lies below a folder: images, other files that may be lost images, all folders by name, notes on what was left out."""
 
-    images: list[Found]
-    others: list[Found]
+    images: list[FolderFile]
+    others: list[FolderFile]
     folders: set[tuple[str, ...]]
     notes: list[str]
 
@@ -104,9 +104,9 @@ def read_tree(root: Path) -> Tree:
     return Tree(images, [one for one in beside if one.path not in sidecars], folders, notes)
 
 
-def _walk(root: Path) -> tuple[list[Found], set[tuple[str, ...]]]:
+def _walk(root: Path) -> tuple[list[FolderFile], set[tuple[str, ...]]]:
     """Files and folders below a folder; the files of each first, then what lies in its folders. A link that has no end is refused."""
-    files: list[Found] = []
+    files: list[FolderFile] = []
     folders: set[tuple[str, ...]] = set()
     visits: Counter[str] = Counter()
     waiting: list[tuple[Path, tuple[str, ...], tuple[str, ...]]] = [(root, (), (os.path.realpath(root),))]
@@ -120,7 +120,7 @@ def _walk(root: Path) -> tuple[list[Found], set[tuple[str, ...]]]:
         except OSError as error:
             raise UserError(f"{folder}: the folder cannot be read ({error.strerror})") from None
         inner = [entry for entry in entries if _is_folder(entry)]
-        files += [Found(names, folder / entry.name) for entry in entries if entry not in inner]
+        files += [FolderFile(names, folder / entry.name) for entry in entries if entry not in inner]
         for entry in reversed(inner):
             path = folder / entry.name
             real = os.path.realpath(path) if entry.is_symlink() else os.path.join(above[-1], entry.name)
@@ -143,7 +143,7 @@ def _stem(path: Path) -> str:
     return path.name[:len(path.name) - len(suffix)]
 
 
-def _masks(files: list[Found], folders: set[tuple[str, ...]]) -> set[Path]:
+def _masks(files: list[FolderFile], folders: set[tuple[str, ...]]) -> set[Path]:
     """Files that are masks: named after an image beside them, or in a folder of masks beside the images they belong to."""
     stems: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for one in files:
@@ -154,7 +154,7 @@ def _masks(files: list[Found], folders: set[tuple[str, ...]]) -> set[Path]:
         inside[names[:-1]].add(names[-1].lower())
     everywhere = set().union(*stems.values()) if stems else set()
 
-    def is_mask(one: Found) -> bool:
+    def is_mask(one: FolderFile) -> bool:
         named = MASK_NAME.fullmatch(_stem(one.path))
         if named and named[1] in stems[one.folders]:
             return True
@@ -187,8 +187,8 @@ def list_folder(root: Path, task: str | None) -> Listing:
     outside = [one for one in tree.images if not one.folders]
     tree, split = _split_of(root, tree)
     outside += [one for one in tree.images if not one.folders and one not in outside]
-    problems = [Problem(str(one.path), *_strange(one.path)) for one in tree.others]
-    problems += [Problem(str(one.path), "no label", "lies beside the class folders, not in one") for one in outside]
+    problems = [BadImage(str(one.path), *_strange(one.path)) for one in tree.others]
+    problems += [BadImage(str(one.path), "no label", "lies beside the class folders, not in one") for one in outside]
     labelled = [place for place, one in enumerate(tree.images) if one.folders]
     images, split = [tree.images[place] for place in labelled], [split[place] for place in labelled]
     if not images:
@@ -263,7 +263,7 @@ def _for_masks(name: str) -> bool:
     return name.lower().strip("_ ") in MASK_FOLDERS
 
 
-def _classes_and_patients(root: Path, images: list[Found], split: list[str], facts: dict[str, Any]) -> tuple[list[str], list[str]]:
+def _classes_and_patients(root: Path, images: list[FolderFile], split: list[str], facts: dict[str, Any]) -> tuple[list[str], list[str]]:
     """The class of each image and its patient ("" where no folder names one)."""
     tops, nested = {one.folders[0] for one in images}, [one for one in images if len(one.folders) > 1]
     homes: dict[str, set[str]] = defaultdict(set)
@@ -292,7 +292,7 @@ def _classes_and_patients(root: Path, images: list[Found], split: list[str], fac
     return [one.folders[0] for one in images], _patients_below(images, split, facts)
 
 
-def _patients_below(images: list[Found], split: list[str], facts: dict[str, Any]) -> list[str]:
+def _patients_below(images: list[FolderFile], split: list[str], facts: dict[str, Any]) -> list[str]:
     """The patient of each image, named by the first level of folders below the classes that is one of patients."""
     deepest = max(len(one.folders) for one in images)
     why = "are not taken as patients"
@@ -339,7 +339,7 @@ def _spelt(name: str) -> str:
     return (" " if any(word.isdigit() for word in words) else "").join(words) + sign
 
 
-def _refuse_twins(names: list[str], images: list[Found]) -> None:
+def _refuse_twins(names: list[str], images: list[FolderFile]) -> None:
     first: dict[str, tuple[str, Path]] = {}
     for name, one in zip(names, images, strict=True):
         other, where = first.setdefault(_spelt(name), (name, one.path.parent))

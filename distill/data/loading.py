@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from distill.data.copies import find_copies, find_near_copies, join_near
 from distill.data.folders import image_files
 from distill.data.named import list_data
-from distill.data.scan import BadImages, Problem, Seen, complaint, mixed_depths, scan
+from distill.data.scan import BadImage, BadImages, ImageRecord, complaint, mixed_depths, scan
 from distill.data.sources import SPLITS, Listing, check_task
 from distill.data.splits import check_groups, complete_splits, merge_groups
 from distill.phantom.volumes import DEPTHS
@@ -52,7 +52,7 @@ def _with_unlabelled(listing: Listing, folder: Path) -> Listing:
     shape = (len(paths), *listing.labels.shape[1:])
     missing = np.full(shape, np.nan, np.float32) if listing.labels.ndim == 2 else np.full(shape, -1, np.int64)
     part = np.full(len(paths), "train" if listing.split.any() else "", dtype=object)
-    strange = [Problem(str(one), "unknown suffix", one.suffix or "no suffix") for one in others]
+    strange = [BadImage(str(one), "unknown suffix", one.suffix or "no suffix") for one in others]
     return replace(
         listing, images=[*listing.images, *paths], keys=(*listing.keys, *keys),
         labels=np.concatenate([listing.labels, missing]), split=np.concatenate([listing.split, part]),
@@ -109,11 +109,11 @@ def load_images(
     paths = list(listing.keys)
     if isinstance(images, list):  # else an array or the phantom, which is not drawn just to be named
         paths = [str(one) if isinstance(one, Path) else key for one, key in zip(images, paths, strict=True)]
-    misnamed = [Problem(path, "name is not UTF-8", f"rename it{LOCALE}", row)
+    misnamed = [BadImage(path, "name is not UTF-8", f"rename it{LOCALE}", row)
                 for row, (path, key) in enumerate(zip(paths, listing.keys, strict=True)) if not is_utf8(path) or not is_utf8(key)]
-    seen: list[Seen | None] = [
-        Seen(hashlib.sha256(key.encode()).hexdigest(), phantom_size, phantom_size, False, "uint8",
-             depth=DEPTHS[1] if cut is not None else 1)
+    seen: list[ImageRecord | None] = [
+        ImageRecord(hashlib.sha256(key.encode()).hexdigest(), phantom_size, phantom_size, False, "uint8",
+                    depth=DEPTHS[1] if cut is not None else 1)
         for key in listing.keys[:drawn]]
     if drawn < len(paths):  # what is drawn by our own code is not scanned
         rest, found = scan(images[drawn:], listing.keys[drawn:], volume=cut, progress=progress)
@@ -179,7 +179,7 @@ def _volumes(listing: Listing, volume: VolumeSpec) -> VolumeSpec | None:
 
 
 def _finished(
-    listing: Listing, seen: list[Seen], facts: dict[str, Any], seed: int, cut: VolumeSpec | None, keep_together: str,
+    listing: Listing, seen: list[ImageRecord], facts: dict[str, Any], seed: int, cut: VolumeSpec | None, keep_together: str,
 ) -> ImageSet:
     """Split what is left, check that every class can be learnt, and write down the facts."""
     columns = list(listing.groups.values())
@@ -240,7 +240,7 @@ def _joined(
 
 
 def _note_near_copies(
-    keys: tuple[str, ...], seen: list[Seen], split: NDArray[np.object_], links: list[tuple[int, int]], facts: dict[str, Any],
+    keys: tuple[str, ...], seen: list[ImageRecord], split: NDArray[np.object_], links: list[tuple[int, int]], facts: dict[str, Any],
 ) -> None:
     apart = [(a, b) for a, b in links if split[a] and split[b] and split[a] != split[b] and seen[a].pixels != seen[b].pixels]
     facts.setdefault("near_copies", {})["pairs_in_two_splits"] = len(apart)

@@ -1,7 +1,7 @@
 """Every image opened once before training starts: what it is, and everything that is wrong, in one report.
 
-Owns: Seen (hashes, size, colour, depth of an image), Problem, BadImages. Does not own: how a file is decoded (runtimes.decode), which
-are copies (copies.py), what becomes of bad images (data.py). Keeps no decoded image.
+Owns: ImageRecord (hashes, size, colour, depth of an image), BadImage, BadImages. Does not own: how a file is decoded (runtimes.decode),
+which are copies (copies.py), what becomes of bad images (data.py). Keeps no decoded image.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class BadImage:
     """One thing that is wrong with one image; `row` is its place in the listing, -1 for a file that is in no row."""
 
     path: str
@@ -42,7 +42,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ImageRecord:
     """What is kept of an image after one look: size in pixels, colour, dtype, slices of a volume, hashes.
 
     digest: SHA-256 of the file or array, the image's key in banks. pixels: SHA-256 of the decoded picture, equal for two files of one
@@ -62,7 +62,7 @@ class Seen:
 class BadImages(UserError):
     """Images that cannot be trained on; the message lists the first ones, `problems` all of them."""
 
-    def __init__(self, message: str, problems: Sequence[Problem]) -> None:
+    def __init__(self, message: str, problems: Sequence[BadImage]) -> None:
         super().__init__(message)
         self.problems = list(problems)
 
@@ -70,13 +70,13 @@ class BadImages(UserError):
 def scan(
     images: Sequence[Path | NDArray[Any]], keys: Sequence[str], *, volume: VolumeSpec | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[list[Seen | None], list[Problem]]:
+) -> tuple[list[ImageRecord | None], list[BadImage]]:
     """Open every image once, on all cores; what was seen of each (None where nothing could be), and what is wrong.
 
     volume: how the images become slices where they are volumes.
     """
-    seen: list[Seen | None] = []
-    problems: list[Problem] = []
+    seen: list[ImageRecord | None] = []
+    problems: list[BadImage] = []
     total = len(keys)
     pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
     # `decode` silences warnings inside each thread, and that switch is global: switched once here, nothing leaks out.
@@ -87,7 +87,7 @@ def scan(
                 seen.append(one)
                 if reason:
                     item = images[row]
-                    problems.append(Problem(str(item) if isinstance(item, Path) else keys[row], reason, detail, row))
+                    problems.append(BadImage(str(item) if isinstance(item, Path) else keys[row], reason, detail, row))
                 if progress is not None:
                     progress(row + 1, total)
         finally:
@@ -95,7 +95,7 @@ def scan(
     return seen, problems
 
 
-def _look(item: Path | NDArray[Any], volume: VolumeSpec | None) -> tuple[Seen | None, str, str]:
+def _look(item: Path | NDArray[Any], volume: VolumeSpec | None) -> tuple[ImageRecord | None, str, str]:
     if isinstance(item, Path):
         try:
             raw = read_image(item, volume)
@@ -117,7 +117,7 @@ def _look(item: Path | NDArray[Any], volume: VolumeSpec | None) -> tuple[Seen | 
     pixels = hash_pixels(raw[..., :1] if grey else raw)
     depth = len(raw) if raw.ndim == 4 else 1
     raw = raw[depth // 2] if raw.ndim == 4 else raw  # its middle slice stands for a volume
-    one = Seen(digest, raw.shape[0], raw.shape[1], not grey, raw.dtype.name, fingerprint(raw), depth, pixels)
+    one = ImageRecord(digest, raw.shape[0], raw.shape[1], not grey, raw.dtype.name, fingerprint(raw), depth, pixels)
     if bool((raw == raw[0, 0]).all()) and depth == 1:
         return one, "constant", f"every pixel is {raw[0, 0].tolist()}"
     return one, "", ""
@@ -153,7 +153,7 @@ def fingerprint(raw: NDArray[Any]) -> bytes:
     return np.packbits(small[:, 1:] > small[:, :-1] + 0.5).tobytes()
 
 
-def mixed_depths(paths: Sequence[str], seen: Sequence[Seen | None]) -> str:
+def mixed_depths(paths: Sequence[str], seen: Sequence[ImageRecord | None]) -> str:
     """A sentence that names examples when 8-bit and 16-bit images are mixed, else an empty string."""
     examples: dict[str, list[str]] = defaultdict(list)
     for path, one in zip(paths, seen, strict=True):
@@ -165,7 +165,7 @@ def mixed_depths(paths: Sequence[str], seen: Sequence[Seen | None]) -> str:
     return f"8-bit and 16-bit images are mixed: {told}. One network reads one depth: convert one kind"
 
 
-def complaint(problems: Sequence[Problem], total: int) -> str:
+def complaint(problems: Sequence[BadImage], total: int) -> str:
     """The report of bad images: the count by reason and the first twenty."""
     counts = ", ".join(f"{count} {reason}" for reason, count in Counter(one.reason for one in problems).most_common())
     many = "problem" if len(problems) == 1 else "problems"

@@ -14,7 +14,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from distill.data.scan import Problem
+from distill.data.scan import BadImage
 from runtimes import decode, volumes
 from runtimes.errors import USAGE, UserError
 from runtimes.scores import TASKS, Task
@@ -36,7 +36,7 @@ class Listing:
     task: Task
     split: NDArray[Any]
     groups: dict[str, list[str]] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[BadImage] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     synthetic: bool = False
 

@@ -29,7 +29,7 @@ from distill.data.columns import (
 )
 from distill.data.labels import EMPTY, Labels, columnar, finding, finding_as_before, parted, single, single_as_before
 from distill.data.located import locate
-from distill.data.scan import Problem
+from distill.data.scan import BadImage
 from distill.data.sources import SPLIT_WORDS, Listing
 from distill.data.table_text import column_named, listed, plain, read_rows, shown, stop, tidy
 from runtimes.errors import UserError
@@ -77,7 +77,7 @@ def list_csv(path: Path, task: str | None, label: str | None, uncertain: str | N
     else:
         groups, doubtful = group_columns(path, left, given.labels, split, notes)
         unused(header, {*used, *groups, *aside, *doubtful, division or ""} - {""}, notes)
-    problems = [Problem(str(paths[row]), "wrongly labelled", detail, row) for row, detail in given.wrong]
+    problems = [BadImage(str(paths[row]), "wrongly labelled", detail, row) for row, detail in given.wrong]
     if not notes:
         del facts["notes"]
     listing = Listing(paths, tuple(keys), given.labels, given.classes, given.task, split, groups, problems, facts)

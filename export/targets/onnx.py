@@ -19,7 +19,7 @@ from export.facts import MODEL, Student, graph_size
 from export.half import in_half
 from export.int8 import Feeds, Form
 from export.listings import fenced_listing
-from export.lower import Int8Result, Problem, find_int8
+from export.lower import Int8Result, Int8Task, find_int8
 from export.options import Build, EngineOptions, Execution, Quantisation
 from export.targets.row import ExportedGraph, ExportTarget, Progress
 from runtimes.artifact import INPUT_NAMES, Artifact
@@ -58,14 +58,14 @@ def in_the_graph(student: Student, result: Int8Result) -> ExportedGraph:
     return ExportedGraph(result.data, student.calibrated(result.calibration), {"quantised_by": "Q/DQ in the graph", **result.record})
 
 
-def find_in_graph(data: bytes, student: Student, problem: Problem, options: Quantisation, progress: Progress,
+def find_in_graph(data: bytes, student: Student, problem: Int8Task, options: Quantisation, progress: Progress,
                   form: Form = "unsigned") -> ExportedGraph:
     """The best int8 as Q/DQ in the graph, judged by ONNX Runtime."""
     return in_the_graph(student, find_int8(data, problem, by_ort, method=options.calibration, sensitivity=options.sensitivity,
                                            progress=progress, form=form))
 
 
-def _find_int8(data: bytes, student: Student, problem: Problem, options: Quantisation, threads: int, progress: Progress) -> ExportedGraph:
+def _find_int8(data: bytes, student: Student, problem: Int8Task, options: Quantisation, threads: int, progress: Progress) -> ExportedGraph:
     return find_in_graph(data, student, problem, options, progress)
 
 

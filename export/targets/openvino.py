@@ -18,7 +18,7 @@ from export.facts import Student, metadata
 from export.half import in_half
 from export.int8 import Feeds
 from export.listings import fenced_listing
-from export.lower import Int8Result, Problem, find_int8
+from export.lower import Int8Result, Int8Task, find_int8
 from export.options import Build, EngineOptions, Execution, Quantisation
 from export.pace import pace
 from export.targets.onnx import answers_of, by_ort, check_onnxruntime, in_the_graph
@@ -42,7 +42,7 @@ def by_openvino(model: Any, feeds: Feeds) -> NDArray[Any]:
     return answers_of(OpenVinoSession(model, precision="int8", threads=1), feeds)
 
 
-def _find_int8(data: bytes, student: Student, problem: Problem, options: Quantisation, threads: int, progress: Progress) -> ExportedGraph:
+def _find_int8(data: bytes, student: Student, problem: Int8Task, options: Quantisation, threads: int, progress: Progress) -> ExportedGraph:
     """The graph's own Q/DQ or NNCF's quantisation, of those that pass the faster one; accuracy control when neither passes."""
     from export.to_openvino import nncf_int8
     from runtimes.ov import OpenVinoSession
@@ -85,7 +85,7 @@ def _operators(data: bytes) -> set[str]:
     return {node.op_type for node in onnx.load_from_string(data).graph.node}
 
 
-def control_score(compiled: Any, problem: Problem) -> float:
+def control_score(compiled: Any, problem: Int8Task) -> float:
     """What accuracy control holds up: one plus the change of AUROC, since it divides by the score of the whole model."""
     from export.to_openvino import logits_of
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from export.facts import Student
-from export.lower import Problem
+from export.lower import Int8Task
 from export.options import Build, EngineOptions, Execution, Quantisation
 from runtimes.artifact import Artifact
 from runtimes.targets import Runtime
@@ -36,7 +36,7 @@ class ExportedGraph:
 class FindInt8(Protocol):
     """The best int8 of an fp32 graph that passes, by whatever ways a target has; UserError (exit 3) where none does."""
 
-    def __call__(self, data: bytes, student: Student, problem: Problem, options: Quantisation, threads: int,
+    def __call__(self, data: bytes, student: Student, problem: Int8Task, options: Quantisation, threads: int,
                  progress: Progress) -> ExportedGraph:
         """data: the fp32 graph; problem: the images and limits it is judged by."""
 

@@ -14,7 +14,7 @@ from distill.progress import say
 from export.facts import Student
 from export.half import in_half
 from export.listings import fenced_listing
-from export.lower import Problem
+from export.lower import Int8Task
 from export.options import Build, EngineOptions, Execution, Quantisation
 from export.targets.onnx import check_onnxruntime, find_in_graph, onnxruntime_programs, write_onnx
 from export.targets.row import ExportedGraph, ExportTarget, Progress
@@ -33,7 +33,7 @@ def _check(options: EngineOptions) -> None:
     parse_gpus(options.gpus or RTX_EDGE)
 
 
-def _find_int8(data: bytes, student: Student, problem: Problem, options: Quantisation, threads: int, progress: Progress) -> ExportedGraph:
+def _find_int8(data: bytes, student: Student, problem: Int8Task, options: Quantisation, threads: int, progress: Progress) -> ExportedGraph:
     return find_in_graph(data, student, problem, options, progress, form="symmetric")  # TensorRT takes no zero points
 
 
