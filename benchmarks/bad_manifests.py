@@ -198,8 +198,8 @@ MANIFEST_CASES: tuple[Case, ...] = (
          claimed(lambda held: held["rd"]["model"].update(arch=5), "config.json", "student")),
     Case("believed: a student of infinite temperature", EXPORT, 1, "temperatures",
          claimed(lambda held: held["rd"].update(temperatures=[1e300]), "config.json", "student")),
-    Case("believed: a student with settings of another type", EXPORT, 1, "settings.epochs",
-         claimed(lambda held: held["settings"].update(epochs="many"), folder="student")),
+    Case("believed: a student with settings of another type", EXPORT, 1, "settings.slices",
+         claimed(lambda held: held["settings"].update(slices="many"), folder="student")),
     Case("believed: metrics that are words", EXPORT, 1, "splits.test.student.auroc",
          claimed(lambda held: held["splits"]["test"]["student"].update(auroc="good"), "metrics.json", "student")),
     # settings files

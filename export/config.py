@@ -11,11 +11,12 @@ import re
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from export.options import Build, EngineOptions, Execution, Limits, Quantisation
 from runtimes.errors import USAGE, UserError
 from runtimes.flags import record
+from runtimes.settings import Expert
 from runtimes.targets import TARGETS, Precision, Target
 from runtimes.threads import check_threads
 
@@ -47,37 +48,37 @@ class ExportSettings:
     """image: raw pixels in, probabilities out; tensor: plain pixel_values -> logits, which Optimum loads."""
     input_size: str | None = None
     """Raw image size HxW, such as 512x640, to bake the resize into the graph; the model's own size when not given."""
-    opset: int = 18
+    opset: Annotated[int, Expert] = 18
     """ONNX opset: 18 for the widest reach, 20 where GELU networks must be fast."""
 
     data: str | None = None
     """Where the student's images are now, if they have moved since training."""
-    parity_images: int = 2000
+    parity_images: Annotated[int, Expert] = 2000
     """Most validation images that take part in the parity check, evenly spaced; all of them where there are no more."""
     parity_pictures: int = 0
     """How many of the images that moved most are shown in parity.html, 0 to 20, with their labels: they are pictures of patients."""
     golden: Literal["synthetic", "images"] = "synthetic"
     """What the device replays: drawn patterns, which show no patient, or validation images, which then are part of what ships."""
-    golden_images: int = 16
+    golden_images: Annotated[int, Expert] = 16
     """How many golden vectors the artifact keeps, 8 to 64."""
-    max_batch: int = 8
+    max_batch: Annotated[int, Expert] = 8
     """Largest batch that the parity check tries, beside 1 and 2."""
-    samples: int = 300
+    samples: Annotated[int, Expert] = 300
     """Timed calls behind latency.json."""
 
-    calibration: Literal["auto", "minmax", "entropy", "percentile"] = "auto"
+    calibration: Annotated[Literal["auto", "minmax", "entropy", "percentile"], Expert] = "auto"
     """How int8 ranges are found; auto: the one that changes probabilities least."""
-    calibration_images: int = 200
+    calibration_images: Annotated[int, Expert] = 200
     """Training images that int8 ranges are taken from."""
-    sensitivity: bool = True
+    sensitivity: Annotated[bool, Expert] = True
     """Leave the layers of an int8 graph that hurt most in float until it passes."""
     max_flips: str = "1%"
     """Share of validation images whose decision may change in a lower precision, such as 1% or 0.01."""
     max_auc_drop: float = 0.005
     """How far AUROC on validation may fall in a lower precision."""
-    keep_slower: bool = False
+    keep_slower: Annotated[bool, Expert] = False
     """Write an int8 artifact even where it is slower than fp32 on this machine."""
-    keep_upcast: bool = False
+    keep_upcast: Annotated[bool, Expert] = False
     """Write an artifact even where this machine computes its precision in a higher one."""
     gpu: tuple[str, ...] = ()
     """TensorRT: compute capabilities to build engines for, such as sm86 sm89; RTX GPUs of the edge when not given."""
@@ -90,7 +91,7 @@ class ExportSettings:
     """Where the parity check and the timing run: cpu or cuda."""
     threads: int = 1
     """Threads of the runtime in the parity check and the timing."""
-    seed: int = 0
+    seed: Annotated[int, Expert] = 0
     """Seed of random numbers, for runs that are repeated."""
     overwrite: bool = False
     """Replace --out when it is not empty."""
