@@ -1,7 +1,7 @@
 """Whether rd-bench can be believed, and what students, runtimes, precisions and threads are worth on this machine.
 
 Owns: the command, overhead, noise. Does not own: parity with other tools (latency_parity.py), the matrix and the weaker machine
-(latency_matrix.py), tables in the README (latency_tables.py), rd-bench itself (runtimes/).
+(latency_matrix.py), the tables of LATENCY.md (latency_tables.py), rd-bench itself (runtimes/).
 
     python benchmarks/latency.py parity   --artifacts ARTIFACT...      rd-bench beside a bare loop and benchmark_app
     python benchmarks/latency.py overhead --artifacts ARTIFACT...      a Session over the raw call, call by call in turn
@@ -9,7 +9,7 @@ Owns: the command, overhead, noise. Does not own: parity with other tools (laten
     python benchmarks/latency.py kinds    --artifacts ARTIFACT...      where the time goes, by kind of operator
     python benchmarks/latency.py noise    --artifacts ARTIFACT
     python benchmarks/latency.py weaker   --artifacts ARTIFACT... --deadline-ms 5
-    python benchmarks/latency.py tables                                the README's tables, from results/latency-*.json
+    python benchmarks/latency.py tables                                the tables of LATENCY.md, from results/latency-*.json
 
 Results are named after the machine with --machine (results/latency-matrix-NAME.json), so that other boxes can be added.
 """

@@ -1,6 +1,6 @@
-"""The README's tables of latency, written from the results that lie beside: no figure is typed by hand.
+"""The tables of LATENCY.md, written from the results that lie beside: no figure is typed by hand.
 
-Owns: the tables between the marks `<!-- latency -->` and `<!-- /latency -->` of README.md. Does not own: measuring (latency.py).
+Owns: the tables between the marks `<!-- latency -->` and `<!-- /latency -->` of LATENCY.md. Does not own: measuring (latency.py).
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any
 from latency_parity import verdict
 from record import RESULTS
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+PAGE = Path(__file__).resolve().parent / "LATENCY.md"
 
 
 def main() -> None:
-    """Write the tables of every result there is into README.md, a machine each its own."""
+    """Write the tables of every result there is into LATENCY.md, a machine each its own."""
     names = ("matrix", "kinds", "parity", "overhead", "noise", "weaker")
     parts = [part for name in names for path in sorted(RESULTS.glob(f"latency-{name}*.json"))
              for part in globals()[f"_{name}"](json.loads(path.read_text(encoding="utf-8")))]
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     table = "\n".join(parts)
     made = re.sub(r"(<!-- latency -->\n).*(<!-- /latency -->)", lambda found: f"{found[1]}{table}\n{found[2]}", text, flags=re.S)
-    README.write_text(made, encoding="utf-8")
-    print(f"{README.name}: {len(parts)} lines")
+    PAGE.write_text(made, encoding="utf-8")
+    print(f"{PAGE.name}: {len(parts)} lines")
 
 
 def _machine(result: dict[str, Any]) -> str:
