@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -286,7 +287,7 @@ def test_tests_are_flat_and_named_after_what_they_test() -> None:
     modules = {file.removesuffix(".py").replace("/", "_") for file in files(*FLOORS)}
     for path in (ROOT / "tests").glob("test_*.py"):
         name = path.stem.removeprefix("test_")
-        whole = {"architecture", "pipeline", "earlier_folders", "settings_stop_at_the_door"}
+        whole = {"architecture", "pages", "pipeline", "earlier_folders", "settings_stop_at_the_door"}
         assert name in whole | modules or name.startswith(tuple(f"{floor}_" for floor in FLOORS)), path.name
 
 
@@ -332,10 +333,25 @@ def test_every_wing_says_what_it_owns_and_has_its_line_in_the_readme() -> None:
         assert f"{wing}/" in text, wing
 
 
-def test_the_readme_maps_every_module_beside_the_wings() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    missing = [file for file in files(*FLOORS) if not file.endswith("__init__.py") and file.count("/") == 1 and Path(file).stem not in text]
-    assert missing == []
+def unmapped(floor: str, page: str) -> list[str]:
+    """Modules that lie directly in a package and do not stand, as `module`, in the map of the package's page."""
+    named = set(re.findall(r"`([\w./]+)`", page.split("\n## Map\n")[-1]))
+    return [file for file in files(floor) if file.count("/") == 1 and not file.endswith("__init__.py") and Path(file).stem not in named]
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_the_page_of_a_package_maps_every_module_beside_its_wings(floor: str) -> None:
+    page = (ROOT / floor / "README.md").read_text(encoding="utf-8")
+    assert "\n## Map\n" in page
+    assert unmapped(floor, page) == []
+
+
+def test_the_check_of_maps_can_fail() -> None:
+    assert "runtimes/session.py" in unmapped("runtimes", "A session, `session`.\n## Map\n| `ort` | ONNX Runtime, opened by session |")
+
+
+def test_the_readme_is_read_in_one_sitting() -> None:
+    assert 200 <= len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 250
 
 
 def test_no_path_of_a_machine_and_no_telemetry_left_on() -> None:
