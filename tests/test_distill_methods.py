@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import scipy.special
 import torch
 from tiny import CLASSES, tiny_branches
 from tiny import tiny_step as batch
 from torch import Tensor
 
-from distill.evaluation.losses import cka_loss, distillation_loss, hint_loss, task_loss
+from distill.evaluation.losses import cka_loss, distillation_loss, hint_loss
 from distill.methods.build import method_losses
 from distill.methods.step import Branches, Weights
 
@@ -35,24 +37,48 @@ def test_a_method_has_its_parts_and_each_is_finite(method: str, names: set[str],
     assert all(torch.isfinite(value) and value.ndim == 0 for value in losses.values())
 
 
-def test_rd_is_the_sum_of_its_formulas() -> None:
+def log_softmax64(logits: np.ndarray) -> np.ndarray:
+    """Rows of log-probabilities in float64."""
+    return np.asarray(logits - scipy.special.logsumexp(logits, axis=1, keepdims=True))
+
+
+def cross_entropy64(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean cross-entropy, in float64."""
+    return float(-log_softmax64(logits)[np.arange(len(labels)), labels].mean())
+
+
+def kd64(student: np.ndarray, teacher: np.ndarray, temperature: float) -> float:
+    """T^2 KL(teacher || student) of softened logits (Hinton et al. 2015), in float64."""
+    given, own = log_softmax64(teacher / temperature), log_softmax64(student / temperature)
+    return float(temperature**2 * (np.exp(given) * (given - own)).sum(axis=1).mean())
+
+
+def cka64(first: np.ndarray, second: np.ndarray) -> float:
+    """Debiased linear CKA by the unbiased HSIC (Song et al. 2012, eq. 5), in float64."""
+    def hsic(one: np.ndarray, other: np.ndarray) -> float:
+        count = len(one)
+        k, m = ((part @ part.T) * (1 - np.eye(count)) for part in (one, other))
+        return float(np.trace(k @ m) + k.sum() * m.sum() / ((count - 1) * (count - 2)) - 2 * (k @ m).sum() / (count - 2))
+
+    return hsic(first, second) / float(np.sqrt(hsic(first, first) * hsic(second, second)))
+
+
+def test_rd_is_the_sum_of_its_published_formulas_in_float64() -> None:
     branches, given = tiny_branches("rd", dropout=0.0).eval(), batch()
     assert branches.phi is not None
-    student, phi = branches.student, branches.phi
-    weights = Weights(teacher=0.3, kd=0.7, cka=2.0, temperature=3.0)
-    found = method_losses("rd", branches, given, weights)
-    features = student.features(given.pixels)
     assert given.clean is not None
     assert given.viewed is not None
-    target = phi(given.clean)
-    expected = {
-        "task": task_loss(student.logits(features), given.labels, "multiclass"),
-        "teacher_task": 0.3 * task_loss(student.logits(phi(given.viewed)), given.labels, "multiclass"),
-        "kd": 0.7 * distillation_loss(student.logits(features), student.logits(target), "multiclass", 3.0),
-        "cka": 2.0 * cka_loss(target, features),
-    }
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, msg=name)
+    parts = method_losses("rd", branches, given, Weights(teacher=0.3, kd=0.7, cka=2.0, temperature=3.0))
+    exact, labels = branches.double(), given.labels.numpy()
+    assert exact.phi is not None
+    with torch.no_grad():
+        features = exact.student.features(given.pixels.double())
+        target, viewed = exact.phi(given.clean.double()), exact.phi(given.viewed.double())
+        weight, bias = exact.student.head.weight.numpy(), exact.student.head.bias.numpy()
+    ours, taught, seen = (part.numpy() @ weight.T + bias for part in (features, target, viewed))
+    expected = {"task": cross_entropy64(ours, labels), "teacher_task": 0.3 * cross_entropy64(seen, labels),
+                "kd": 0.7 * kd64(ours, taught, 3.0), "cka": 2.0 * (1 - cka64(target.numpy(), features.numpy()))}
+    assert {name: float(value.detach()) for name, value in parts.items()} == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("method", ["rd", "drd"])
