@@ -14,7 +14,7 @@ from distill.settings.adapt import AdaptSettings
 from distill.settings.data import DataOptions
 from distill.settings.group import flag
 from distill.settings.method import MethodOptions, SelectionOptions
-from distill.settings.method_table import chosen, needs_bank
+from distill.settings.method_table import METHODS, needs_bank
 from distill.settings.student import BudgetOptions, StudentOptions
 from distill.settings.teacher import TeacherOptions
 from distill.settings.training import RunOptions, TrainingOptions
@@ -71,7 +71,7 @@ def contradictions(settings: DistillSettings) -> list[tuple[bool, str]]:
     """Each contradiction there can be: whether it is there, and what to say of it."""
     budget = settings.limited
     method, adapt = settings.method, settings.adapt
-    row = chosen(method)
+    row = METHODS.get(method)
     banked, branch = needs_bank(method), row is not None and row.branch
     how = next((f"{flag(name)} {getattr(settings, name)}" for name, usual in
                 (("importance", "auto"), ("prune_scope", "layer"), ("prune_rounds", None)) if getattr(settings, name) != usual), None)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from distill.settings.group import Group
-from distill.settings.method_table import MethodName, chosen, described
+from distill.settings.method_table import METHODS, MethodName, described
 from runtimes.errors import USAGE, UserError
 from runtimes.settings import Expert, Help
 
@@ -63,7 +63,7 @@ class MethodOptions(Group):
         self.above_zero("labelled_batch", "temperature", "phi_width")
         self.not_negative("phi_lr", "kd_weight", "cka_weight", "teacher_weight", "hint_weight")
         self.shares("phi_dropout", "ema")
-        row = chosen(self.method)
+        row = METHODS.get(self.method)
         if row and row.stages and not 2 <= self.stages <= 5:
             raise UserError(f"--stages {self.stages} must be 2 to 5; one stage is --method rd", USAGE)
 

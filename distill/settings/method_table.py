@@ -16,7 +16,7 @@ class MethodRow:
     bank: it needs a teacher's bank. probe: it is taught the logits of the teacher's linear probe. stages: it is taught maps of the
     teacher's stages. branch: a teacher branch learns beside the student. probe_when_labelled: of images that all carry a label it
     distils the probe's logits when left to itself. fades: its weights of the teacher fall to zero when left to itself. one_finding: it
-    cannot teach several findings an image. same_places: student and teacher must see the same view. trial: --method auto tries it.
+    cannot teach several findings an image. same_places: student and teacher must see the same view.
     """
 
     module: str
@@ -29,27 +29,26 @@ class MethodRow:
     fades: bool = False
     one_finding: bool = False
     same_places: bool = False
-    trial: bool = False
 
 
 METHODS: dict[str, MethodRow] = {
-    "rd": MethodRow("distill.methods.rd", "Reprogramming Distillation", branch=True, probe_when_labelled=True, trial=True),
-    "drd": MethodRow("distill.methods.drd", "rd of stages, too", branch=True, stages=True, fades=True, trial=True),
-    "kd": MethodRow("distill.methods.kd", "logits", probe=True, trial=True),
+    "rd": MethodRow("distill.methods.rd", "Reprogramming Distillation", branch=True, probe_when_labelled=True),
+    "drd": MethodRow("distill.methods.drd", "rd of stages, too", branch=True, stages=True, fades=True),
+    "kd": MethodRow("distill.methods.kd", "logits", probe=True),
     "dkd": MethodRow("distill.methods.dkd", "logits, decoupled", probe=True, one_finding=True),
     "dist": MethodRow("distill.methods.dist", "logits by correlation", probe=True),
-    "fitnet": MethodRow("distill.methods.fitnet", "features", trial=True),
+    "fitnet": MethodRow("distill.methods.fitnet", "features"),
     "rkd": MethodRow("distill.methods.rkd", "relations of features"),
     "crd": MethodRow("distill.methods.crd", "features by contrast"),
     "spkd": MethodRow("distill.methods.spkd", "similarities of features"),
     "at": MethodRow("distill.methods.at", "maps", stages=True, same_places=True),
-    "vanilla": MethodRow("distill.methods.vanilla", "labels alone", bank=False, trial=True),
+    "vanilla": MethodRow("distill.methods.vanilla", "labels alone", bank=False),
 }
 if TYPE_CHECKING:
     MethodName = str
 else:
     MethodName = Literal[(*METHODS, "auto")]
-TRIALS = ("vanilla", "kd", "fitnet", "rd", "drd")  # the order of the report: from the simple to the rich
+TRIALS = ("vanilla", "kd", "fitnet", "rd", "drd")  # what --method auto tries, from the simple to the rich
 
 
 def described() -> str:
@@ -60,8 +59,3 @@ def described() -> str:
 def needs_bank(method: str) -> bool:
     """Whether a method, or one that auto may choose, is taught by a teacher."""
     return method not in METHODS or METHODS[method].bank
-
-
-def chosen(method: str) -> MethodRow | None:
-    """A method's row; None for auto, which is none yet."""
-    return METHODS.get(method)
