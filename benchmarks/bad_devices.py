@@ -110,8 +110,8 @@ def ir(old: str, new: str) -> Make:
     def change(folder: Path) -> None:
         import onnx
 
-        from export.to_openvino import to_ir
-        from runtimes.folder import read_json, write_manifest
+        from export.targets.to_openvino import to_ir
+        from runtimes.files.folder import read_json, write_manifest
 
         told = {entry.key: entry.value for entry in onnx.load(folder / "model.onnx").metadata_props}
         to_ir((folder / "model.onnx").read_bytes(), folder / "openvino_model.xml", told)

@@ -44,7 +44,7 @@ def flip_byte(name: str) -> Callable[[Path], None]:
 
 def agreed(folder: Path, name: str, data: bytes) -> None:
     """Replace a file and its hash in the manifest, as somebody would who wants to deceive."""
-    from runtimes.folder import read_json, sha256_file, write_json
+    from runtimes.files.folder import read_json, sha256_file, write_json
 
     (folder / name).write_bytes(data)
     manifest = read_json(folder / "manifest.json")

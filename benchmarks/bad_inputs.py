@@ -29,7 +29,7 @@ from bad_list import CASES
 from record import RESULTS, facts
 
 ENTRIES = {"rd-distill": ("distill.cli", "main"), "rd-adapt": ("distill.adaptation.cli", "main"), "rd-export": ("export.cli", "main"),
-           "rd-bench": ("runtimes.bench_cli", "main"), "rd-verify": ("runtimes.cli", "verify_main"),
+           "rd-bench": ("runtimes.bench.cli", "main"), "rd-verify": ("runtimes.cli", "verify_main"),
            "rd-info": ("runtimes.info_cli", "main")}
 # Imported once, and none of ours, which each process imports as a command does.
 HEAVY = ("torch", "timm", "torchvision", "sklearn.linear_model", "scipy.optimize", "onnx", "matplotlib.pyplot", "jinja2", "tyro",

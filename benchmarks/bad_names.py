@@ -13,8 +13,8 @@ from pathlib import Path
 from bad_cases import TINY, VANILLA, Case, Check, Make, good, picture, table
 from bad_folders import copied
 
-from runtimes.folder import read_json, sha256_file, write_json
-from runtimes.spreadsheet import read_table
+from runtimes.files.folder import read_json, sha256_file, write_json
+from runtimes.files.spreadsheet import read_table
 from runtimes.text import markdown
 
 CSV = VANILLA.replace("--data data", "--data data/labels.csv")

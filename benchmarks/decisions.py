@@ -1,7 +1,7 @@
 """Decisions of every target and precision against PyTorch on test images no export has seen: a phantom, a BUSI and an NIH student.
 
 Owns: the three students, the figures of an artifact on a test split, checks P-1 to P-5 and U-5 on them. Does not own: exporting
-(export/), the gate on validation images (export/gate.py). An engine is judged by the ONNX it is made from, in ONNX Runtime.
+(export/), the gate on validation images (export/precision/gate.py). An engine is judged by the ONNX it is made from, in ONNX Runtime.
 
     python benchmarks/decisions.py
     python benchmarks/decisions.py --only phantom --table
@@ -22,13 +22,13 @@ from study import HERE, SHARED, rd_distill, read_rows
 from distill.data.intake import images_for
 from distill.evaluation.evaluate import auroc_difference
 from distill.networks.checkpoint import load_checkpoint
-from export.answers import accepted, reference_logits
 from export.commands import export
 from export.config import ExportSettings
-from export.parity import flip_bound
-from runtimes.artifact import read_artifact
+from export.parity.answers import accepted, reference_logits
+from export.parity.check import flip_bound
+from runtimes.artifact.artifact import read_artifact
+from runtimes.backends.ort import OrtSession
 from runtimes.errors import UserError
-from runtimes.ort import OrtSession
 from runtimes.scores import calibrated, decide
 from runtimes.session import open_runtime
 

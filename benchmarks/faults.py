@@ -1,7 +1,7 @@
 """Ways in which an exported graph can be wrong and still run: what parity is there to catch.
 
 Owns: FAULTS, edits of an ONNX graph by its structure, whatever the network; the tests use them too. Does not own: making a graph
-(export/), judging one (export/parity.py).
+(export/), judging one (export/parity/check.py).
 """
 
 from __future__ import annotations

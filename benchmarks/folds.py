@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 from study import Run, adapted, conduct, figures, points
 
 from distill.adaptation.folding import FoldReport, MergeMode, batched, fold_teacher
+from distill.data.image_set import ImageSet
 from distill.data.loading import load_images
 from distill.data.views import normalise, unit_levels
 from distill.evaluation.calibrate import apply_temperatures
 from distill.evaluation.evaluate import evaluate
 from distill.networks.checkpoint import Checkpoint, load_checkpoint
-from runtimes.folder import read_json
-from runtimes.images import ImageSet, ImageSpec
+from runtimes.files.folder import read_json
+from runtimes.images.spec import ImageSpec
 
 SETTINGS = ("pneumonia, 470 labels", "BUSI")
 METHODS: dict[str, tuple[str, ...]] = {

@@ -20,6 +20,7 @@ from adapters import METHODS as ADAPTERS
 from adapters import TEACHER, TRAINING, sets
 from study import Run, adapted, command, conduct, points
 
+from distill.data.image_set import ImageSet
 from distill.data.loading import load_images
 from distill.data.views import normalise, unit_levels
 from distill.evaluation.calibrate import apply_temperatures
@@ -27,8 +28,8 @@ from distill.evaluation.evaluate import evaluate
 from distill.networks.checkpoint import load_checkpoint
 from distill.networks.heads import TaskHead, load_heads
 from distill.networks.models import Model
-from runtimes.folder import read_json
-from runtimes.images import ImageSet, ImageSpec
+from runtimes.files.folder import read_json
+from runtimes.images.spec import ImageSpec
 
 METHODS = ("lora", "mixture, start from zero", "spectral")
 SEQUENCE = ("BUSI", "pneumonia", "NIH")

@@ -50,7 +50,7 @@ def serve(folder: Path) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (GUARD_BYTES, GUARD_BYTES))
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries print to where answers go
-    from runtimes.artifact import read_artifact
+    from runtimes.artifact.artifact import read_artifact
     from runtimes.errors import UserError
     from runtimes.session import open_session
     from runtimes.verify import read_golden

@@ -1,7 +1,8 @@
 """Whether drawn golden vectors prove as much as validation images: a changed graph under a manifest that agrees, found by which?
 
 Owns: the changes of weights and temperatures, the table. Does not own: faults by structure (faults.py), damaged bytes, which hashes find
-(tamper.py, mutants.py), the vectors (export/golden.py). Every change is made to the same model and judged by rd-verify's own `verify`.
+(tamper.py, mutants.py), the vectors (export/parity/golden.py). Every change is made to the same model and judged by rd-verify's own
+`verify`.
 
     python benchmarks/golden.py --student demo/student
 """
@@ -23,7 +24,7 @@ from onnx import ModelProto, numpy_helper
 from record import RESULTS, facts, store
 
 from runtimes.errors import DONE, UserError
-from runtimes.folder import read_json
+from runtimes.files.folder import read_json
 from runtimes.verify import verify
 
 KINDS = ("synthetic", "images")

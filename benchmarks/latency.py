@@ -34,9 +34,9 @@ import latency_tables
 from record import RESULTS, code_hash, store
 from rivals import raw_call
 
-from runtimes.artifact import read_artifact
-from runtimes.bench_crew import Crew
-from runtimes.machine import Watch, full_facts, same_machine
+from runtimes.artifact.artifact import read_artifact
+from runtimes.backends.machine import Watch, full_facts, same_machine
+from runtimes.bench.crew import Crew
 from runtimes.session import open_session
 from runtimes.verify import read_golden
 
@@ -108,7 +108,7 @@ def noise(artifact: Path, repeats: int, seconds: float, threads: int) -> dict[st
 
 def one_run(artifact: Path, out: Path, seconds: float, threads: int) -> dict[str, Any]:
     """One run of the command: p50 and what it says of the run."""
-    done = subprocess.run([sys.executable, "-m", "runtimes.bench_cli", str(artifact), "--out", str(out), "--batch", "1", "--threads",
+    done = subprocess.run([sys.executable, "-m", "runtimes.bench.cli", str(artifact), "--out", str(out), "--batch", "1", "--threads",
                            str(threads), "--paths", "array", "--seconds", str(seconds), "--no-roofline", "--no-profile"],
                           capture_output=True, text=True)
     if done.returncode:

@@ -1,6 +1,7 @@
 """A trained student and its teacher in every runtime and precision, beside PyTorch, in the same turns; the choice on a weaker machine.
 
-Owns: which cells make the matrix, one core with a CPU quota. Does not own: measuring (runtimes/bench.py), PyTorch's side (rivals.py).
+Owns: which cells make the matrix, one core with a CPU quota. Does not own: measuring (runtimes/bench/command.py), PyTorch's side
+(rivals.py).
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from typing import Any
 
 from latency_parity import RIVALS
 
-from runtimes.artifact import read_artifact
-from runtimes.bench import bench
-from runtimes.bench_config import BenchSettings
-from runtimes.bench_crew import Crew, Member
+from runtimes.artifact.artifact import read_artifact
+from runtimes.bench.command import bench
+from runtimes.bench.config import BenchSettings
+from runtimes.bench.crew import Crew, Member
 from runtimes.errors import UserError
 
 CELLS = {"onnx": ("fp32", "fp16", "int8"), "openvino": ("fp32", "bf16", "int8")}
@@ -87,7 +88,7 @@ def measured(artifacts: list[Path], deadline_ms: float, seconds: float, threads:
     """Rows of rd-bench, in a process of its own."""
     with tempfile.TemporaryDirectory() as name:
         held = ["--cores", *map(str, cores)] if cores else []
-        done = subprocess.run([sys.executable, "-m", "runtimes.bench_cli", *map(str, artifacts), "--out", f"{name}/report", "--batch", "1",
+        done = subprocess.run([sys.executable, "-m", "runtimes.bench.cli", *map(str, artifacts), "--out", f"{name}/report", "--batch", "1",
                                "--paths", "array", "--threads", str(threads), "--seconds", str(seconds), "--deadline-ms", str(deadline_ms),
                                "--no-roofline", "--no-profile", *held], capture_output=True, text=True)
         if done.returncode:

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import bootstrap
 
-from runtimes.artifact import Artifact, read_artifact
-from runtimes.bench_crew import WORKER, Crew
-from runtimes.bench_rows import used_by_others
+from runtimes.artifact.artifact import Artifact, read_artifact
+from runtimes.bench.crew import WORKER, Crew
+from runtimes.bench.rows import used_by_others
 
 RIVALS = str(Path(__file__).with_name("rivals.py"))
 NEAR = 0.05

@@ -1,8 +1,8 @@
 """No network: distil, export for every target, verify, in a network namespace without a route; system calls that would reach out counted.
 
-Owns: the commands, the count. Does not own: keeping telemetry out (runtimes/ort.py, runtimes/ov.py, export/to_openvino.py). The
-variable CI is unset, since some libraries are silent only where it is set. Linux with strace and unshare, as root or with user
-namespaces; anything else is said.
+Owns: the commands, the count. Does not own: keeping telemetry out (runtimes/backends/ort.py, runtimes/backends/ov.py,
+export/targets/to_openvino.py). The variable CI is unset, since some libraries are silent only where it is set. Linux with strace and
+unshare, as root or with user namespaces; anything else is said.
 
     python benchmarks/offline.py
 """

@@ -17,11 +17,11 @@ from record import RESULTS, facts, interleave, ratio, store, timed
 from distill.networks.checkpoint import Calibration
 from distill.networks.deployed import reparameterised
 from distill.networks.models import ModelSpec, build_model
-from export.graph import DeployedGraph, example_input
+from export.graph.network import DeployedGraph, example_input
+from export.graph.to_onnx import to_onnx
 from export.targets.ort import to_ort
-from export.to_onnx import to_onnx
-from runtimes.images import ImageSpec
-from runtimes.targets import TARGETS, Opening, Runtime, Target
+from runtimes.artifact.targets import TARGETS, Opening, Runtime, Target
+from runtimes.images.spec import ImageSpec
 
 STUDENTS = ("mobilenetv3_small_100", "mobilenetv3_large_100", "efficientnet_lite0", "resnet18", "mobilenetv4_conv_small")
 SIDE, CALLS = 96, 20

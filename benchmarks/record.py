@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from runtimes.machine import machine_facts
+from runtimes.backends.machine import machine_facts
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PACKAGES = ("rd-distill", "torch", "timm", "numpy", "onnxruntime", "scikit-learn")

@@ -1,8 +1,8 @@
 """What a user would otherwise run, as processes that rd-bench's crew can ask: PyTorch eager and compiled, a bare loop over a raw runtime.
 
-Owns: TorchSession, the raw call of a runtime and its loop. Does not own: turns and figures (runtimes/bench.py), the network as it is
-deployed (export/graph.py).
-Run by the studies of latency.py as `python rivals.py eager|compile STUDENT` or `python rivals.py bare`.
+Owns: TorchSession, the raw call of a runtime and its loop. Does not own: turns and figures (runtimes/bench/command.py), the network as it
+is deployed (export/graph/network.py). Run by the studies of latency.py as `python rivals.py eager|compile STUDENT` or `python rivals.py
+bare`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from runtimes.artifact import read_artifact
-from runtimes.bench_worker import REWARM, Bench, serve
-from runtimes.machine import Watch, pulse
+from runtimes.artifact.artifact import read_artifact
+from runtimes.backends.machine import Watch, pulse
+from runtimes.bench.worker import REWARM, Bench, serve
 from runtimes.session import as_batch, open_session
 
 
@@ -28,7 +28,7 @@ class TorchSession:
 
         from distill.networks.checkpoint import load_checkpoint
         from distill.networks.deployed import reparameterised
-        from export.graph import DeployedGraph
+        from export.graph.network import DeployedGraph
 
         torch.set_num_threads(threads)
         self.torch, self.artifact, self.threads, self.compiled = torch, read_artifact(artifact), threads, compiled

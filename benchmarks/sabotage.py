@@ -1,7 +1,7 @@
 """Whether parity catches a spoilt graph: every fault into the exported graph of a trained phantom student, through rd-export itself.
 
 Owns: the table of faults by target and precision, P-12 (noise on weights fails parity and costs no time). Does not own: the faults
-(faults.py), the student (decisions.py), the verdict (export/parity.py).
+(faults.py), the student (decisions.py), the verdict (export/parity/check.py).
 
     python benchmarks/sabotage.py
 """
@@ -25,12 +25,13 @@ from faults import FAULTS, Edit, edited, noisy_weights
 from record import RESULTS, facts, store
 from study import HERE
 
-from export import commands, lowering
+from export import commands
 from export.config import ExportSettings
-from export.pace import pace as in_turn
+from export.precision.pace import pace as in_turn
+from export.targets import lowering
+from runtimes.backends.ort import OrtSession
 from runtimes.errors import DONE, PARITY, finish
-from runtimes.folder import read_json
-from runtimes.ort import OrtSession
+from runtimes.files.folder import read_json
 
 INPUT_SIZE = "224x224"  # a resize in the graph, so that its antialiasing can be spoilt
 CELLS = (("onnx", "fp32"), ("onnx", "fp16"), ("openvino", "fp32"))

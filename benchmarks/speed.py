@@ -37,7 +37,7 @@ TINY = ("--student", "mobilenetv3_small_050", "--size", "96", "--method", "vanil
 
 def session(artifact: Path | None, samples: int, threads: int) -> dict[str, Any]:
     """`Session.run` against the raw call of ONNX Runtime on the same array, call by call in turn, batches 1 and 8."""
-    from runtimes.ort import OrtSession
+    from runtimes.backends.ort import OrtSession
     from runtimes.session import CheckedSession, open_session
 
     with tempfile.TemporaryDirectory() as name:

@@ -21,6 +21,7 @@ import torch
 from record import interleave, ratio, timed
 from torch import Tensor
 
+from distill.data.image_set import ImageSet
 from distill.data.loading import load_images
 from distill.data.pixels import build_pixels
 from distill.data.views import ViewSpec
@@ -36,7 +37,7 @@ from distill.teacher.forward import onnx_forward, torch_forward
 from distill.teacher.teachers import Teacher, load_teacher
 from distill.training.batches import Batches
 from distill.training.fit import fit
-from runtimes.images import ImageSet, ImageSpec
+from runtimes.images.spec import ImageSpec
 
 STUDENTS = (("mobilenetv3_small_050", 96), ("mobilenetv3_small_100", 128))
 VIEWS = ViewSpec()

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from speed_training import BATCH, STUDENTS, VIEWS, Setting, batches_of
 
+from distill.data.image_set import ImageSet
 from distill.data.loading import load_images
 from distill.data.views import draw_views, view_pixels
 from distill.methods.reprogram import Reprogram
@@ -28,7 +29,7 @@ from distill.teacher.banking import build_bank
 from distill.teacher.forward import onnx_forward, torch_forward
 from distill.teacher.teachers import load_teacher
 from distill.training.batches import Batches
-from runtimes.images import ImageSet, ImageSpec
+from runtimes.images.spec import ImageSpec
 
 
 @dataclass(frozen=True)

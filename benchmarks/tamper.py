@@ -25,7 +25,7 @@ from record import RESULTS, facts, store
 
 from runtimes import session
 from runtimes.errors import FAILED, UserError
-from runtimes.folder import read_json, write_json, write_manifest
+from runtimes.files.folder import read_json, write_json, write_manifest
 
 Change = Callable[[Path], str]
 

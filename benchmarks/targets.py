@@ -23,12 +23,12 @@ from study import HERE, SHARED, rd_distill, read_rows
 
 from export.commands import export
 from export.config import ExportSettings
-from export.pace import pace
-from runtimes.artifact import Artifact, read_artifact
+from export.precision.pace import pace
+from runtimes.artifact.artifact import Artifact, read_artifact
+from runtimes.artifact.targets import Runtime
+from runtimes.backends.ort import OrtSession
 from runtimes.errors import UserError
-from runtimes.ort import OrtSession
 from runtimes.session import open_runtime
-from runtimes.targets import Runtime
 
 STUDENTS: dict[str, tuple[str, ...]] = {
     "mobilenetv3-large": ("mobilenetv3",), "mobilenetv3-small": ("mobilenetv3-small",), "mobilenetv4-small": ("mobilenetv4-small",),
@@ -79,7 +79,7 @@ def one(name: str, student: Path, target: Any, precision: Any) -> dict[str, Any]
 
 def engines(out: Path) -> dict[str, Any]:
     """Seconds of building an artifact's engine again, ahead of time for the RTX GPUs of the edge: for batches 1 to 8, and for 1 alone."""
-    from export.to_tensorrt import RTX_EDGE, build_engine
+    from export.targets.to_tensorrt import RTX_EDGE, build_engine
 
     data = (out / "model.onnx").read_bytes()
     open_, static = (build_engine(data, max_batch=most, gpus=RTX_EDGE) for most in (8, 1))

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 
 from distill.settings.distill import DistillSettings
+from runtimes.commands.flags import command_line, parse
 from runtimes.errors import finish
-from runtimes.flags import command_line, parse
 
 EXAMPLES = (("rd-distill --student mobilenetv3", "on synthetic head CT; every other setting has a default"),
             ("rd-distill --data images/ --student resnet18 --out small", "your class folders, or a CSV: --data labels.csv"),

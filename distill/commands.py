@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from distill.adaptation.adapt import adapt
+from distill.data.image_set import ImageSet
 from distill.data.intake import choose_device, describe, read_images
 from distill.data.named import PHANTOMS
 from distill.data.pixels import build_pixels
@@ -40,11 +41,11 @@ from distill.settings.training import RunOptions, TrainingOptions
 from distill.teacher.teachers import check_teacher
 from distill.teacher.teaching import BANKS, BankPlan, TeacherSource, check_bank, prepare_teacher
 from distill.training.student import Recipe, distils_probe, peak_lr, run_on, task_gradients, train, train_a_little
-from runtimes.device_table import read_table
+from runtimes.commands.flags import record
 from runtimes.errors import USAGE, UserError
-from runtimes.flags import record
-from runtimes.folder import MANIFEST
-from runtimes.images import ImageSet, ImageSpec
+from runtimes.files.folder import MANIFEST
+from runtimes.images.spec import ImageSpec
+from runtimes.measure.device_table import read_table
 
 
 def distill(settings: DistillSettings, command: str) -> int:

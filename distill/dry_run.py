@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from distill.commands import check_method, check_names, student_image_spec
+from distill.data.image_set import ImageSet
 from distill.data.intake import choose_device, describe, read_images
 from distill.data.pixels import pixel_bytes
 from distill.methods.build import grid_of, method_losses
@@ -31,7 +32,6 @@ from distill.teacher.bank import open_bank
 from distill.teacher.banking import CPU_BATCH
 from distill.teacher.forward import choose_forward
 from distill.teacher.teachers import load_teacher
-from runtimes.images import ImageSet
 
 STEPS = 5  # timed, after two that warm up
 FEATURE_BYTES = 2  # a bank keeps fp16

@@ -1,7 +1,7 @@
 """The folder of a run beside its result: which run it holds, what it reads, and whether --resume may go on with it.
 
 Owns: `<out>.partial`, the settings that decide a run, which settings name inputs. Does not own: the training state inside (state.py),
-where a command may write (runtimes/outputs.py).
+where a command may write (runtimes/files/outputs.py).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 
 from distill.settings.training import RunOptions
 from runtimes.errors import USAGE, UserError
-from runtimes.folder import MANIFEST, read_json, write_json
-from runtimes.outputs import check_apart, check_out, check_place, claimed, remove_ours
+from runtimes.files.folder import MANIFEST, read_json, write_json
+from runtimes.files.outputs import check_apart, check_out, check_place, claimed, remove_ours
 
 NOTE = "settings.json"  # in the run's folder: what it was started with
 OWN = re.compile(r"\.?(settings\.json|pixels\.(u8|json)|state\.json|state-[01]\.safetensors|choice\.json|students\.json|cut\.json|"

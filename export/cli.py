@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 
 from export.config import ExportSettings
+from runtimes.commands.flags import command_line, parse
 from runtimes.errors import finish
-from runtimes.flags import command_line, parse
 
 EXAMPLES = (("rd-export --target onnx", "the student in student/ as one ONNX file, proven and timed"),
             ("rd-export --target openvino --precision int8", "smaller and faster, refused where decisions change"),

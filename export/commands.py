@@ -12,33 +12,33 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from distill.data.image_set import ImageSet
 from distill.networks.checkpoint import Checkpoint, load_checkpoint, preprocessor_config
 from distill.progress import say, track
-from export.answers import evenly
-from export.bom import write_bom
-from export.card import artifact_card
 from export.config import ExportSettings
-from export.evidence import not_timed, timed, write_golden
-from export.executed import check_honoured, shares
+from export.documents.bom import write_bom
+from export.documents.card import artifact_card
+from export.documents.sign import load_signing_key, sign_manifest, signed_by
 from export.facts import Student, finished, manifest_facts, proven_on, read_student
-from export.golden import Golden, golden_images, golden_patterns
-from export.hygiene import precision_share
-from export.lowering import lowered
-from export.making import fp32_graph
-from export.parity import parity, unlabelled
-from export.parity_page import parity_page, pictures_of
-from export.sign import load_signing_key, sign_manifest, signed_by
-from export.speed import against_fp32
+from export.graph.fp32 import fp32_graph
+from export.graph.hygiene import precision_share
+from export.parity.answers import evenly
+from export.parity.check import parity, unlabelled
+from export.parity.evidence import not_timed, timed, write_golden
+from export.parity.golden import Golden, golden_images, golden_patterns
+from export.parity.page import parity_page, pictures_of
+from export.targets.executed import check_honoured, shares
+from export.targets.lowering import lowered
 from export.targets.row import ExportedGraph
+from export.targets.speed import against_fp32
 from export.targets.table import TARGETS
-from runtimes.artifact import GOLDEN, Artifact, artifact_of, read_artifact
+from runtimes.artifact.artifact import GOLDEN, Artifact, artifact_of, read_artifact
+from runtimes.artifact.targets import Runtime
+from runtimes.backends.ort import OrtSession
 from runtimes.errors import DONE, MISSING, PARITY, USAGE, UserError
-from runtimes.folder import SIGNATURE, read_json, write_atomic, write_json, write_manifest
-from runtimes.images import ImageSet
-from runtimes.ort import OrtSession
-from runtimes.outputs import check_apart, check_out, check_place, claimed, new_folder
+from runtimes.files.folder import SIGNATURE, read_json, write_atomic, write_json, write_manifest
+from runtimes.files.outputs import check_apart, check_out, check_place, claimed, new_folder
 from runtimes.session import CheckedSession, Session, open_runtime
-from runtimes.targets import Runtime
 from runtimes.text import printable
 
 

@@ -2,7 +2,7 @@
 
 Owns: ExportSettings, which only refuses; the groups that it is handed on as; what of it may ship: of what a user typed only numbers
 and choices, for a folder's name may be a patient's. Does not own: the groups (options.py), reading flags and YAML
-(runtimes/flags.py), the work (commands.py).
+(runtimes/commands/flags.py), the work (commands.py).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from export.options import Build, EngineOptions, Execution, Limits, Quantisation
+from runtimes.artifact.targets import TARGETS, Precision, Target
+from runtimes.backends.threads import check_threads
+from runtimes.commands.flags import record
+from runtimes.commands.settings import Expert
 from runtimes.errors import USAGE, UserError
-from runtimes.flags import record
-from runtimes.settings import Expert
-from runtimes.targets import TARGETS, Precision, Target
-from runtimes.threads import check_threads
 
 # What an artifact keeps of the settings it was made with: all but paths, which are kept as a word in brackets or not at all.
 KEPT = ("target", "precision", "input", "input_size", "opset", "parity_images", "parity_pictures", "golden", "golden_images", "max_batch",

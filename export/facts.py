@@ -19,9 +19,9 @@ from distill.networks.models import count_parameters
 from distill.teacher.public_names import public_teacher
 from export.options import Build
 from runtimes.agreement import TOLERANCES
-from runtimes.folder import MANIFEST, changed_files, read_json, sha256_file
-from runtimes.schema import check, mapping_of, number, object_of, whole
-from runtimes.targets import TARGETS
+from runtimes.artifact.targets import TARGETS
+from runtimes.files.folder import MANIFEST, changed_files, read_json, sha256_file
+from runtimes.files.schema import check, mapping_of, number, object_of, whole
 
 MODEL = "model.onnx"
 FIGURE = object_of({}, {key: number(-1e9, 1e9) for key in ("value", "low", "high")}, others=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from runtimes.artifact import InputKind
-from runtimes.targets import Precision, Target
+from runtimes.artifact.artifact import InputKind
+from runtimes.artifact.targets import Precision, Target
 
 CalibrationMethod = Literal["auto", "minmax", "entropy", "percentile"]
 

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from runtimes.commands.flags import parse
 from runtimes.errors import DONE, finish
-from runtimes.flags import parse
 from runtimes.text import one_line
 
 EXAMPLES = (("rd-verify artifact-onnx-fp32", "does this machine give the golden scores?"),

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from runtimes.errors import UserError
-from runtimes.folder import MANIFEST, SIGNATURE, changed_files, read_json, read_manifest
-from runtimes.lock import described, holder, lives, parse_note
-from runtimes.outputs import KINDS
-from runtimes.reading import read_file
-from runtimes.schema import Rule, anything, check, list_of, mapping_of, maybe, number, object_of, text, truth, whole
-from runtimes.strict_json import strict_json
+from runtimes.files.folder import MANIFEST, SIGNATURE, changed_files, read_json, read_manifest
+from runtimes.files.lock import described, holder, lives, parse_note
+from runtimes.files.outputs import KINDS
+from runtimes.files.reading import read_file
+from runtimes.files.schema import Rule, anything, check, list_of, mapping_of, maybe, number, object_of, text, truth, whole
+from runtimes.files.strict_json import strict_json
 from runtimes.text import one_line
 
 COMMANDS = {"student": "rd-distill", "teacher": "rd-adapt", "bank": "rd-distill or rd-adapt", "artifact": "rd-export", "bench": "rd-bench",
@@ -29,7 +29,7 @@ COMMANDS = {"student": "rd-distill", "teacher": "rd-adapt", "bank": "rd-distill 
 MADE_BY = "expected a folder that rd-distill, rd-adapt, rd-export or rd-bench wrote"
 AGAIN = "make the folder again, or copy it again"
 RUN_NOTE, RUN_STATE, PLAN = "settings.json", "state.json", "plan.json"  # as distill/run.py, state.py and bank.py call them
-HALF = re.compile(r"\.(.+)\.tmp-(?:old-)?\d+")  # a result that was being written, as runtimes/outputs.py calls it
+HALF = re.compile(r"\.(.+)\.tmp-(?:old-)?\d+")  # a result that was being written, as runtimes/files/outputs.py calls it
 SMALL_BYTES, NOTE_BYTES = 1 << 24, 4096
 SHOWN_PACKAGES = ("torch", "timm", "onnxruntime", "openvino", "tensorrt")
 
@@ -215,7 +215,7 @@ def _bank(folder: Path, manifest: Mapping[str, Any]) -> _Reading:
 
 
 def _artifact(folder: Path, manifest: Mapping[str, Any]) -> _Reading:
-    from runtimes.artifact import artifact_of
+    from runtimes.artifact.artifact import artifact_of
 
     artifact = artifact_of(folder, manifest)
     check(manifest, SCORES, str(folder / MANIFEST), AGAIN)

@@ -13,8 +13,8 @@ from typing import Annotated
 
 import tyro
 
+from runtimes.commands.flags import parse
 from runtimes.errors import DONE, FAILED, finish
-from runtimes.flags import parse
 
 EXAMPLES = (("rd-info student", "what it is, how good it is, what to type next"),
             ("rd-info artifact-onnx-fp32 --json", "the same for a program"),

@@ -14,12 +14,12 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.artifact import Artifact, read_artifact
-from runtimes.decode import MAX_PIXELS, decode
+from runtimes.artifact.artifact import Artifact, read_artifact
+from runtimes.artifact.targets import Opening, Runtime
 from runtimes.errors import UserError
+from runtimes.images.decode import MAX_PIXELS, decode
 from runtimes.scores import Scores, calibrated, decide
 from runtimes.stacks import as_stacks
-from runtimes.targets import Opening, Runtime
 
 Images = str | Path | NDArray[Any] | Sequence[str | Path | NDArray[Any]]
 Feeds = NDArray[Any] | tuple[NDArray[Any], NDArray[Any]]  # what a graph takes: one array, or slices and mask

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.artifact import Artifact
+from runtimes.artifact.artifact import Artifact
 from runtimes.errors import UserError
-from runtimes.images import read_image
+from runtimes.images.spec import read_image
 
 MIN_SIDE = 8
 Volumes = str | Path | NDArray[Any] | Sequence[str | Path | NDArray[Any]] | tuple[NDArray[Any], NDArray[Any]]

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.agreement import TAIL, compare, tail_difference
-from runtimes.artifact import GOLDEN, Artifact, read_artifact
-from runtimes.claims import check_beside
+from runtimes.artifact.artifact import GOLDEN, Artifact, read_artifact
+from runtimes.artifact.claims import check_beside
+from runtimes.artifact.signature import is_signed
 from runtimes.errors import DONE, PARITY, UserError
+from runtimes.models.tensor_proto import named_tensor
 from runtimes.scores import calibrated
 from runtimes.session import CheckedSession, open_runtime
-from runtimes.signature import is_signed
-from runtimes.tensor_proto import named_tensor
 
 
 def read_golden(artifact: Artifact) -> tuple[Any, NDArray[Any], NDArray[Any]]:

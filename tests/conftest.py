@@ -15,8 +15,9 @@ import hypothesis
 import numpy as np
 import pytest
 
-from runtimes.folder import write_manifest
-from runtimes.images import ImageSet, ImageSpec
+from distill.data.image_set import ImageSet
+from runtimes.files.folder import write_manifest
+from runtimes.images.spec import ImageSpec
 
 hypothesis.settings.register_profile("shared machine", deadline=None)  # a busy minute is no fault of an example
 hypothesis.settings.load_profile("shared machine")

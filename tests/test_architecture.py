@@ -18,20 +18,26 @@ FLOORS = ("runtimes", "distill", "export")
 BELOW = {"runtimes": {"runtimes"}, "distill": {"runtimes", "distill"}, "export": {"runtimes", "distill", "export"},
          "benchmarks": {"runtimes", "distill", "export", "benchmarks"}}
 GROUND = {"numpy", "PIL"}  # what every file of the ground floor may import beside the standard library
-GROUND_BY_FILE = {"runtimes/cli.py": {"tyro", "rich"}, "runtimes/bench_config.py": {"tyro"}, "runtimes/flags.py": {"tyro", "yaml"},
-                  "runtimes/info_cli.py": {"tyro"},
-                  "runtimes/ort.py": {"onnxruntime"}, "runtimes/ov.py": {"openvino"}, "runtimes/volumes.py": {"nibabel"},
-                  "runtimes/cuda.py": {"cuda"}, "runtimes/signature.py": {"cryptography"},
-                  "runtimes/trt_library.py": {"tensorrt", "tensorrt_rtx"}}
+GROUND_BY_FILE = {"runtimes/cli.py": {"tyro", "rich"}, "runtimes/info_cli.py": {"tyro"}, "runtimes/bench/config.py": {"tyro"},
+                  "runtimes/commands/flags.py": {"tyro", "yaml"}, "runtimes/images/volumes.py": {"nibabel"},
+                  "runtimes/backends/ort.py": {"onnxruntime"}, "runtimes/backends/ov.py": {"openvino"},
+                  "runtimes/backends/cuda.py": {"cuda"}, "runtimes/backends/trt_library.py": {"tensorrt", "tensorrt_rtx"},
+                  "runtimes/artifact/signature.py": {"cryptography"}}
 # What the door takes from the workshop: a finished student, the images it was made from, how lines are told, what may be named outside.
 THROUGH_THE_DOOR = {"distill.evaluation.calibrate", "distill.networks.checkpoint", "distill.networks.deployed",
-                    "distill.evaluation.evaluate", "distill.data.intake", "distill.networks.models",
+                    "distill.evaluation.evaluate", "distill.data.intake", "distill.data.image_set", "distill.networks.models",
                     "distill.progress", "distill.teacher.public_names"}
 FROM_INTAKE = {"images_for"}
-# The wings of the workshop from the roof down: a wing imports those that stand behind it in this list, and no other.
-WINGS = ("", "adaptation", "selection", "pruning", "report", "training", "methods", "teacher", "evaluation", "networks", "data", "phantom",
-         "settings", "adapters")
-LOBBY = {"distill.run", "distill.progress"}  # what every wing may import of the hall: lines that are told, the folder of a run
+# The wings of a package from the roof down: a wing imports those that stand behind it in this list, and no other. "" is the hall.
+WINGS = {
+    "runtimes": ("bench", "", "measure", "artifact", "backends", "images", "models", "commands", "files"),
+    "distill": ("", "adaptation", "selection", "pruning", "report", "training", "methods", "teacher", "evaluation", "networks", "data",
+                "phantom", "settings", "adapters"),
+    "export": ("", "documents", "targets", "parity", "precision", "graph"),
+}
+# What every wing may import of its hall: words, errors, scores; the folder of a run; what an export is asked for and says of itself.
+LOBBY = {"runtimes.errors", "runtimes.text", "runtimes.streams", "runtimes.scores", "runtimes.agreement",
+         "distill.run", "distill.progress", "export.options", "export.facts"}
 BASES = {"nn.Module", "torch.nn.Module", "Module", "Dataset", "Exception", "UserError", "Protocol",
          "library.ILogger"}  # TensorRT takes a logger only as a subclass of its own
 # A lazy list of images is a collections.abc.Sequence, which types know by name only.
@@ -132,7 +138,7 @@ def test_no_module_imports_itself_through_others() -> None:
     ("runtimes/new.py", "import tyro", "imports tyro"),
     ("runtimes/new.py", "from distill.networks.models import Model", "stands above"),
     ("runtimes/new.py", "from .errors import UserError", "relative"),
-    ("distill/new.py", "from export.parity import parity", "stands above"),
+    ("distill/new.py", "from export.parity.check import parity", "stands above"),
     ("distill/new.py", "if TYPE_CHECKING:\n    import benchmarks.speed", "stands above"),
     ("export/new.py", "from distill.training.fit import fit", "not the door's business"),
     ("export/new.py", "from distill.data.intake import read_images", "imports read_images from"),
@@ -155,10 +161,10 @@ def loaded(code: str) -> set[str]:
 
 
 def test_importing_the_ground_floor_loads_no_framework_and_no_runtime() -> None:
-    flags = {"runtimes/cli.py", "runtimes/info_cli.py", "runtimes/bench_cli.py", "runtimes/bench_config.py"}
+    flags = {"runtimes/cli.py", "runtimes/info_cli.py", "runtimes/bench/cli.py", "runtimes/bench/config.py"}
     everything = "\n".join(f"import {module_of(file)}" for file in files("runtimes") if file not in flags)
     assert loaded(everything) == set()
-    commands = "import runtimes.cli, runtimes.info_cli, runtimes.bench_cli"
+    commands = "import runtimes.cli, runtimes.info_cli, runtimes.bench.cli"
     assert loaded(commands) <= {"tyro", "rich", "yaml"}  # yaml: tyro's own, where it is installed
 
 
@@ -245,7 +251,7 @@ def test_public_names_say_what_they_are(file: str) -> None:
 
 
 # What a library of somebody else's writes in the same process is as it is.
-VENDORS_JSON = {"export/bom.py", "export/engine_layers.py", "runtimes/profile.py"}
+VENDORS_JSON = {"export/documents/bom.py", "export/targets/engine_layers.py", "runtimes/measure/profile.py"}
 
 
 def loose_json(tree: ast.AST) -> list[str]:
@@ -255,7 +261,7 @@ def loose_json(tree: ast.AST) -> list[str]:
 
 
 def test_every_json_document_is_read_strictly() -> None:
-    allowed = VENDORS_JSON | {"runtimes/strict_json.py"}
+    allowed = VENDORS_JSON | {"runtimes/files/strict_json.py"}
     assert {file: found for file in files(*FLOORS) if file not in allowed and (found := loose_json(tree_of(file)))} == {}
     assert loose_json(ast.parse("json.loads(text)"))
 
@@ -300,54 +306,85 @@ def test_every_folder_of_code_is_a_package_that_the_wheel_holds() -> None:
 
 
 def wing_of(module: str) -> str:
-    """The wing of a module of the workshop; "" for its hall."""
+    """The wing of a module; "" for the hall of its package."""
     parts = module.split(".")
-    return parts[1] if len(parts) > 2 or (len(parts) == 2 and parts[1] in WINGS) else ""
+    return parts[1] if len(parts) > 2 or (len(parts) == 2 and parts[1] in WINGS[parts[0]]) else ""
 
 
 def upward(file: str, tree: ast.AST) -> list[str]:
-    """What a file of the workshop imports from a wing that stands above its own."""
-    own = WINGS.index(wing_of(module_of(file)))
-    return [f"{file}: imports {module}" for module, _ in imports(tree) if module.startswith("distill.") and module not in LOBBY
-            and WINGS.index(wing_of(module)) < own]
+    """What a file imports from a wing of its own package that stands above its own."""
+    package = file.split("/")[0]
+    order = WINGS[package]
+    own = order.index(wing_of(module_of(file)))
+    modules = {f"{module}.{name}" if f"{module}.{name}" in LOBBY else module for module, names in imports(tree) for name in names or ("",)}
+    return [f"{file}: imports {module}" for module in sorted(modules) if module.startswith(f"{package}.") and module not in LOBBY
+            and order.index(wing_of(module)) < own]
 
 
 def test_imports_between_wings_point_down() -> None:
-    assert [line for file in files("distill") for line in upward(file, tree_of(file))] == []
+    assert [line for file in files(*FLOORS) for line in upward(file, tree_of(file))] == []
+
+
+def test_what_every_wing_may_import_of_its_hall_imports_no_wing_above_the_lowest() -> None:
+    """Else a wing would reach a higher one through the hall."""
+    for module in LOBBY:
+        package = module.split(".")[0]
+        reached = {wing_of(name) for name, _ in imports(tree_of(module.replace(".", "/") + ".py"))
+                   if name.startswith(f"{package}.") and name not in LOBBY}
+        assert reached <= {"files", "settings"}, module
 
 
 def test_the_check_of_wings_can_fail() -> None:
     assert upward("distill/teacher/new.py", ast.parse("from distill.training.fit import fit")) != []
     assert upward("distill/data/new.py", ast.parse("import distill.commands")) != []
     assert upward("distill/training/new.py", ast.parse("from distill.data.pixels import PixelStore\nfrom distill.run import Run")) == []
+    assert upward("runtimes/backends/new.py", ast.parse("from runtimes.session import open_session")) != []
+    assert upward("runtimes/files/new.py", ast.parse("from runtimes.images import decode")) != []
+    assert upward("runtimes/session.py", ast.parse("from runtimes.bench.rows import figures")) != []
+    assert upward("export/graph/new.py", ast.parse("from export.options import Build\nfrom export.targets.table import ROWS")) == [
+        "export/graph/new.py: imports export.targets.table"]
 
 
-def test_every_wing_says_what_it_owns_and_has_its_line_in_the_readme() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    wings = sorted(path.parent.name for path in (ROOT / "distill").glob("*/__init__.py"))
-    assert wings == sorted(wing for wing in WINGS if wing)
+@pytest.mark.parametrize("package", FLOORS)
+def test_every_wing_says_what_it_owns_and_has_its_line_in_the_readme(package: str) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split(f"\n{package}/", 1)[-1]
+    wings = sorted(path.parent.name for path in (ROOT / package).glob("*/__init__.py"))
+    assert wings == sorted(wing for wing in WINGS[package] if wing)
     for wing in wings:
-        said = ast.get_docstring(tree_of(f"distill/{wing}/__init__.py")) or ""
+        said = ast.get_docstring(tree_of(f"{package}/{wing}/__init__.py")) or ""
         assert "Owns: " in said, wing
         assert "Does not own: " in said, wing
-        assert f"{wing}/" in text, wing
+        assert f"\n  {wing}/" in text, wing
 
 
-def unmapped(floor: str, page: str) -> list[str]:
-    """Modules that lie directly in a package and do not stand, as `module`, in the map of the package's page."""
-    named = set(re.findall(r"`([\w./]+)`", page.split("\n## Map\n")[-1]))
-    return [file for file in files(floor) if file.count("/") == 1 and not file.endswith("__init__.py") and Path(file).stem not in named]
+def unmapped(package: str, page: str) -> list[str]:
+    """Modules of a package's hall that do not stand, as `module`, in the map of its page, and wings that do not, as `wing/`."""
+    rows = set(re.findall(r"`([\w./]+)`", page.split("\n## Map\n")[-1]))
+    hall = {Path(file).stem for file in files(package) if file.count("/") == 1 and not file.endswith("__init__.py")}
+    return sorted(hall - rows) + sorted(f"{wing}/" for wing in WINGS[package] if wing and f"{wing}/" not in rows)
 
 
-@pytest.mark.parametrize("floor", FLOORS)
-def test_the_page_of_a_package_maps_every_module_beside_its_wings(floor: str) -> None:
-    page = (ROOT / floor / "README.md").read_text(encoding="utf-8")
+def misnamed(package: str, page: str) -> list[str]:
+    """Modules that a map names in the row of a wing, and that the wing does not hold."""
+    rows = re.findall(r"^\| `(\w+)/` \|(.+)$", page.split("\n## Map\n")[-1], re.M)
+    return [f"{wing}/{name}" for wing, row in rows for name in re.findall(r"`(\w+)`", row)
+            if not (ROOT / package / wing / f"{name}.py").is_file()]
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_the_page_of_a_package_maps_its_hall_and_its_wings(package: str) -> None:
+    page = (ROOT / package / "README.md").read_text(encoding="utf-8")
     assert "\n## Map\n" in page
-    assert unmapped(floor, page) == []
+    assert unmapped(package, page) == []
+    if package != "distill":  # whose rows name what a wing is about, not its modules
+        assert misnamed(package, page) == []
 
 
 def test_the_check_of_maps_can_fail() -> None:
-    assert "runtimes/session.py" in unmapped("runtimes", "A session, `session`.\n## Map\n| `ort` | ONNX Runtime, opened by session |")
+    page = "Scores, `scores`.\n## Map\n| `backends/` | `ort`, `decode` |\n| `session` | open_session |"
+    assert {"scores", "bench/"} <= set(unmapped("runtimes", page))
+    assert not {"session", "backends/"} & set(unmapped("runtimes", page))
+    assert misnamed("runtimes", page) == ["backends/decode"]
 
 
 def test_the_readme_is_read_in_one_sitting() -> None:

@@ -23,7 +23,7 @@ from distill.teacher.forward import onnx_forward, torch_forward
 from distill.teacher.teachers import load_teacher
 from distill.training import fit
 from runtimes.errors import PARITY, USAGE, UserError
-from runtimes.folder import check_files, read_json, read_manifest
+from runtimes.files.folder import check_files, read_json, read_manifest
 
 TINY: dict[str, Any] = {
     "teacher": "test_vit", "teacher_size": 160, "teacher_weights": "random", "phantom_images": (16, 12, 12), "phantom_size": 32,

@@ -20,8 +20,8 @@ from distill.networks.checkpoint import Calibration, load_checkpoint, save_check
 from distill.networks.models import ModelSpec, build_model
 from distill.networks.students import SHORT_NAMES, timm_arguments, timm_name
 from runtimes.errors import UserError
-from runtimes.folder import read_json, write_json, write_manifest
-from runtimes.images import ImageSpec
+from runtimes.files.folder import read_json, write_json, write_manifest
+from runtimes.images.spec import ImageSpec
 
 VIT = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 32, "patch_size": 16}
 Change = Callable[[dict[str, Any]], object]

@@ -15,8 +15,8 @@ from distill.data.loading import load_images
 from distill.settings.data import DataOptions
 from distill.settings.distill import DistillSettings
 from runtimes.errors import USAGE, UserError
-from runtimes.images import ImageSpec, read_image
-from runtimes.volumes import VolumeSpec
+from runtimes.images.spec import ImageSpec, read_image
+from runtimes.images.volumes import VolumeSpec
 
 PARTS = {"train": 12, "val": 6, "test": 6}
 

@@ -32,9 +32,9 @@ from distill.teacher.banking import build_bank
 from distill.teacher.forward import torch_forward
 from distill.teacher.teachers import Teacher, load_teacher
 from runtimes.errors import UserError
-from runtimes.folder import read_json, write_json, write_manifest
-from runtimes.images import ImageSpec
-from runtimes.outputs import claimed
+from runtimes.files.folder import read_json, write_json, write_manifest
+from runtimes.files.outputs import claimed
+from runtimes.images.spec import ImageSpec
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -15,8 +15,8 @@ from tiny import CLASSES, tiny_branches, tiny_model
 from distill.networks.checkpoint import Calibration, load_checkpoint, preprocessor_config, save_checkpoint
 from distill.networks.models import Model, weights_hash
 from runtimes.errors import UserError
-from runtimes.folder import read_json, write_json, write_manifest
-from runtimes.images import ImageSpec
+from runtimes.files.folder import read_json, write_json, write_manifest
+from runtimes.images.spec import ImageSpec
 
 SPEC = ImageSpec(32, 32, 1, "uint16", (10.0, 4000.0), (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
 

@@ -17,6 +17,7 @@ from test_distill_teachers import Body, write_program
 from tiny import tiny_images
 
 from distill.commands import distill, student_image_spec
+from distill.data.image_set import ImageSet
 from distill.data.intake import choose_device, describe, images_for
 from distill.evaluation.predict import judge_gain, summary
 from distill.networks.checkpoint import EVERY_CLASS, Calibration, load_checkpoint
@@ -30,9 +31,8 @@ from distill.teacher import teaching
 from distill.teacher.bank import open_bank
 from distill.training import student as training
 from runtimes.errors import BUDGET, MISSING, USAGE, UserError, finish
-from runtimes.folder import read_json, read_manifest
-from runtimes.images import ImageSet
-from runtimes.volumes import VolumeSpec
+from runtimes.files.folder import read_json, read_manifest
+from runtimes.images.volumes import VolumeSpec
 
 TINY: dict[str, Any] = {
     "student": "test_efficientnet", "teacher": "test_resnet", "teacher_size": 32, "teacher_weights": "random", "size": 32,

@@ -28,8 +28,8 @@ from distill.training.batches import Batches
 from distill.training.fit import fit, parameter_groups, schedule
 from distill.training.state import load_state
 from runtimes.errors import UserError
-from runtimes.folder import sha256_file
-from runtimes.images import ImageSpec
+from runtimes.files.folder import sha256_file
+from runtimes.images.spec import ImageSpec
 
 SETTINGS: dict[str, Any] = {
     "epochs": 3, "min_steps": 0, "lr": 2e-3, "weight_decay": 0.02, "phi_lr": 0.1, "phi_weight_decay": 0.05, "warmup": 0.1,

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 from tiny import tiny_images, tiny_spec
 
+from distill.data.image_set import ImageSet
 from distill.data.pixels import build_pixels
 from runtimes.errors import UserError
-from runtimes.images import ImageSet, ImageSpec
+from runtimes.images.spec import ImageSpec
 
 
 def as_files(folder: Path, images: ImageSet) -> ImageSet:

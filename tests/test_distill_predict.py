@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from tiny import CLASSES, tiny_bank, tiny_branches, tiny_images, tiny_probe, tiny_spec
 
+from distill.data.image_set import ImageSet
 from distill.data.pixels import build_pixels
 from distill.evaluation.losses import cka
 from distill.evaluation.predict import Predictions, calibrate, judge, probabilities, score
 from distill.networks.checkpoint import Calibration
 from distill.training.answers import predict
-from runtimes.images import ImageSet
 
 
 def made(tmp_path: Path, images: ImageSet, split: str = "val", method: str = "rd", batch: int = 64,

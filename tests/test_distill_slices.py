@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import VIEWS, tiny_teacher
 
+from distill.data.image_set import ImageSet
 from distill.data.pixels import build_pixels
 from distill.data.views import fresh_pixels, normalise, unit_levels
 from distill.methods.build import method_losses
@@ -26,8 +27,8 @@ from distill.teacher.banking import build_bank
 from distill.teacher.forward import torch_forward
 from distill.training.answers import predict
 from distill.training.batches import Batches
-from runtimes.images import ImageSet, ImageSpec
-from runtimes.volumes import VolumeSpec
+from runtimes.images.spec import ImageSpec
+from runtimes.images.volumes import VolumeSpec
 
 SLICES = 5
 SPEC = ImageSpec(32, 32, volume=VolumeSpec(SLICES, scaling="window", window=(0.0, 255.0)))

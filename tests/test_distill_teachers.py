@@ -22,8 +22,8 @@ from distill.networks.nets import build_net
 from distill.teacher.forward import choose_forward, onnx_forward, torch_forward
 from distill.teacher.teachers import Teacher, load_teacher, pooled
 from runtimes.errors import USAGE, UserError
-from runtimes.folder import write_manifest
-from runtimes.images import ImageSpec
+from runtimes.files.folder import write_manifest
+from runtimes.images.spec import ImageSpec
 
 
 def frozen(teacher: Teacher) -> bool:

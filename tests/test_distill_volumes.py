@@ -22,9 +22,9 @@ from distill.phantom.volumes import DEPTHS, EXTENTS, LOCAL, PhantomVolumes
 from distill.settings.adapt import AdaptSettings
 from distill.settings.distill import DistillSettings
 from runtimes.errors import USAGE, UserError
-from runtimes.folder import read_json, read_manifest
-from runtimes.images import ImageSpec
-from runtimes.volumes import VolumeSpec
+from runtimes.files.folder import read_json, read_manifest
+from runtimes.images.spec import ImageSpec
+from runtimes.images.volumes import VolumeSpec
 
 TINY: dict[str, Any] = {
     "teacher": "test_efficientnet", "teacher_size": 32, "teacher_weights": "random", "data": "phantom-volumes",

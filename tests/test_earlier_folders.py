@@ -21,9 +21,9 @@ from distill.teacher.bank import open_bank
 from distill.teacher.teachers import load_teacher
 from export.commands import export
 from export.config import ExportSettings
+from runtimes.commands.flags import parse
 from runtimes.errors import USAGE, UserError
-from runtimes.flags import parse
-from runtimes.folder import changed_files, read_json, read_manifest
+from runtimes.files.folder import changed_files, read_json, read_manifest
 
 EARLIER = Path(__file__).parent / "fixtures" / "ffa3fd1"
 STUDENT, TEACHER, BANK = EARLIER / "student", EARLIER / "teacher", EARLIER / "bank"

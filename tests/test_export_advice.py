@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.advice import HALF_MARGIN, INT8_MARGIN, advise
+from export.precision.advice import HALF_MARGIN, INT8_MARGIN, advise
 
 TIMES = st.dictionaries(st.sampled_from(["fp16", "bf16", "int8"]), st.floats(0.05, 5.0), min_size=1)
 

@@ -16,8 +16,8 @@ from conftest import Case
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from export.bom import bill
-from runtimes.folder import read_json, sha256_file
+from export.documents.bom import bill
+from runtimes.files.folder import read_json, sha256_file
 
 Exported = Callable[[Case], Path]
 STUDENT = {"parents": {"teacher": "a" * 64, "images": "b" * 64}, "versions": {"rd-distill": "0.1.0"}, "settings": {"student_weights": None},
@@ -138,7 +138,7 @@ def test_what_is_not_known_is_said_to_be_unknown(facts: dict[str, Any]) -> None:
 def test_the_same_facts_give_the_same_bytes_in_another_process_and_other_facts_another_serial_number(facts: dict[str, Any]) -> None:
     first = made(facts, "onnx")
     assert "timestamp" not in first["metadata"]
-    code = ("import json, sys\nfrom export.bom import bill\nfacts, student = json.load(sys.stdin)\n"
+    code = ("import json, sys\nfrom export.documents.bom import bill\nfacts, student = json.load(sys.stdin)\n"
             "print(json.dumps(bill(facts, student, {'model.onnx': '0' * 64})))")
     run = subprocess.run([sys.executable, "-c", code], input=json.dumps([facts, STUDENT]), capture_output=True, text=True, check=True,
                          env={**os.environ, "PYTHONHASHSEED": "7"})

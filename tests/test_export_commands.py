@@ -20,9 +20,9 @@ from PIL import Image
 
 from export.commands import export, parity_rows
 from export.config import ExportSettings
+from runtimes.commands.flags import parse
 from runtimes.errors import MISSING, PARITY, USAGE, UserError
-from runtimes.flags import parse
-from runtimes.folder import changed_files, read_json, read_manifest, sha256_file
+from runtimes.files.folder import changed_files, read_json, read_manifest, sha256_file
 from runtimes.session import open_session
 
 Exported = Callable[[Case], Path]
@@ -118,7 +118,7 @@ def test_resume_keeps_a_finished_artifact_and_nothing_else(tmp_path: Path, capsy
 
 
 def test_a_failed_parity_is_exit_code_three_and_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import export.making as making
+    import export.graph.fp32 as making
 
     write_student(tmp_path / "student", Case())
     honest = making.reparameterised

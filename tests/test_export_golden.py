@@ -15,11 +15,11 @@ from conftest import Case, image_set, write_student
 from benchmarks.faults import FAULTS, edited
 from export.commands import export
 from export.config import ExportSettings
-from export.golden import KINDS, MARGIN, example, golden_patterns, pattern
+from export.parity.golden import KINDS, MARGIN, example, golden_patterns, pattern
 from runtimes.agreement import border_distance
-from runtimes.artifact import read_artifact
+from runtimes.artifact.artifact import read_artifact
 from runtimes.errors import DONE, PARITY, UserError
-from runtimes.folder import read_json, write_manifest
+from runtimes.files.folder import read_json, write_manifest
 from runtimes.scores import decide
 from runtimes.session import open_session
 from runtimes.verify import read_golden, verify

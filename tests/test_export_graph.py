@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from distill.networks.checkpoint import Calibration
 from distill.networks.deployed import reparameterised
 from distill.networks.models import Model, ModelSpec, build_model
-from export.graph import DeployedGraph, TensorGraph, example_input
-from export.to_onnx import to_onnx
-from runtimes.images import ImageSpec
-from runtimes.ort import load_runtime
+from export.graph.network import DeployedGraph, TensorGraph, example_input
+from export.graph.to_onnx import to_onnx
+from runtimes.backends.ort import load_runtime
+from runtimes.images.spec import ImageSpec
 from runtimes.scores import calibrated
 
 CALIBRATION = {"multilabel": Calibration((0.8, 1.0, 1.7), (0.3, 0.5, 0.6))}

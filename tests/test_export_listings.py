@@ -33,12 +33,12 @@ from PIL import Image
 
 from export.commands import export
 from export.config import ExportSettings
-from export.listings import listing, listings
+from export.targets.listings import listing, listings
 from export.targets.table import TARGETS
-from runtimes.artifact import read_artifact
-from runtimes.images import ImageSpec
+from runtimes.artifact.artifact import read_artifact
+from runtimes.images.spec import ImageSpec
+from runtimes.models.tensor_proto import read_tensor
 from runtimes.session import open_session
-from runtimes.tensor_proto import read_tensor
 
 Exported = Callable[[Case], Path]
 CASES = [Case(), Case("multilabel", 3, input_size="40x56"), Case("ordinal", 1, "uint16", (100.0, 3000.0)), Case(input="tensor")]

@@ -15,17 +15,17 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from distill.networks.checkpoint import Calibration
-from export.executed import check_honoured, executed_by_ort
-from export.gate import judge
-from export.half import in_half
-from export.hygiene import check_hygiene, precision_share
-from export.int8 import METHODS, quantised, ranges, sensitivities
-from export.lower import Int8Task, find_int8, refitted
+from export.graph.hygiene import check_hygiene, precision_share
+from export.graph.regions import layers, outside, relabelled
 from export.options import Limits
-from export.regions import layers, outside, relabelled
+from export.precision.fp16 import in_half
+from export.precision.gate import judge
+from export.precision.int8 import METHODS, quantised, ranges, sensitivities
+from export.precision.lower import Int8Task, find_int8, refitted
+from export.targets.executed import check_honoured, executed_by_ort
 from export.targets.openvino import by_openvino, control_score
+from runtimes.backends.ort import OrtSession
 from runtimes.errors import MISSING, PARITY, UserError
-from runtimes.ort import OrtSession
 from runtimes.scores import calibrated, decide
 
 Exported = Callable[[Case], Path]
@@ -219,7 +219,7 @@ def test_the_gate_counts_decisions_and_says_what_speaks_against_a_graph() -> Non
 
 def test_accuracy_control_gets_a_score_it_can_divide_by(exported: Exported) -> None:
     pytest.importorskip("nncf", reason="nncf is not installed; pip install '.[openvino]'")
-    from export.to_openvino import nncf_int8
+    from export.targets.to_openvino import nncf_int8
 
     data = (exported(Case()) / "model.onnx").read_bytes()
     posed, scores = problem(data, Case(), Limits()), list[float]()

@@ -19,12 +19,12 @@ from PIL import Image
 from scipy.stats import binomtest
 
 from benchmarks.faults import FAULTS, replace_tensors
-from export.answers import graph_inputs, reference_logits
 from export.options import Limits
-from export.parity import flip_bound, parity
-from runtimes.artifact import Artifact, read_artifact
+from export.parity.answers import graph_inputs, reference_logits
+from export.parity.check import flip_bound, parity
+from runtimes.artifact.artifact import Artifact, read_artifact
 from runtimes.errors import UserError
-from runtimes.folder import read_json, write_manifest
+from runtimes.files.folder import read_json, write_manifest
 from runtimes.scores import calibrated, decide
 from runtimes.session import CheckedSession, open_session
 

@@ -18,12 +18,12 @@ from PIL import Image
 
 from export.commands import export
 from export.config import ExportSettings
-from export.parity import unlabelled
-from export.parity_page import parity_page, picture, pictures_of
-from runtimes.artifact import read_artifact
-from runtimes.folder import read_json, read_manifest, sha256_file
-from runtimes.images import ImageSpec
-from runtimes.volumes import VolumeSpec
+from export.parity.check import unlabelled
+from export.parity.page import parity_page, picture, pictures_of
+from runtimes.artifact.artifact import read_artifact
+from runtimes.files.folder import read_json, read_manifest, sha256_file
+from runtimes.images.spec import ImageSpec
+from runtimes.images.volumes import VolumeSpec
 
 Exported = Callable[[Case], Path]
 COLOUR = Case("multiclass", 3)

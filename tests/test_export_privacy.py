@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from distill.teacher.public_names import OWN_DATA, OWN_TEACHER, public_data, public_teacher
 from export.commands import export
 from export.config import ExportSettings
-from runtimes.folder import read_json, write_manifest
+from runtimes.files.folder import read_json, write_manifest
 
 WORD = "JOHNDOE"
 
@@ -111,7 +111,7 @@ def test_what_is_kept_of_settings_does_not_hang_on_any_path(student: str, out: s
 def test_the_kept_command_is_one_that_can_be_typed(target: Any, slower: bool, samples: int, size: str | None) -> None:
     import shlex
 
-    from runtimes.flags import parse
+    from runtimes.commands.flags import parse
 
     settings = ExportSettings(target=target, keep_slower=slower, samples=samples, sensitivity=slower, input_size=size)
     assert parse(ExportSettings, shlex.split(settings.kept_command())[1:], "rd-export").kept() == settings.kept()

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
 from export.commands import export
 from export.config import ExportSettings
-from export.sign import load_signing_key, sign_manifest, signed_by
+from export.documents.sign import load_signing_key, sign_manifest, signed_by
 from runtimes.errors import MISSING, USAGE, UserError
 from runtimes.verify import verify
 

@@ -15,15 +15,15 @@ from distill.networks.checkpoint import Calibration
 from export.commands import export
 from export.config import ExportSettings
 from export.options import Limits
-from export.parity import parity
+from export.parity.check import parity
 from export.targets.table import TARGETS
-from runtimes.artifact import needed_files, read_artifact
+from runtimes.artifact.artifact import needed_files, read_artifact
+from runtimes.artifact.targets import TARGETS as DEVICE
+from runtimes.artifact.targets import Precision, Target, target_of
+from runtimes.backends.ort import OrtSession
 from runtimes.errors import BUDGET, MISSING, USAGE, UserError
-from runtimes.folder import changed_files, read_json, read_manifest
-from runtimes.ort import OrtSession
+from runtimes.files.folder import changed_files, read_json, read_manifest
 from runtimes.session import CheckedSession, open_session
-from runtimes.targets import TARGETS as DEVICE
-from runtimes.targets import Precision, Target, target_of
 from runtimes.verify import verify
 
 Exported = Callable[[Case], Path]
@@ -101,7 +101,7 @@ def test_fp16_that_this_machine_computes_in_fp32_and_int8_that_is_slower_are_ref
     write_student(tmp_path / "student", Case())
     settings = ExportSettings(student_dir=tmp_path / "student", out=tmp_path / "out", samples=5, precision="int8", max_flips="20%",
                               max_auc_drop=0.5, calibration="minmax")
-    monkeypatch.setattr("export.speed.pace", lambda one, other, batch: 1.2)
+    monkeypatch.setattr("export.targets.speed.pace", lambda one, other, batch: 1.2)
     with pytest.raises(UserError, match="--keep-slower") as caught:
         export(settings, "", lambda checkpoint: image_set(Case(), 40, train=16))
     assert caught.value.exit_code == BUDGET
@@ -126,7 +126,7 @@ def test_one_target_that_fails_does_not_stop_the_others(tmp_path: Path, monkeypa
     def broken(*_: Any, **__: Any) -> None:
         raise UserError("OpenVINO cannot read the exported graph: no reason given")
 
-    monkeypatch.setattr("export.to_openvino.to_ir", broken)
+    monkeypatch.setattr("export.targets.to_openvino.to_ir", broken)
     settings = ExportSettings(student_dir=tmp_path / "student", out=tmp_path / "out", samples=5, target=("openvino", "onnx"))
     with pytest.raises(UserError, match="1 of 2 targets failed: openvino"):
         export(settings, "", lambda checkpoint: image_set(Case()))

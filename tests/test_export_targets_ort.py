@@ -12,10 +12,10 @@ from conftest import Case, image_set, write_student
 
 from export.commands import export
 from export.config import ExportSettings
-from runtimes.artifact import read_artifact
-from runtimes.bench_worker import Bench
+from runtimes.artifact.artifact import read_artifact
+from runtimes.bench.worker import Bench
 from runtimes.errors import USAGE, UserError
-from runtimes.folder import MANIFEST, changed_files, read_json, read_manifest, write_manifest
+from runtimes.files.folder import MANIFEST, changed_files, read_json, read_manifest, write_manifest
 from runtimes.session import open_session
 from runtimes.verify import verify
 

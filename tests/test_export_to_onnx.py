@@ -17,11 +17,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from distill.networks.checkpoint import Calibration
 from distill.networks.deployed import reparameterised
-from export.graph import DeployedGraph, TensorGraph, example_input
-from export.hygiene import IR_OF_OPSET, check_hygiene, precision_share
-from export.to_onnx import to_onnx
+from export.graph.hygiene import IR_OF_OPSET, check_hygiene, precision_share
+from export.graph.network import DeployedGraph, TensorGraph, example_input
+from export.graph.to_onnx import to_onnx
 from runtimes.errors import UserError
-from runtimes.images import ImageSpec
+from runtimes.images.spec import ImageSpec
 
 Exported = Callable[[Case], Path]
 CASES = [Case(), Case("multilabel", 3, input_size="40x56"), Case("ordinal", 1, "uint16", (100.0, 3000.0)), Case(input="tensor"),
@@ -78,8 +78,9 @@ def test_no_path_or_trace_of_this_machine_is_in_the_file(exported: Exported, cas
 def test_two_processes_with_other_hash_seeds_write_the_same_bytes(tmp_path: Path) -> None:
     write_student(tmp_path / "student", Case("ordinal", 1))
     code = ("import sys, hashlib\nimport numpy as np\nfrom pathlib import Path\nfrom distill.networks.checkpoint import load_checkpoint\n"
-            "from export.facts import read_student\nfrom export.half import in_half\nfrom export.int8 import quantised, ranges\n"
-            "from export.making import fp32_graph\nfrom export.options import Build\n"
+            "from export.facts import read_student\nfrom export.precision.fp16 import in_half\n"
+            "from export.precision.int8 import quantised, ranges\n"
+            "from export.graph.fp32 import fp32_graph\nfrom export.options import Build\n"
             "folder = Path(sys.argv[1])\n"
             "data = fp32_graph(read_student(folder, load_checkpoint(folder)), Build(size=(40, 48)))\n"
             "image = np.random.default_rng(0).integers(0, 255, (1, 40, 48, 1)).astype(np.uint8)\n"

@@ -16,10 +16,10 @@ import pytest
 from conftest import Case
 from onnx import TensorProto, helper, numpy_helper
 
-from export import to_tensorrt
-from export.engine_layers import Layer, engine_share, layers_by_precision, layers_from_json, layers_from_log, weights_of_nodes
-from export.hygiene import precision_share
-from export.to_tensorrt import (
+from export.graph.hygiene import precision_share
+from export.targets import to_tensorrt
+from export.targets.engine_layers import Layer, engine_share, layers_by_precision, layers_from_json, layers_from_log, weights_of_nodes
+from export.targets.to_tensorrt import (
     RTX_EDGE,
     Engine,
     build_engine,
@@ -30,10 +30,10 @@ from export.to_tensorrt import (
     precision_facts,
     refusal,
 )
+from runtimes.backends.trt import check_engine
+from runtimes.backends.trt_library import RTX_GPUS
 from runtimes.errors import FAILED, MISSING, USAGE, UserError
-from runtimes.folder import sha256_file
-from runtimes.trt import check_engine
-from runtimes.trt_library import RTX_GPUS
+from runtimes.files.folder import sha256_file
 
 real = pytest.mark.skipif(find_spec("tensorrt_rtx") is None,
                           reason="tensorrt_rtx is not installed (extra tensorrt), so no engine can be built")

@@ -15,11 +15,11 @@ import pytest
 from distill.settings.adapt import AdaptSettings
 from distill.settings.distill import DistillSettings
 from export.config import ExportSettings
-from runtimes.bench_config import BenchSettings
+from runtimes.bench.config import BenchSettings
 from runtimes.cli import VerifySettings
-from runtimes.flags import parse
+from runtimes.commands.flags import parse
+from runtimes.commands.settings import settings_of
 from runtimes.info_cli import InfoSettings
-from runtimes.settings import settings_of
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS: dict[str, Any] = {"rd-distill": DistillSettings, "rd-adapt": AdaptSettings, "rd-export": ExportSettings,

@@ -25,7 +25,7 @@ from distill.data.views import normalise, unit_levels
 from distill.networks.checkpoint import load_checkpoint
 from distill.networks.models import weights_hash
 from distill.settings.distill import DistillSettings
-from runtimes.folder import changed_files, read_json, read_manifest
+from runtimes.files.folder import changed_files, read_json, read_manifest
 
 METHODS = ("rd", "kd", "fitnet", "vanilla")
 CONTRACT = {"manifest.json", "config.json", "preprocessor_config.json", "model.safetensors", "metrics.json", "predictions.csv",

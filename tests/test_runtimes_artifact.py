@@ -17,12 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from runtimes.artifact import read_artifact
+from runtimes.artifact.artifact import read_artifact
 from runtimes.errors import UserError
-from runtimes.folder import read_json, write_json, write_manifest
-from runtimes.operators import check_onnx
+from runtimes.files.folder import read_json, write_json, write_manifest
+from runtimes.models.operators import check_onnx
+from runtimes.models.tensor_proto import external_tensors, parse_tensor
 from runtimes.session import open_session
-from runtimes.tensor_proto import external_tensors, parse_tensor
 
 Exported = Callable[[Case], Path]
 

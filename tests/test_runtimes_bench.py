@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 from conftest import Case
 
-from runtimes.artifact import read_artifact
-from runtimes.bench import bench
-from runtimes.bench_checks import names_of, thread_counts
-from runtimes.bench_config import BenchSettings
-from runtimes.bench_report import as_csv, notices_of
-from runtimes.bench_rows import Cell, int8_verdicts, offline, row_of
+from runtimes.artifact.artifact import read_artifact
+from runtimes.backends.machine import core_set, full_facts, same_machine
+from runtimes.bench.checks import names_of, thread_counts
+from runtimes.bench.command import bench
+from runtimes.bench.config import BenchSettings
+from runtimes.bench.report import as_csv, notices_of
+from runtimes.bench.rows import Cell, int8_verdicts, offline, row_of
 from runtimes.errors import USAGE, UserError
-from runtimes.figures import FEWEST_SAMPLES
-from runtimes.folder import read_json
-from runtimes.machine import core_set, full_facts, same_machine
+from runtimes.files.folder import read_json
+from runtimes.measure.figures import FEWEST_SAMPLES
 
 Exported = Callable[[Case], Path]
 SHORT: dict[str, Any] = {"samples": 12, "seconds": 0.02, "warmups": 3, "rounds": 2, "roofline": False, "profile": False}
@@ -99,7 +99,7 @@ def test_the_tables_say_what_the_json_says(measured: tuple[Path, list[str]]) -> 
 
 
 def test_artifacts_take_turns(exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from runtimes.bench_crew import Member
+    from runtimes.bench.crew import Member
 
     asked: list[str] = []
     real = Member.ask
@@ -206,7 +206,7 @@ def test_facts_name_the_machine_and_another_is_told_apart() -> None:
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "runtimes.bench_cli", *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run([sys.executable, "-m", "runtimes.bench.cli", *arguments], capture_output=True, text=True, check=False)
 
 
 def test_wrong_input_ends_in_words(exported: Exported, tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_the_command_has_exit_codes_and_no_traceback(tmp_path: Path) -> None:
 
 
 def test_a_process_that_dies_is_an_error_that_names_it(exported: Exported) -> None:
-    from runtimes.bench_crew import Crew
+    from runtimes.bench.crew import Crew
 
     with Crew() as crew:
         member = crew.open("mine", read_artifact(exported(Case())), threads=1)

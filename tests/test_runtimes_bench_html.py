@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 
-from runtimes.bench_html import as_html
-from runtimes.bench_report import as_csv, as_markdown
-from runtimes.machine import full_facts
-from runtimes.svg import Scale, horizontal, vertical
+from runtimes.backends.machine import full_facts
+from runtimes.bench.page import as_html
+from runtimes.bench.report import as_csv, as_markdown
+from runtimes.bench.svg import Scale, horizontal, vertical
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

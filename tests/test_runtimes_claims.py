@@ -17,11 +17,11 @@ from json_leaves import VALUES, places, replaced
 from onnx import TensorProto, numpy_helper
 
 from runtimes.agreement import TOLERANCES
-from runtimes.artifact import Artifact, artifact_of, read_artifact
-from runtimes.claims import calibration_problem, check_beside, check_facts, check_graph, class_names
+from runtimes.artifact.artifact import Artifact, artifact_of, read_artifact
+from runtimes.artifact.claims import calibration_problem, check_beside, check_facts, check_graph, class_names
 from runtimes.errors import PARITY, UserError
-from runtimes.folder import read_json, write_manifest
-from runtimes.graph_facts import onnx_facts
+from runtimes.files.folder import read_json, write_manifest
+from runtimes.models.graph_facts import onnx_facts
 from runtimes.session import open_session
 from runtimes.verify import verify
 

@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from json_leaves import VALUES, places, replaced
 
-from runtimes.compare import compare, judged
-from runtimes.device_table import MARGIN, predicted_ms, read_table
+from runtimes.bench.compare import compare, judged
+from runtimes.bench.soak import verdict
 from runtimes.errors import BUDGET, DONE, USAGE, UserError
-from runtimes.folder import read_json
-from runtimes.soak import verdict
+from runtimes.files.folder import read_json
+from runtimes.measure.device_table import MARGIN, predicted_ms, read_table
 
 MACHINE = {"cpu": "one", "cores": 2, "architecture": "x", "flags": [], "memory_gib": 1, "gpu": [], "power_mode": None, "jetson": None,
            "libraries": {"onnxruntime": "1.0"}}

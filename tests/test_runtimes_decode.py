@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from runtimes.decode import decode
 from runtimes.errors import UserError
-from runtimes.images import ImageSpec
+from runtimes.images.decode import decode
+from runtimes.images.spec import ImageSpec
 
 SPEC = ImageSpec(16, 24, 1)
 
@@ -252,7 +252,7 @@ def test_bombs_are_refused_within_a_second_and_200_mib(tmp_path: Path) -> None:
             decode(tmp_path / name)
         assert time.monotonic() - start < 1.0, name
     # VmHWM, not ru_maxrss: the latter still carries the peak of the process that started this one.
-    code = ("import sys; from pathlib import Path; from runtimes.decode import decode; from runtimes.errors import UserError\n"
+    code = ("import sys; from pathlib import Path; from runtimes.images.decode import decode; from runtimes.errors import UserError\n"
             "for name in sys.argv[1:]:\n    try: decode(Path(name))\n    except UserError: pass\n    else: raise SystemExit(9)\n"
             "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))")
     paths = [str(tmp_path / name) for name in files]

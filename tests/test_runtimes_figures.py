@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta, binom
 
-from runtimes.figures import (
+from runtimes.measure.figures import (
     FEWEST_SAMPLES,
     binomial_cdf,
     block_spread,

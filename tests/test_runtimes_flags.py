@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from distill.settings.adapt import AdaptSettings
 from distill.settings.distill import DistillSettings
 from export.config import ExportSettings
-from runtimes.bench_config import BenchSettings
+from runtimes.bench.config import BenchSettings
 from runtimes.cli import VerifySettings
+from runtimes.commands.flags import config_path, parse, record, yaml_flags
+from runtimes.commands.settings import settings_of
 from runtimes.errors import MISSING, USAGE, UserError
-from runtimes.flags import config_path, parse, record, yaml_flags
-from runtimes.settings import settings_of
 
 
 def read(*arguments: str, kind: Any = DistillSettings) -> Any:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtimes.errors import UserError
-from runtimes.folder import (
+from runtimes.files.folder import (
     changed_files,
     check_files,
     read_json,
@@ -111,7 +111,7 @@ def test_nan_never_gets_into_a_file(tmp_path: Path) -> None:
 
 def test_a_killed_writer_leaves_the_old_or_the_new_content(tmp_path: Path) -> None:
     path = tmp_path / "a"
-    code = ("import sys; from pathlib import Path; from runtimes.folder import write_atomic\n"
+    code = ("import sys; from pathlib import Path; from runtimes.files.folder import write_atomic\n"
             "path, number = Path(sys.argv[1]), 0\n"
             "while True:\n    write_atomic(path, bytes([number % 256]) * 300_000); number += 1; print(number, flush=True)\n")
     write_atomic(path, bytes(300_000))

@@ -18,7 +18,7 @@ from conftest import Case, random_images
 from onnx import TensorProto, helper
 
 from runtimes.errors import UserError
-from runtimes.folder import read_json, write_manifest
+from runtimes.files.folder import read_json, write_manifest
 from runtimes.session import open_session
 
 Exported = Callable[[Case], Path]

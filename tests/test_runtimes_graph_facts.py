@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtimes.errors import UserError
-from runtimes.graph_facts import GraphTensor, ir_facts, onnx_facts
+from runtimes.models.graph_facts import GraphTensor, ir_facts, onnx_facts
 
 Exported = Callable[[Case], Path]
 

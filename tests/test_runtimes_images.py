@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
+from distill.data.image_set import ImageSet
 from runtimes.errors import UserError
-from runtimes.images import ImageSet, ImageSpec, resize_matrix
+from runtimes.images.spec import ImageSpec, resize_matrix
 
 SIZES = st.integers(8, 150)
 

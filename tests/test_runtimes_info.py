@@ -23,13 +23,13 @@ from tiny import tiny_bank, tiny_images
 
 from distill.run import opened_run, start_run
 from distill.training.state import save_state
-from runtimes.bench import bench
-from runtimes.bench_config import BenchSettings
+from runtimes.bench.command import bench
+from runtimes.bench.config import BenchSettings
+from runtimes.bench.soak import soak
 from runtimes.errors import UserError
-from runtimes.folder import read_json, write_json, write_manifest
+from runtimes.files.folder import read_json, write_json, write_manifest
+from runtimes.files.outputs import KINDS, new_folder
 from runtimes.info import READERS, folder_info
-from runtimes.outputs import KINDS, new_folder
-from runtimes.soak import soak
 from runtimes.text import one_line
 
 Exported = Callable[[Case], Path]
@@ -121,7 +121,7 @@ def test_a_benchmark_and_a_soak_name_what_was_measured(exported: Exported, tmp_p
 
 def test_an_interrupted_run_says_how_far_it_came_and_whether_it_still_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from distill.settings.distill import DistillSettings
-    from runtimes.flags import parse, record
+    from runtimes.commands.flags import parse, record
 
     monkeypatch.chdir(tmp_path)
     settings = parse(DistillSettings, ["--student", "resnet18", "--epochs", "7"], "rd-distill")

@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from export.hygiene import check_hygiene
-from runtimes import graph_cost
+from export.graph.hygiene import check_hygiene
 from runtimes.errors import UserError
-from runtimes.graph_cost import BROADCAST, RULES, SAME, check_cost
-from runtimes.onnx_graph import read_graph
-from runtimes.operators import LAYERS, OPERATORS, check_ir, check_onnx
+from runtimes.models import graph_cost
+from runtimes.models.graph_cost import BROADCAST, RULES, SAME, check_cost
+from runtimes.models.onnx_graph import read_graph
+from runtimes.models.operators import LAYERS, OPERATORS, check_ir, check_onnx
 
 Exported = Callable[[Case], Path]
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64

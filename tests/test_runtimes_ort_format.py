@@ -15,15 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill.networks.checkpoint import Calibration
-from export.graph import DeployedGraph, example_input
+from export.graph.network import DeployedGraph, example_input
+from export.graph.to_onnx import to_onnx
 from export.targets.ort import to_ort
-from export.to_onnx import to_onnx
+from runtimes.backends.ort import OrtSession
 from runtimes.errors import UserError
-from runtimes.flatbuffer import Buffer, Table
-from runtimes.graph_facts import onnx_facts
-from runtimes.operators import OPERATORS, check_ort
-from runtimes.ort import OrtSession
-from runtimes.ort_format import IDENTIFIER, SINCE, read_ort
+from runtimes.models.flatbuffer import Buffer, Table
+from runtimes.models.graph_facts import onnx_facts
+from runtimes.models.operators import OPERATORS, check_ort
+from runtimes.models.ort_format import IDENTIFIER, SINCE, read_ort
 
 
 @cache

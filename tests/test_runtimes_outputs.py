@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from distill.run import opened_run, start_run
 from runtimes.errors import USAGE, UserError
-from runtimes.folder import write_manifest
-from runtimes.lock import lock_file, writer_note
-from runtimes.outputs import check_apart, check_out, claimed, foreign_entries, new_folder
+from runtimes.files.folder import write_manifest
+from runtimes.files.lock import lock_file, writer_note
+from runtimes.files.outputs import check_apart, check_out, claimed, foreign_entries, new_folder
 
 
 def finished(folder: Path, files: dict[str, bytes]) -> None:
@@ -213,7 +213,7 @@ def test_outputs_lie_apart_from_inputs_and_from_each_other(tmp_path: Path, monke
 NESTED = """
 import sys
 from pathlib import Path
-from runtimes.outputs import new_folder
+from runtimes.files.outputs import new_folder
 with new_folder(Path(sys.argv[1]), overwrite=True) as folder:
     (folder / "a").write_text("first")
     print("in", flush=True)
@@ -276,7 +276,7 @@ RIVAL = """
 import sys, time
 from pathlib import Path
 from runtimes.errors import UserError
-from runtimes.outputs import new_folder
+from runtimes.files.outputs import new_folder
 print("ready", flush=True)
 start = float(sys.stdin.readline())
 for trial in range(int(sys.argv[2])):

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from conftest import Case, random_images
 
-from export.to_openvino import with_temperatures
+from export.targets.to_openvino import with_temperatures
+from runtimes.backends.ov import OpenVinoSession, capabilities, load_runtime
 from runtimes.errors import MISSING, USAGE, UserError
-from runtimes.folder import read_json, read_manifest, write_manifest
-from runtimes.ov import OpenVinoSession, capabilities, load_runtime
+from runtimes.files.folder import read_json, read_manifest, write_manifest
 from runtimes.scores import calibrated
 from runtimes.session import open_session
 from runtimes.verify import verify
@@ -80,7 +80,7 @@ def test_weights_left_out_of_the_manifest_or_changed_are_refused(exported: Expor
 
 
 def test_unknown_devices_and_broken_models_are_refused_in_words(exported: Exported, tmp_path: Path) -> None:
-    from runtimes.ov import OpenVinoSession
+    from runtimes.backends.ov import OpenVinoSession
 
     model = exported(PLAIN) / "openvino_model.xml"
     for wrong, code in (({"device": "tpu"}, USAGE), ({"threads": 0}, USAGE), ({"device": "npu"}, MISSING)):

@@ -11,12 +11,12 @@ import onnx
 import pytest
 from conftest import Case, tiny_model
 
-from runtimes import gemm
-from runtimes.artifact import read_artifact
+from runtimes.artifact.artifact import read_artifact
+from runtimes.backends.ort import OrtSession
 from runtimes.errors import UserError
-from runtimes.ort import OrtSession
-from runtimes.profile import inside, macs_of, spent_by
-from runtimes.roofline import bound, set_up_notice
+from runtimes.measure import gemm
+from runtimes.measure.profile import inside, macs_of, spent_by
+from runtimes.measure.roofline import bound, set_up_notice
 from runtimes.verify import read_golden
 
 Exported = Callable[[Case], Path]

@@ -18,11 +18,11 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from onnx import numpy_helper
 
-from export.sign import load_signing_key, sign_manifest
-from runtimes.artifact import read_artifact
+from export.documents.sign import load_signing_key, sign_manifest
+from runtimes.artifact.artifact import read_artifact
 from runtimes.errors import DONE, UserError
-from runtimes.folder import changed_files, read_json, sha256_file, write_json, write_manifest
-from runtimes.reading import MANIFEST_BYTES, read_file
+from runtimes.files.folder import changed_files, read_json, sha256_file, write_json, write_manifest
+from runtimes.files.reading import MANIFEST_BYTES, read_file
 from runtimes.session import open_session
 from runtimes.verify import verify
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from json_leaves import VALUES
 
 from distill.settings.distill import DistillSettings
+from runtimes.commands.flags import record
 from runtimes.errors import UserError
-from runtimes.flags import record
-from runtimes.schema import check, list_of, mapping_of, maybe, number, object_of, of_type, one_of, text, truth, whole
+from runtimes.files.schema import check, list_of, mapping_of, maybe, number, object_of, of_type, one_of, text, truth, whole
 
 RULES = (whole(0, 9), number(0, 1, above=True), text(5, least=1), one_of("a", 1), truth, maybe(whole(1, 2)), list_of(number(0, 1), 1, 2),
          mapping_of(truth), object_of({"a": truth}, {"b": text()}))

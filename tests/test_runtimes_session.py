@@ -13,10 +13,10 @@ import pytest
 from conftest import CLASSES, Case, random_images
 from PIL import Image
 
-from runtimes.artifact import read_artifact
+from runtimes.artifact.artifact import read_artifact
+from runtimes.backends.ort import OrtSession
 from runtimes.errors import MISSING, USAGE, UserError
-from runtimes.folder import read_json, write_json
-from runtimes.ort import OrtSession
+from runtimes.files.folder import read_json, write_json
 from runtimes.scores import calibrated
 from runtimes.session import CheckedSession, as_batch, open_session
 
@@ -260,13 +260,14 @@ def test_telemetry_is_off_before_the_library_is_imported() -> None:
     code = ("import os, sys, types\nseen = {}\n"
             "class Finder:\n    def find_spec(self, name, path, target=None):\n"
             "        if name == 'onnxruntime': seen.update(os.environ)\n        return None\n"
-            "sys.meta_path.insert(0, Finder())\nfrom runtimes.ort import load_runtime\nload_runtime()\n"
+            "sys.meta_path.insert(0, Finder())\nfrom runtimes.backends.ort import load_runtime\nload_runtime()\n"
             "assert seen['ORT_DISABLE_TELEMETRY'] == seen['ORT_TELEMETRY_DISABLED'] == '1'")
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_without_onnxruntime_the_message_says_what_to_install() -> None:
-    code = ("import sys; sys.modules['onnxruntime'] = None\nfrom runtimes.ort import load_runtime\nfrom runtimes.errors import UserError\n"
+    code = ("import sys; sys.modules['onnxruntime'] = None\nfrom runtimes.backends.ort import load_runtime\n"
+            "from runtimes.errors import UserError\n"
             "try: load_runtime()\nexcept UserError as error: assert error.exit_code == 5 and 'pip install' in str(error)\n"
             "else: raise SystemExit(9)")
     subprocess.run([sys.executable, "-c", code], check=True)

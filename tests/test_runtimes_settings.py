@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 import pytest
 import tyro
 
+from runtimes.commands.flags import parse, record
+from runtimes.commands.settings import Expert, Help, settings_of
 from runtimes.errors import USAGE, UserError
-from runtimes.flags import parse, record
-from runtimes.settings import Expert, Help, settings_of
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ from conftest import Case
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from export.sign import load_signing_key, sign_manifest
-from runtimes import artifact as artifact_module
+from export.documents.sign import load_signing_key, sign_manifest
 from runtimes import session
-from runtimes.artifact import read_artifact
+from runtimes.artifact import artifact as artifact_module
+from runtimes.artifact.artifact import read_artifact
+from runtimes.artifact.signature import fingerprint, load_public_key
 from runtimes.errors import FAILED, MISSING, USAGE, UserError
-from runtimes.folder import read_json, write_json, write_manifest
+from runtimes.files.folder import read_json, write_json, write_manifest
 from runtimes.session import open_session
-from runtimes.signature import fingerprint, load_public_key
 from runtimes.verify import verify
 
 Exported = Callable[[Case], Path]
@@ -63,7 +63,7 @@ def no_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(session, "open_runtime", opened)
     monkeypatch.setattr("runtimes.verify.open_runtime", opened)
-    monkeypatch.setattr("runtimes.operators.read_graph", opened)
+    monkeypatch.setattr("runtimes.models.operators.read_graph", opened)
 
 
 def refused(folder: Path, key: Path) -> str:

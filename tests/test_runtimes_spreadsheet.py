@@ -1,4 +1,4 @@
-"""runtimes.spreadsheet: no cell is a formula to a spreadsheet, every cell comes back, and ordinary tables look as they always did."""
+"""runtimes.files.spreadsheet: no cell is a formula to a spreadsheet, every cell comes back, and ordinary tables look as they always did."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtimes.spreadsheet import as_csv, bare, guarded, read_table, write_table
+from runtimes.files.spreadsheet import as_csv, bare, guarded, read_table, write_table
 
 EVIL = ('=HYPERLINK("http:evil")', "+1+1", "@SUM(1)", "-2+3", "\t=1", "\r=1", "-", "--1", "=", "\uff1d1+1", "-1.5e", "+", "-inf")
 MEAN = st.text(st.sampled_from("'=+-@\t\r\n;,|\"a1.e \uff1d\x1b\x00"), max_size=8)

@@ -13,20 +13,21 @@ import pytest
 import torch
 from conftest import TINY
 
+from distill.data.image_set import ImageSet
 from distill.networks.checkpoint import Calibration, load_checkpoint, save_checkpoint
 from distill.networks.models import Model, ModelSpec, build_model
-from export.answers import graph_inputs
 from export.commands import export
 from export.config import ExportSettings
-from export.parity import parity
-from runtimes.artifact import read_artifact
+from export.parity.answers import graph_inputs
+from export.parity.check import parity
+from runtimes.artifact.artifact import read_artifact
 from runtimes.errors import PARITY, USAGE, UserError
-from runtimes.folder import read_json, write_manifest
-from runtimes.images import ImageSet, ImageSpec
+from runtimes.files.folder import read_json, write_manifest
+from runtimes.images.spec import ImageSpec
+from runtimes.images.volumes import VolumeSpec
 from runtimes.session import CheckedSession, open_session
 from runtimes.stacks import as_stacks
 from runtimes.verify import verify
-from runtimes.volumes import VolumeSpec
 
 SLICES = 4
 SPEC = ImageSpec(32, 32, volume=VolumeSpec(SLICES))
@@ -148,7 +149,7 @@ def test_golden_volumes_verify_and_a_swapped_mask_does_not(artifacts: dict[str, 
 
 
 def read_golden_of(artifact: object) -> tuple[object, np.ndarray, np.ndarray]:
-    from runtimes.tensor_proto import read_tensor
+    from runtimes.models.tensor_proto import read_tensor
 
     folder = artifact.golden  # type: ignore[attr-defined]
     slices, mask = (read_tensor(folder / f"input_{place}.pb") for place in (0, 1))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtimes.strict_json import MAX_DEPTH, strict_json
+from runtimes.files.strict_json import MAX_DEPTH, strict_json
 
 FINITE = st.recursive(st.one_of(st.none(), st.booleans(), st.integers(-(2**64), 2**64), st.floats(allow_nan=False, allow_infinity=False),
                                 st.text(st.characters(exclude_categories=["Cs"]), max_size=9)),

@@ -6,9 +6,9 @@ import pytest
 
 from distill.settings.distill import DistillSettings
 from export.config import ExportSettings
-from runtimes.bench_config import BenchSettings
+from runtimes.backends.threads import check_threads, most_threads
+from runtimes.bench.config import BenchSettings
 from runtimes.errors import USAGE, UserError
-from runtimes.threads import check_threads, most_threads
 
 
 @pytest.mark.parametrize("count", [-1, 0, 10_000])

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtimes.cuda import Cuda, load_cuda, why_no_device
+from runtimes.backends.cuda import Cuda, load_cuda, why_no_device
+from runtimes.backends.trt import TrtSession, check_engine, library_of, pieces, rebuild_command, tensors_of
+from runtimes.backends.trt_library import RTX_GPUS, first_error, load_library, new_context, quiet_logger
 from runtimes.errors import MISSING, UserError
-from runtimes.trt import TrtSession, check_engine, library_of, pieces, rebuild_command, tensors_of
-from runtimes.trt_library import RTX_GPUS, first_error, load_library, new_context, quiet_logger
 
 FACTS = {"library": "tensorrt_rtx", "version": "1.7.1", "gpus": ["sm86", "sm89"], "batches": [1, 1, 4]}
 

@@ -18,16 +18,16 @@ import pytest
 from distill.settings.adapt import AdaptSettings
 from distill.settings.distill import DistillSettings
 from export.config import ExportSettings
-from runtimes.bench_config import BenchSettings
+from runtimes.bench.config import BenchSettings
 from runtimes.cli import VerifySettings
-from runtimes.flags import parse
+from runtimes.commands.flags import parse
+from runtimes.commands.usage import help_page, version_line
 from runtimes.info_cli import InfoSettings
-from runtimes.usage import help_page, version_line
 
 COMMANDS: dict[str, tuple[str, Any]] = {
     "rd-distill": ("distill.cli", DistillSettings), "rd-adapt": ("distill.adaptation.cli", AdaptSettings),
     "rd-export": ("export.cli", ExportSettings), "rd-verify": ("runtimes.cli", VerifySettings),
-    "rd-bench": ("runtimes.bench_cli", BenchSettings), "rd-info": ("runtimes.info_cli", InfoSettings)}
+    "rd-bench": ("runtimes.bench.cli", BenchSettings), "rd-info": ("runtimes.info_cli", InfoSettings)}
 
 
 def command(prog: str, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

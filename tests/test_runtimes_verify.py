@@ -21,8 +21,8 @@ from onnx import numpy_helper
 
 from runtimes.agreement import border_distance, compare
 from runtimes.errors import FAILED, PARITY, UserError
-from runtimes.folder import read_json, write_manifest
-from runtimes.latency import measure
+from runtimes.files.folder import read_json, write_manifest
+from runtimes.measure.latency import measure
 from runtimes.verify import verify
 
 Exported = Callable[[Case], Path]

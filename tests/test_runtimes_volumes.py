@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtimes.errors import UserError
-from runtimes.images import ImageSpec, read_image
-from runtimes.volumes import MAX_SLICES, ORDER, VolumeSpec, is_volume, read_volume
+from runtimes.images.spec import ImageSpec, read_image
+from runtimes.images.volumes import MAX_SLICES, ORDER, VolumeSpec, is_volume, read_volume
 
 RANDOM = np.random.default_rng(0)
 VOXELS = RANDOM.integers(0, 1000, (6, 9, 12)).astype(np.int16)  # x to the right, y to the front, z up

@@ -12,8 +12,8 @@ COVERED = ("distill", "export", "runtimes")
 SETTINGS = {"DistillSettings", "AdaptSettings", "ExportSettings", "BenchSettings", "VerifySettings"}
 # Where a command is: whole modules, or the one function that it enters by. The methods of the settings themselves take `self`.
 COMMANDS = {"distill/commands.py", "distill/dry_run.py", "distill/adaptation/adapt.py:adapt", "distill/adaptation/adapt.py:_adapt",
-            "distill/settings/distill.py:contradictions", "export/commands.py", "export/cli.py", "runtimes/bench_cli.py", "runtimes/cli.py",
-            "runtimes/bench.py:bench", "runtimes/soak.py:soak"}
+            "distill/settings/distill.py:contradictions", "export/commands.py", "export/cli.py", "runtimes/bench/cli.py", "runtimes/cli.py",
+            "runtimes/bench/command.py:bench", "runtimes/bench/soak.py:soak"}
 
 
 def takers(file: str, tree: ast.AST) -> list[str]:
@@ -43,4 +43,4 @@ def test_no_function_below_a_command_takes_its_settings(package: str) -> None:
                                   "def g():\n    async def f(a: list[AdaptSettings]): ..."])
 def test_the_check_of_settings_can_fail(code: str) -> None:
     assert takers("export/new.py", ast.parse(code)) == ["export/new.py:f"]
-    assert takers("runtimes/bench.py", ast.parse(code.replace(" f(", " bench("))) == []
+    assert takers("runtimes/bench/command.py", ast.parse(code.replace(" f(", " bench("))) == []

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from distill.data.image_set import ImageSet
 from distill.data.pixels import PixelStore, build_pixels
 from distill.data.views import ViewSpec
 from distill.methods.deep import Deep
@@ -24,7 +25,7 @@ from distill.teacher.forward import torch_forward
 from distill.teacher.probe import Probe, fit_probe
 from distill.teacher.teachers import Teacher, load_teacher
 from distill.training.batches import Batches
-from runtimes.images import ImageSet, ImageSpec
+from runtimes.images.spec import ImageSpec
 
 CLASSES = {"binary": ("no", "yes"), "multiclass": ("a", "b", "c"), "multilabel": ("x", "y", "z"), "ordinal": ("0", "1", "2", "3")}
 ARCH = "test_efficientnet"  # timm's own: 0.1 M parameters, batch norm, squeeze-excite, depthwise convolutions

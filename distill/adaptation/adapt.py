@@ -45,9 +45,9 @@ from distill.training.answers import predict
 from distill.training.batches import Batches
 from distill.training.fit import fit
 from distill.training.student import say_resumed
+from runtimes.commands.flags import record
 from runtimes.errors import USAGE, UserError
-from runtimes.flags import record
-from runtimes.images import ImageSpec
+from runtimes.images.spec import ImageSpec
 
 FOLD_IMAGES = 256  # that gates are averaged over, and as many that the fold is judged on
 WATCHED_IMAGES = 500  # validation images looked at after each epoch: a teacher is large; the last figures are over all

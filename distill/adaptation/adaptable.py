@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from distill.adapters.insert import SLICES
+from distill.data.image_set import ImageSet
 from distill.networks.checkpoint import load_checkpoint, read_config
 from distill.networks.encoders import PREFIX, TransformersNet
 from distill.networks.models import Model, ModelSpec
@@ -19,8 +20,8 @@ from distill.networks.slices import Pooling
 from distill.networks.students import timm_name
 from distill.teacher.teachers import load_teacher
 from runtimes.errors import USAGE, UserError
-from runtimes.folder import MANIFEST
-from runtimes.images import ImageSet, ImageSpec
+from runtimes.files.folder import MANIFEST
+from runtimes.images.spec import ImageSpec
 
 
 def check_adaptable(name: str) -> None:

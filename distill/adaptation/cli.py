@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 
 from distill.settings.adapt import AdaptSettings
+from runtimes.commands.flags import command_line, parse
 from runtimes.errors import finish
-from runtimes.flags import command_line, parse
 
 EXAMPLES = (("rd-adapt --data images/", "routed low-rank experts in every layer of efficientnet-lite0"),
             ("rd-adapt --data labels.csv --method lora", "one expert a layer, folded into plain weights"),

@@ -1,6 +1,6 @@
 """Archives of arrays in the layout of MedMNIST (.npz): images or volumes, their labels, their split.
 
-Owns: list_npz. Does not own: sets known by name (named.py), how a volume becomes a network's input (runtimes.volumes).
+Owns: list_npz. Does not own: sets known by name (named.py), how a volume becomes a network's input (runtimes.images.volumes).
 """
 
 from __future__ import annotations

@@ -15,16 +15,16 @@ from typing import Any
 
 import torch
 
+from distill.data.image_set import ImageSet
 from distill.data.loading import load_images
 from distill.data.scan import BadImages
 from distill.progress import track
 from distill.settings.data import DataOptions
 from distill.settings.group import from_record
 from runtimes.errors import MISSING, USAGE, UserError
-from runtimes.images import ImageSet
-from runtimes.schema import check, maybe, object_of, text
-from runtimes.spreadsheet import write_table
-from runtimes.volumes import VolumeSpec
+from runtimes.files.schema import check, maybe, object_of, text
+from runtimes.files.spreadsheet import write_table
+from runtimes.images.volumes import VolumeSpec
 
 ALONGSIDE = object_of({}, {"out": text(65536), "unlabelled": maybe(text(65536))}, others=True)  # what a record says beside its data
 

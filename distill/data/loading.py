@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 
 from distill.data.copies import find_copies, find_near_copies, join_near
 from distill.data.folders import image_files
+from distill.data.image_set import ImageSet
 from distill.data.named import list_data
 from distill.data.scan import BadImage, BadImages, ImageRecord, complaint, mixed_depths, scan
 from distill.data.sources import SPLITS, Listing, check_task
 from distill.data.splits import check_groups, complete_splits, merge_groups
 from distill.phantom.volumes import DEPTHS
 from runtimes.errors import USAGE, UserError
-from runtimes.images import ImageSet
+from runtimes.images.volumes import VolumeSpec, is_volume
 from runtimes.text import class_name_problem, is_utf8
-from runtimes.volumes import VolumeSpec, is_volume
 
 WINDOW_IMAGES = 4096  # 16-bit training images the window is read from, evenly spaced: more do not move a percentile
 MOST_SLICES = 32  # of a volume, where --slices does not say: more cost time, and neighbours look alike

@@ -1,6 +1,6 @@
 """Every image once decoded at the student's size, on disk, read by memory map: training never decodes twice.
 
-Owns: PixelStore and building it. Does not own: how a raw image becomes grey levels (runtimes/images.py), augmentation.
+Owns: PixelStore and building it. Does not own: how a raw image becomes grey levels (runtimes/images/spec.py), augmentation.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from distill.data.image_set import ImageSet
 from distill.data.views import normalise, unit_levels
 from runtimes.errors import UserError
-from runtimes.folder import read_json, sha256_file, write_json
-from runtimes.images import ImageSet, ImageSpec
-from runtimes.schema import check, list_of, object_of, whole
+from runtimes.files.folder import read_json, sha256_file, write_json
+from runtimes.files.schema import check, list_of, object_of, whole
+from runtimes.images.spec import ImageSpec
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Every image opened once before training starts: what it is, and everything that is wrong, in one report.
 
-Owns: ImageRecord (hashes, size, colour, depth of an image), BadImage, BadImages. Does not own: how a file is decoded (runtimes.decode),
-which are copies (copies.py), what becomes of bad images (data.py). Keeps no decoded image.
+Owns: ImageRecord (hashes, size, colour, depth of an image), BadImage, BadImages. Does not own: how a file is decoded
+(runtimes.images.decode), which are copies (copies.py), what becomes of bad images (data.py). Keeps no decoded image.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.errors import MISSING, UserError
-from runtimes.folder import sha256_file
-from runtimes.images import read_image, resize_matrix
+from runtimes.files.folder import sha256_file
+from runtimes.images.spec import read_image, resize_matrix
+from runtimes.images.volumes import VolumeSpec
 from runtimes.text import one_line
-from runtimes.volumes import VolumeSpec
 
 SHOWN = 20
 

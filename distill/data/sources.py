@@ -15,8 +15,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from distill.data.scan import BadImage
-from runtimes import decode, volumes
 from runtimes.errors import USAGE, UserError
+from runtimes.images import decode, volumes
 from runtimes.scores import TASKS, Task
 
 SUFFIXES = (*decode.SUFFIXES, *volumes.SUFFIXES)

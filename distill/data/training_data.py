@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from distill.data.image_set import ImageSet
 from distill.data.pixels import PixelStore
 from distill.data.views import ViewSpec
-from runtimes.images import ImageSet, ImageSpec
+from runtimes.images.spec import ImageSpec
 
 
 @dataclass(frozen=True)

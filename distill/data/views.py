@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from runtimes.images import ImageSpec
+from runtimes.images.spec import ImageSpec
 
 
 @dataclass(frozen=True)

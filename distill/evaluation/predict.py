@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from distill.data.image_set import ImageSet
 from distill.evaluation.calibrate import apply_temperatures, choose_temperatures, few_images, fit_thresholds
 from distill.evaluation.evaluate import evaluate
 from distill.evaluation.losses import task_loss
 from distill.evaluation.volume_views import landing
 from distill.networks.checkpoint import EVERY_CLASS, Calibration
-from runtimes.images import ImageSet
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.images import ImageSet, ImageSpec
+from distill.data.image_set import ImageSet
+from runtimes.images.spec import ImageSpec
 
 STRIPS = 4
 

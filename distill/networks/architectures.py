@@ -16,8 +16,8 @@ from distill.networks.encoders import PREFIX, SHUFFLENETS, TORCHVISION
 from distill.networks.json_values import is_count, is_number, shown
 from distill.networks.slices import Pooling
 from runtimes.errors import USAGE, UserError
+from runtimes.images.volumes import MAX_SLICES
 from runtimes.scores import Task
-from runtimes.volumes import MAX_SLICES
 
 SIDES = (8, 4096)  # pixels; ImageSpec takes the same
 MOST_CLASSES = 100_000

@@ -14,10 +14,10 @@ from distill.networks.architectures import SIDES
 from distill.networks.json_values import is_count, is_number, shown
 from distill.networks.models import Model, ModelSpec, build_model, feature_width
 from distill.networks.nets import takes_image_size
-from runtimes.claims import calibration_problem
+from runtimes.artifact.claims import calibration_problem
 from runtimes.errors import UserError
-from runtimes.folder import check_files, read_json, read_manifest, write_atomic, write_json
-from runtimes.images import ImageSpec
+from runtimes.files.folder import check_files, read_json, read_manifest, write_atomic, write_json
+from runtimes.images.spec import ImageSpec
 
 WEIGHTS = "model.safetensors"
 EVERY_CLASS = "every class"  # what one temperature for all classes is kept under

@@ -15,7 +15,7 @@ from typing import Any
 
 from distill.networks.json_values import is_count, shown
 from runtimes.errors import UserError
-from runtimes.folder import read_json, write_json
+from runtimes.files.folder import read_json, write_json
 
 CONFIG, PROCESSOR, WEIGHTS, INDEX = "config.json", "preprocessor_config.json", "model.safetensors", "model.safetensors.index.json"
 PROCESSORS = (PROCESSOR, "processor_config.json")  # where transformers looks for how images are prepared

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from distill.networks.models import Model, class_scores
-from runtimes.claims import class_names
+from runtimes.artifact.claims import class_names
 from runtimes.errors import UserError
-from runtimes.folder import read_json, write_atomic, write_json
-from runtimes.schema import check, list_of, object_of, one_of, text
+from runtimes.files.folder import read_json, write_atomic, write_json
+from runtimes.files.schema import check, list_of, object_of, one_of, text
 from runtimes.scores import TASKS, Task
 
 WEIGHTS, INDEX = "heads.safetensors", "heads.json"

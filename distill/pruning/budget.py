@@ -16,7 +16,7 @@ from distill.networks.cuts import read_cuts
 from distill.networks.models import Model, build_model, count_macs, count_parameters
 from distill.pruning.prune import WORKING, Pruner
 from runtimes.errors import BUDGET, USAGE, UserError
-from runtimes.schema import maybe, number, object_of, whole
+from runtimes.files.schema import maybe, number, object_of, whole
 
 FACTORS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
 COST = object_of({"params": whole(0, 10**13), "macs": whole(0, 10**16)}, {"latency_ms": maybe(number(0, 1e9))})  # as a run keeps it

@@ -21,10 +21,10 @@ from distill.pruning.prune import Importance, open_pruner
 from distill.pruning.timing import elsewhere_ms, latency_ms
 from distill.run import remove_run
 from distill.settings.student import BudgetOptions
-from runtimes.device_table import read_table
 from runtimes.errors import UserError
-from runtimes.folder import read_json, write_atomic, write_json
-from runtimes.schema import anything, check, mapping_of, object_of, whole
+from runtimes.files.folder import read_json, write_atomic, write_json
+from runtimes.files.schema import anything, check, mapping_of, object_of, whole
+from runtimes.measure.device_table import read_table
 
 CUT = "cut.json"  # in the run's folder: the last finished round and its student, beside cut.safetensors
 

@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from distill.networks.deployed import reparameterised
 from distill.networks.models import Model, ModelSpec, build_model, count_macs, count_parameters
 from distill.networks.students import first_line
-from runtimes.device_table import predicted_ms
+from runtimes.backends.machine import allowed_cores
+from runtimes.backends.ort import OrtSession
 from runtimes.errors import UserError
-from runtimes.latency import measure
-from runtimes.machine import allowed_cores
-from runtimes.ort import OrtSession
-from runtimes.strict_json import strict_json
+from runtimes.files.strict_json import strict_json
+from runtimes.measure.device_table import predicted_ms
+from runtimes.measure.latency import measure
 
 Target = Literal["onnx", "openvino"]
 WARMUP_S, SAMPLES, SECONDS = 0.3, 200, 1.5
@@ -127,7 +127,7 @@ def open_file(path: Path, levels: NDArray[np.uint8], target: Target = "onnx", th
     if target == "onnx":
         session = OrtSession(path, threads=threads)
         return lambda: session.run(levels)
-    from runtimes.ov import OpenVinoSession
+    from runtimes.backends.ov import OpenVinoSession
 
     compiled = OpenVinoSession(path, threads=threads)
     return lambda: compiled.run(levels)

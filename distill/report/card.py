@@ -12,7 +12,7 @@ from typing import Any
 
 from distill.networks.checkpoint import Calibration
 from distill.networks.models import ModelSpec
-from runtimes.images import ImageSpec
+from runtimes.images.spec import ImageSpec
 from runtimes.text import code, markdown
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from distill.data.image_set import ImageSet
 from distill.data.intake import data_name
 from distill.data.loading import split_table
 from distill.evaluation.predict import Predictions, probabilities
@@ -21,10 +22,10 @@ from distill.networks.checkpoint import Calibration, save_checkpoint
 from distill.networks.models import Model, count_parameters, weights_hash
 from distill.report.card import input_line, model_card
 from distill.report.page import write_report
-from runtimes.folder import write_json, write_manifest
-from runtimes.images import ImageSet, ImageSpec
-from runtimes.outputs import new_folder
-from runtimes.spreadsheet import write_table
+from runtimes.files.folder import write_json, write_manifest
+from runtimes.files.outputs import new_folder
+from runtimes.files.spreadsheet import write_table
+from runtimes.images.spec import ImageSpec
 
 WORST = 8
 MADE = {"student": "distilled on", "teacher": "adapted to"}

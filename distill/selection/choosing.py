@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from distill.data.image_set import ImageSet
 from distill.data.splits import divide, merge_groups
 from distill.data.training_data import TrainingData
 from distill.evaluation.predict import judge
@@ -27,11 +28,10 @@ from distill.settings.method import SelectionOptions
 from distill.settings.method_table import METHODS, TRIALS
 from distill.teacher.teaching import TeacherSignals, probe_teacher
 from distill.training.student import Recipe, run_on, train
-from runtimes import schema
 from runtimes.errors import UserError
-from runtimes.folder import read_json, write_json
-from runtimes.images import ImageSet
-from runtimes.schema import check, list_of, mapping_of, maybe, object_of, text
+from runtimes.files import schema
+from runtimes.files.folder import read_json, write_json
+from runtimes.files.schema import check, list_of, mapping_of, maybe, object_of, text
 
 NOTE = "choice.json"  # in the run's folder: the scores so far
 SCREENED = "students.json"  # in the run's folder: every candidate so far

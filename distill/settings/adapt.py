@@ -14,8 +14,8 @@ from distill.settings.data import DataOptions
 from distill.settings.group import Group, flag
 from distill.settings.teacher import TeacherOptions
 from distill.settings.training import RunOptions, TrainingOptions
+from runtimes.commands.settings import Expert
 from runtimes.errors import USAGE, UserError
-from runtimes.settings import Expert
 
 AdaptMethod = Literal["lora", "moe", "molre", "spectral", "linear"]
 

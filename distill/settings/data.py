@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from distill.settings.group import Group
+from runtimes.commands.settings import Expert
 from runtimes.errors import USAGE, UserError
-from runtimes.settings import Expert
-from runtimes.volumes import MAX_FILL
+from runtimes.images.volumes import MAX_FILL
 
 
 @dataclass(frozen=True)

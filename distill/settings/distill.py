@@ -1,7 +1,7 @@
 """The settings of rd-distill: one frozen dataclass that is command line, Python call and record.
 
 Owns: DistillSettings, and which of its settings contradict each other. Does not own: the range of each (its groups), reading them
-(runtimes/flags.py), what a setting does.
+(runtimes/commands/flags.py), what a setting does.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from distill.settings.method_table import METHODS, needs_bank
 from distill.settings.student import BudgetOptions, StudentOptions
 from distill.settings.teacher import TeacherOptions
 from distill.settings.training import RunOptions, TrainingOptions
+from runtimes.commands.settings import Expert
 from runtimes.errors import USAGE, UserError
-from runtimes.settings import Expert
 
 AS_ADAPTED = ("teacher_size", "teacher_weights", "bank_views", "bank_runtime", "flip")  # what --adapt passes on of the teacher
 

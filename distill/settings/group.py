@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from runtimes.errors import USAGE, UserError
-from runtimes.schema import check, object_of, of_type
+from runtimes.files.schema import check, object_of, of_type
 
 Kind = TypeVar("Kind", bound="Group")
 

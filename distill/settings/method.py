@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 
 from distill.settings.group import Group
 from distill.settings.method_table import METHODS, MethodName, described
+from runtimes.commands.settings import Expert, Help
 from runtimes.errors import USAGE, UserError
-from runtimes.settings import Expert, Help
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from distill.settings.group import Group
-from runtimes.settings import Expert
-from runtimes.threads import check_threads
+from runtimes.backends.threads import check_threads
+from runtimes.commands.settings import Expert
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from distill.settings.group import Group
-from runtimes.settings import Expert
+from runtimes.commands.settings import Expert
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from distill.settings.group import Group
+from runtimes.backends.threads import check_threads
+from runtimes.commands.settings import Expert
 from runtimes.errors import USAGE, UserError
-from runtimes.settings import Expert
-from runtimes.threads import check_threads
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from distill.data.image_set import ImageSet
 from distill.data.views import ViewSpec, bank_views, view_pixels
 from distill.teacher.bank import FeatureBank
 from distill.teacher.banking import Forward, seen
 from runtimes.errors import UserError
-from runtimes.images import ImageSet, ImageSpec
+from runtimes.images.spec import ImageSpec
 
 
 def check_key(bank: FeatureBank, key: dict[str, Any]) -> None:

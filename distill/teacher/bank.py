@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from distill.data.views import ViewSpec
 from runtimes.errors import UserError
-from runtimes.folder import check_files, read_json, read_manifest
-from runtimes.images import ImageSpec
-from runtimes.schema import anything, list_of, mapping_of, object_of, one_of, text, whole
-from runtimes.schema import check as check_schema
-from runtimes.strict_json import strict_json
+from runtimes.files.folder import check_files, read_json, read_manifest
+from runtimes.files.schema import anything, list_of, mapping_of, object_of, one_of, text, whole
+from runtimes.files.schema import check as check_schema
+from runtimes.files.strict_json import strict_json
+from runtimes.images.spec import ImageSpec
 
 IMAGES_PER_SHARD = 256
 PLAN = "plan.json"

@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from distill.data.image_set import ImageSet
 from distill.data.views import ViewSpec, bank_views, view_pixels
 from distill.teacher.bank import FeatureBank, distinct, open_bank, shard_blocks, shard_file
 from runtimes.errors import USAGE, UserError
-from runtimes.folder import read_json, sync_folder, write_atomic, write_json, write_manifest
-from runtimes.images import ImageSet, ImageSpec
-from runtimes.outputs import remove_ours
+from runtimes.files.folder import read_json, sync_folder, write_atomic, write_json, write_manifest
+from runtimes.files.outputs import remove_ours
+from runtimes.images.spec import ImageSpec
 
 CPU_BATCH, GPU_BATCH = 4, 64  # on a CPU small batches stay in the cache: 1.3 to 1.9 times faster than 32
 PLAN = "plan.json"

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from distill.networks.students import first_line
 from distill.teacher.banking import Forward
 from distill.teacher.teachers import Teacher, pooled
+from runtimes.backends.ort import load_runtime
 from runtimes.errors import UserError
-from runtimes.ort import load_runtime
 
 MOST_STAGES = 6
 

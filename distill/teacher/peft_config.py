@@ -19,8 +19,8 @@ from torch import nn
 
 from distill.networks.json_values import is_count, is_number, shown
 from runtimes.errors import UserError
-from runtimes.folder import read_json
-from runtimes.strict_json import strict_json
+from runtimes.files.folder import read_json
+from runtimes.files.strict_json import strict_json
 
 CONFIG = "adapter_config.json"
 # Keys that are implemented below, of one type each.

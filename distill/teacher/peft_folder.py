@@ -20,7 +20,7 @@ from distill.networks.encoders import TransformersNet
 from distill.networks.json_values import shown
 from distill.teacher.peft_config import CONFIG, NOTHING_YET, LoraConfig, read_lora, targeted
 from runtimes.errors import UserError
-from runtimes.folder import write_atomic, write_json
+from runtimes.files.folder import write_atomic, write_json
 
 TENSORS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of every tensor: how peft wraps a network

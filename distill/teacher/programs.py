@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from runtimes.errors import UserError
-from runtimes.strict_json import strict_json
+from runtimes.files.strict_json import strict_json
 
 # torch.export falls back to unpickling anything; this variable overrules what it asks for.
 PLAIN_TENSORS = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"

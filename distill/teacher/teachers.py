@@ -26,8 +26,8 @@ from distill.networks.students import PIP_WEIGHTS, SHORT_NAMES, check_weights, f
 from distill.teacher.peft_folder import check_peft, merge_peft
 from distill.teacher.programs import load_program
 from runtimes.errors import USAGE, UserError
-from runtimes.folder import read_manifest, sha256_file
-from runtimes.images import ImageSpec
+from runtimes.files.folder import read_manifest, sha256_file
+from runtimes.images.spec import ImageSpec
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 

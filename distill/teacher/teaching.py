@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from distill.data.image_set import ImageSet
 from distill.data.views import ViewSpec
 from distill.evaluation.predict import Predictions, judge
 from distill.networks.models import weights_hash
@@ -27,9 +28,9 @@ from distill.teacher.probe import Probe, fit_probe, standardiser
 from distill.teacher.public_names import public_teacher
 from distill.teacher.teachers import Teacher, load_teacher
 from runtimes.errors import USAGE, UserError
-from runtimes.folder import read_manifest
-from runtimes.images import ImageSet, ImageSpec
-from runtimes.outputs import claimed
+from runtimes.files.folder import read_manifest
+from runtimes.files.outputs import claimed
+from runtimes.images.spec import ImageSpec
 
 BANKS = Path("banks")  # where banks go that no --bank names
 PROBE_ROWS = 6000  # banked rows a probe is fitted on: more makes it slower, not better

@@ -18,7 +18,7 @@ from distill.networks.models import Model
 from distill.networks.slices import mean_of_slices
 from distill.teacher.bank import FeatureBank
 from distill.teacher.probe import Probe
-from runtimes.images import ImageSpec
+from runtimes.images.spec import ImageSpec
 
 CKA_IMAGES = 2000  # more adds nothing to the estimate and a Gram matrix grows with the square
 

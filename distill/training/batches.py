@@ -20,7 +20,7 @@ from distill.methods.step import Batch
 from distill.networks.slices import mean_of_slices
 from distill.teacher.bank import FeatureBank
 from distill.teacher.probe import Probe
-from runtimes.images import ImageSpec
+from runtimes.images.spec import ImageSpec
 
 RELEASE_EVERY = 50  # steps between giving mapped pages back
 

@@ -21,7 +21,7 @@ from distill.networks.layout import channels_last
 from distill.training.batches import Batches
 from distill.training.state import load_state, save_state
 from runtimes.errors import UserError
-from runtimes.schema import check, list_of, object_of
+from runtimes.files.schema import check, list_of, object_of
 
 Losses = Callable[[Branches, Batch, Weights, Tensor | None], dict[str, Tensor]]  # the weighted parts of a loss by name
 

@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from runtimes.errors import UserError
-from runtimes.folder import sha256_file, write_atomic
-from runtimes.schema import anything, check, list_of, mapping_of, object_of, one_of, text, whole
-from runtimes.strict_json import strict_json
+from runtimes.files.folder import sha256_file, write_atomic
+from runtimes.files.schema import anything, check, list_of, mapping_of, object_of, one_of, text, whole
+from runtimes.files.strict_json import strict_json
 
 INDEX = "state.json"
 AGAIN = "start anew with --overwrite"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from distill.data.image_set import ImageSet
 from distill.data.training_data import TrainingData
 from distill.evaluation.losses import prevalence_weights
 from distill.evaluation.predict import Predictions, judge
@@ -29,7 +30,6 @@ from distill.teacher.teaching import TeacherSignals
 from distill.training.answers import predict
 from distill.training.batches import Batches
 from distill.training.fit import fit
-from runtimes.images import ImageSet
 
 GRADIENT_BATCHES = 4  # behind taylor importance
 RANDOM_LR, GIVEN_LR = 5e-3, 2e-3

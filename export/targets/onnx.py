@@ -1,7 +1,7 @@
 """The target onnx: ONNX Runtime on model.onnx, the graph itself.
 
 Owns: its row, writing model.onnx (other targets keep one beside their own), int8 as Q/DQ in the graph, programs in four languages.
-Does not own: the session (runtimes/ort.py), what an int8 may cost (gate.py), the programs' text (listings/).
+Does not own: the session (runtimes/backends/ort.py), what an int8 may cost (gate.py), the programs' text (listings/).
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.progress import say
-from export.executed import executed_by_ort
 from export.facts import MODEL, Student, graph_size
-from export.half import in_half
-from export.int8 import Feeds, Form
-from export.listings import fenced_listing
-from export.lower import Int8Result, Int8Task, find_int8
 from export.options import Build, EngineOptions, Execution, Quantisation
+from export.precision.fp16 import in_half
+from export.precision.int8 import Feeds, Form
+from export.precision.lower import Int8Result, Int8Task, find_int8
+from export.targets.executed import executed_by_ort
+from export.targets.listings import fenced_listing
 from export.targets.row import ExportedGraph, ExportTarget, Progress
-from runtimes.artifact import INPUT_NAMES, Artifact
-from runtimes.folder import write_atomic
-from runtimes.ort import OrtSession, load_runtime
-from runtimes.targets import Runtime
+from runtimes.artifact.artifact import INPUT_NAMES, Artifact
+from runtimes.artifact.targets import Runtime
+from runtimes.backends.ort import OrtSession, load_runtime
+from runtimes.files.folder import write_atomic
 
 
 def check_onnxruntime(_: EngineOptions) -> None:

@@ -1,7 +1,7 @@
 """The target openvino: the IR of the graph, or of NNCF's own int8 where that is the faster one.
 
 Owns: its row, the choice between Q/DQ in the graph and NNCF. Does not own: converting and NNCF's settings (to_openvino.py), the search
-within one way (lower.py), the session (runtimes/ov.py).
+within one way (lower.py), the session (runtimes/backends/ov.py).
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 
 from distill.progress import say
 from export.facts import Student, metadata
-from export.half import in_half
-from export.int8 import Feeds
-from export.listings import fenced_listing
-from export.lower import Int8Result, Int8Task, find_int8
 from export.options import Build, EngineOptions, Execution, Quantisation
-from export.pace import pace
+from export.precision.fp16 import in_half
+from export.precision.int8 import Feeds
+from export.precision.lower import Int8Result, Int8Task, find_int8
+from export.precision.pace import pace
+from export.targets.listings import fenced_listing
 from export.targets.onnx import answers_of, by_ort, check_onnxruntime, in_the_graph
 from export.targets.row import ExportedGraph, ExportTarget, Progress
-from runtimes.artifact import Artifact
+from runtimes.artifact.artifact import Artifact
+from runtimes.artifact.targets import Runtime
 from runtimes.errors import PARITY, UserError
-from runtimes.targets import Runtime
 
 
 def _check(options: EngineOptions) -> None:
-    from runtimes.ov import load_runtime
+    from runtimes.backends.ov import load_runtime
 
     check_onnxruntime(options)
     load_runtime()
@@ -37,15 +37,15 @@ def _check(options: EngineOptions) -> None:
 
 def by_openvino(model: Any, feeds: Feeds) -> NDArray[Any]:
     """Logits (N, C) of a graph, or of a model of OpenVINO's own, for single images, by OpenVINO."""
-    from runtimes.ov import OpenVinoSession
+    from runtimes.backends.ov import OpenVinoSession
 
     return answers_of(OpenVinoSession(model, precision="int8", threads=1), feeds)
 
 
 def _find_int8(data: bytes, student: Student, problem: Int8Task, options: Quantisation, threads: int, progress: Progress) -> ExportedGraph:
     """The graph's own Q/DQ or NNCF's quantisation, of those that pass the faster one; accuracy control when neither passes."""
-    from export.to_openvino import nncf_int8
-    from runtimes.ov import OpenVinoSession
+    from export.targets.to_openvino import nncf_int8
+    from runtimes.backends.ov import OpenVinoSession
 
     candidates: list[tuple[ExportedGraph, Any]] = []
     refusal: UserError | None = None
@@ -87,20 +87,20 @@ def _operators(data: bytes) -> set[str]:
 
 def control_score(compiled: Any, problem: Int8Task) -> float:
     """What accuracy control holds up: one plus the change of AUROC, since it divides by the score of the whole model."""
-    from export.to_openvino import logits_of
+    from export.targets.to_openvino import logits_of
 
     verdict, _ = problem.judge(logits_of(compiled, problem.judged))
     return 1.0 + (verdict.auroc_change or 0.0)
 
 
 def _temper(model: Any, temperatures: tuple[float, ...]) -> None:
-    from export.to_openvino import with_temperatures
+    from export.targets.to_openvino import with_temperatures
 
     with_temperatures(model, temperatures)
 
 
 def _write(folder: Path, graph: ExportedGraph, build: Build, _: EngineOptions) -> dict[str, Any]:
-    from export.to_openvino import IR, save_ir, to_ir
+    from export.targets.to_openvino import IR, save_ir, to_ir
 
     facts = metadata(graph.student, build)
     if graph.model is not None:
@@ -117,13 +117,13 @@ def _layers(facts: Mapping[str, Any], model: Path, device: str) -> dict[str, int
 
 
 def _plain(data: bytes, execution: Execution, _: EngineOptions) -> Runtime:
-    from runtimes.ov import OpenVinoSession
+    from runtimes.backends.ov import OpenVinoSession
 
     return OpenVinoSession(data, threads=execution.threads, device=execution.device)
 
 
 def _floating(data: bytes, name: str, execution: Execution, _: EngineOptions) -> Runtime | None:
-    from runtimes.ov import OpenVinoSession, capabilities
+    from runtimes.backends.ov import OpenVinoSession, capabilities
 
     if name.upper() not in capabilities(execution.device):
         return None

@@ -1,7 +1,7 @@
 """The target ort: ONNX Runtime's own format, which its minimal builds load, and which opens without being optimised first.
 
-Owns: its row, the conversion and the optimisation level. Does not own: reading such a file strictly (runtimes/ort_format.py), the
-session (runtimes/ort.py).
+Owns: its row, the conversion and the optimisation level. Does not own: reading such a file strictly (runtimes/models/ort_format.py), the
+session (runtimes/backends/ort.py).
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from distill.progress import say
-from export.listings import fenced_listing
+from export.graph.regions import MULTIPLYING
 from export.options import Build, EngineOptions
-from export.regions import MULTIPLYING
+from export.targets.listings import fenced_listing
 from export.targets.onnx import ONNX, onnxruntime_programs
 from export.targets.row import ExportedGraph
-from runtimes.artifact import Artifact
+from runtimes.artifact.artifact import Artifact
+from runtimes.artifact.targets import TARGETS
+from runtimes.backends.ort import PROVIDERS, load_runtime
 from runtimes.errors import UserError
-from runtimes.folder import write_atomic
-from runtimes.operators import check_ort
-from runtimes.ort import PROVIDERS, load_runtime
-from runtimes.ort_format import read_ort
-from runtimes.targets import TARGETS
+from runtimes.files.folder import write_atomic
+from runtimes.models.operators import check_ort
+from runtimes.models.ort_format import read_ort
 
 
 def to_ort(data: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """What a target of rd-export is: a row of functions, and the graph that they are handed.
 
 Owns: ExportTarget (the form of a row), ExportedGraph. Does not own: the rows (table.py names them), what a device knows of a target
-(runtimes/targets.py): its files, its precisions, who opens it.
+(runtimes/artifact/targets.py): its files, its precisions, who opens it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from export.facts import Student
-from export.lower import Int8Task
 from export.options import Build, EngineOptions, Execution, Quantisation
-from runtimes.artifact import Artifact
-from runtimes.targets import Runtime
+from export.precision.lower import Int8Task
+from runtimes.artifact.artifact import Artifact
+from runtimes.artifact.targets import Runtime
 
 Progress = Callable[[int, int], None]
 

@@ -1,7 +1,7 @@
 """The table of targets: every name that --target takes, and the row behind it.
 
 Owns: TARGETS. Does not own: the form of a row (row.py), the rows (a file each). A new target is a file here, a line below, a row in
-runtimes/targets.py.
+runtimes/artifact/targets.py.
 """
 
 from __future__ import annotations
@@ -11,6 +11,6 @@ from export.targets.openvino import OPENVINO
 from export.targets.ort import ORT
 from export.targets.row import ExportTarget
 from export.targets.tensorrt import TENSORRT
-from runtimes.targets import Target
+from runtimes.artifact.targets import Target
 
 TARGETS: dict[Target, ExportTarget] = {"onnx": ONNX, "openvino": OPENVINO, "trt": TENSORRT, "ort": ORT}

@@ -1,7 +1,7 @@
 """The target trt: an engine of TensorRT beside the ONNX that it was built from.
 
 Owns: its row, the choice between engines for RTX GPUs and one for this very device. Does not own: building (to_tensorrt.py), running
-(runtimes/trt.py). An engine needs its GPU: where there is none, the ONNX beside it answers for it (commands.py).
+(runtimes/backends/trt.py). An engine needs its GPU: where there is none, the ONNX beside it answers for it (commands.py).
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from typing import Any
 
 from distill.progress import say
 from export.facts import Student
-from export.half import in_half
-from export.listings import fenced_listing
-from export.lower import Int8Task
 from export.options import Build, EngineOptions, Execution, Quantisation
+from export.precision.fp16 import in_half
+from export.precision.lower import Int8Task
+from export.targets.listings import fenced_listing
 from export.targets.onnx import check_onnxruntime, find_in_graph, onnxruntime_programs, write_onnx
 from export.targets.row import ExportedGraph, ExportTarget, Progress
-from runtimes.artifact import Artifact
-from runtimes.folder import write_atomic
-from runtimes.targets import TARGETS, Runtime
+from runtimes.artifact.artifact import Artifact
+from runtimes.artifact.targets import TARGETS, Runtime
+from runtimes.files.folder import write_atomic
 from runtimes.text import code
 
 
 def _check(options: EngineOptions) -> None:
-    from export.to_tensorrt import RTX_EDGE, parse_gpus
-    from runtimes.trt_library import load_library
+    from export.targets.to_tensorrt import RTX_EDGE, parse_gpus
+    from runtimes.backends.trt_library import load_library
 
     check_onnxruntime(options)
     load_library("tensorrt" if options.on_device else "tensorrt_rtx")
@@ -38,7 +38,7 @@ def _find_int8(data: bytes, student: Student, problem: Int8Task, options: Quanti
 
 
 def _write(folder: Path, graph: ExportedGraph, build: Build, options: EngineOptions) -> dict[str, Any]:
-    from export.to_tensorrt import RTX_EDGE, build_engine, build_on_device
+    from export.targets.to_tensorrt import RTX_EDGE, build_engine, build_on_device
 
     write_onnx(folder, graph, build, options)
     engine = (build_on_device(graph.data, max_batch=options.max_batch) if options.on_device else
@@ -57,8 +57,8 @@ def _layers(facts: Mapping[str, Any], model: Path, device: str) -> dict[str, int
 
 def _plain(data: bytes, execution: Execution, options: EngineOptions) -> Runtime:
     """An engine for the GPU of this machine, which is there: the artifact's own engine runs on it."""
-    from export.to_tensorrt import RTX_EDGE, build_engine, build_on_device
-    from runtimes.trt import TrtSession
+    from export.targets.to_tensorrt import RTX_EDGE, build_engine, build_on_device
+    from runtimes.backends.trt import TrtSession
 
     engine = build_on_device(data) if options.on_device else build_engine(data, gpus=options.gpus or RTX_EDGE)
     return TrtSession(engine.data, engine.facts)

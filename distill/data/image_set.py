@@ -1,0 +1,65 @@
+"""The table of images that a command works on.
+
+Owns: ImageSet (images, labels, classes, patients, split). Does not own: how an image becomes pixels (runtimes/images/spec.py), reading
+tables and folders of labels (loading.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.images.spec import read_image
+from runtimes.images.volumes import VolumeSpec
+from runtimes.scores import Task
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with labels, split and patients; `images[i]` is a path or a raw array (H, W, C), drawn or read when asked.
+
+    volume: how files become stacks of slices (D, H, W, C), where the images are volumes; None otherwise.
+    labels: int64 (N,), -1 where unlabelled; for multi-label float32 (N, C), nan where missing. split: "train", "val", "test".
+    """
+
+    images: Sequence[Path | NDArray[Any]]
+    keys: tuple[str, ...]
+    labels: NDArray[Any]
+    classes: tuple[str, ...]
+    task: Task
+    split: NDArray[Any]
+    groups: NDArray[Any] | None = None
+    hashes: tuple[str, ...] = ()
+    synthetic: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+    volume: VolumeSpec | None = None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def raw(self, index: int) -> NDArray[Any]:
+        """Image `index` as a raw array (H, W, C), uint8 or uint16; a volume as (D, H, W, C)."""
+        return read_image(self.images[index], self.volume)
+
+    def rows(self, split: str) -> NDArray[np.int64]:
+        """Indices of the images of one split, in order."""
+        return np.flatnonzero(self.split == split)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the hashes and splits of all images: which data it is, without naming any; empty where there are no hashes."""
+        lines = sorted(f"{one} {split}" for one, split in zip(self.hashes, self.split, strict=bool(self.hashes)))
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else ""
+
+    @property
+    def labelled(self) -> NDArray[np.bool_]:
+        """Which images carry at least one label, (N,)."""
+        if self.task == "multilabel":
+            return np.asarray(np.isfinite(self.labels).any(axis=1))
+        return np.asarray(self.labels >= 0)

@@ -1,0 +1,106 @@
+"""The network as it is deployed: raw pixels in, logits and calibrated probabilities out.
+
+Owns: DeployedGraph (image input), VolumeGraph (slices and mask), TensorGraph (`pixel_values` input).
+Does not own: writing ONNX (to_onnx.py). The order of operations is chosen for three runtimes: cast before transpose
+(TensorRT), mean/std before the resize matrices (OpenVINO).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from distill.networks.checkpoint import Calibration
+from distill.networks.models import Model
+from runtimes.images.spec import ImageSpec, resize_matrix
+
+TORCH_DTYPES = {"uint8": torch.uint8, "uint16": torch.uint16}
+
+
+class DeployedGraph(nn.Module):
+    """`image` (B, H, W, C) of raw grey levels to `logits` and `probabilities` (B, classes), float32.
+
+    graph_size is (H, W); where it is not the model size, the antialiased resize is part of the graph as two constant matrices.
+    """
+
+    def __init__(self, model: Model, spec: ImageSpec, calibration: Calibration, graph_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.model = model
+        self.task = model.spec.task
+        low, high = spec.window
+        self.low, self.scale = low, 255.0 / (high - low)
+        self.windowed = (low, high) != (0.0, 255.0) or spec.dtype != "uint8"
+        # (level / 255 - mean) / std in two operations; a grey image is broadcast to three channels here.
+        self.mean: Tensor
+        self.factor: Tensor
+        self.register_buffer("mean", (255.0 * torch.tensor(spec.mean, dtype=torch.float64)).float().view(1, 3, 1, 1))
+        self.register_buffer("factor", (1.0 / (255.0 * torch.tensor(spec.std, dtype=torch.float64))).float().view(1, 3, 1, 1))
+        self.resizes = graph_size != (spec.height, spec.width)
+        self.rows: Tensor
+        self.columns: Tensor
+        if self.resizes:
+            self.register_buffer("rows", torch.from_numpy(resize_matrix(graph_size[0], spec.height).copy()))
+            self.register_buffer("columns", torch.from_numpy(resize_matrix(graph_size[1], spec.width).T.copy()))
+        self.temperature: Tensor
+        self.register_buffer("temperature", torch.tensor(calibration.temperatures, dtype=torch.float32).view(1, -1))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw levels (B, H, W, C) to logits and probabilities (B, classes)."""
+        logits = self.model(self.pixels(image))
+        return logits, self.probabilities(logits)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Calibrated probabilities (B, classes)."""
+        scaled = logits / self.temperature
+        return torch.sigmoid(scaled) if self.task == "multilabel" else torch.softmax(scaled, dim=1)
+
+    def pixels(self, image: Tensor) -> Tensor:
+        """Raw levels (B, H, W, C) to what the network sees, (B, 3, h, w)."""
+        levels = image.to(torch.float32).permute(0, 3, 1, 2)
+        if self.windowed:
+            levels = torch.clamp((levels - self.low) * self.scale, 0.0, 255.0)
+        pixels = (levels - self.mean) * self.factor
+        return self.rows @ (pixels @ self.columns) if self.resizes else pixels
+
+
+class VolumeGraph(nn.Module):
+    """`image` (B, S, h, w, C) of grey slices and `mask` (B, S), uint8, to `logits`, `probabilities` and `attention` (B, S), float32.
+
+    Missing slices have any pixels and mask 0: they weigh nothing.
+    """
+
+    def __init__(self, model: Model, spec: ImageSpec, calibration: Calibration) -> None:
+        super().__init__()
+        self.slices = spec.slices
+        self.image = DeployedGraph(model, spec, calibration, (spec.height, spec.width))
+
+    def forward(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Slices and mask to logits, probabilities, and what each slice weighed."""
+        model = self.image.model
+        pixels = self.image.pixels(image.to(torch.float32).flatten(0, 1))
+        features = model.adapted(model.trunk(pixels).unflatten(0, (-1, self.slices)))
+        attention = model.slice_pool.weights(features, mask.to(torch.float32))
+        logits = model.logits((attention.unsqueeze(-1) * features).sum(dim=1))
+        return logits, self.image.probabilities(logits), attention
+
+
+class TensorGraph(nn.Module):
+    """`pixel_values` (B, 3, h, w), normalised float32, to `logits` (B, classes): the plain graph that Optimum loads."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Normalised pixels to logits."""
+        logits: Tensor = self.model(pixel_values)
+        return logits
+
+
+def example_input(spec: ImageSpec, input_kind: str, graph_size: tuple[int, int]) -> tuple[Tensor, ...]:
+    """A batch of 2 for tracing: an example batch of 1 would freeze the batch."""
+    if input_kind == "tensor":
+        return (torch.zeros(2, 3, spec.height, spec.width),)
+    if spec.volume is not None:
+        return (torch.zeros(2, spec.slices, *graph_size, spec.channels, dtype=torch.uint8), torch.ones(2, spec.slices, dtype=torch.uint8))
+    return (torch.zeros(2, *graph_size, spec.channels, dtype=TORCH_DTYPES[spec.dtype]),)

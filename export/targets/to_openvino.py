@@ -1,0 +1,87 @@
+"""A finished ONNX graph to OpenVINO's IR, weights as they are in the graph; and NNCF's own int8 as another way to it.
+
+Owns: the call of OpenVINO's ONNX reader and of its writer (never its silent fp16 compression), NNCF's settings. Does not own:
+compiling for a device (runtimes/backends/ov.py), whether the result may ship (gate.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.graph.regions import is_temperature
+from runtimes.backends.ov import load_runtime
+from runtimes.errors import MISSING, UserError
+
+IR = "openvino_model.xml"
+
+
+def to_ir(data: bytes, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write the IR of an ONNX file's bytes: `path` (.xml) and its .bin; the graph's rd. facts go into its rt_info."""
+    runtime = load_runtime()
+    try:
+        model = runtime.Core().read_model(model=data)
+    except RuntimeError as error:
+        reason = (str(error).strip().splitlines() or ["no reason given"])[-1]
+        raise UserError(f"OpenVINO cannot read the exported graph: {reason}; try another --opset or --student") from None
+    save_ir(model, path, metadata)
+
+
+def save_ir(model: Any, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a model of OpenVINO as IR, without compressing weights to fp16, which is its default."""
+    for key in sorted(metadata):
+        model.set_rt_info(metadata[key], ["rd", key.removeprefix("rd.")])
+    load_runtime().save_model(model, str(path), compress_to_fp16=False)
+
+
+def with_temperatures(model: Any, temperatures: Sequence[float]) -> None:
+    """Put other temperatures into the tail of a model of OpenVINO, in place; ValueError where it has none of that shape."""
+    from openvino import opset13
+
+    held = [one for one in model.get_ordered_ops() if one.get_type_name() == "Constant"
+            and is_temperature(one.get_friendly_name())]
+    if len(held) != 1:
+        raise ValueError(f"the model has {len(held)} temperatures, expected 1")
+    new = opset13.constant(np.asarray(temperatures, dtype=np.float32).reshape(tuple(held[0].get_output_shape(0))))
+    new.set_friendly_name(held[0].get_friendly_name())
+    for reader in list(held[0].output(0).get_target_inputs()):
+        reader.replace_source_output(new.output(0))
+
+
+def nncf_int8(data: bytes, feeds: Sequence[dict[str, NDArray[Any]]], *, transformer: bool,
+              validate: Callable[[Any], float] | None = None, max_drop: float = 0.005) -> Any:
+    """OpenVINO's model of an ONNX file's bytes in int8, by NNCF's post-training quantisation over calibration images.
+
+    With `validate` (model -> score, higher is better) its accuracy control puts layers back until the score drops by max_drop at most.
+    Bias correction is the slow, exact one: the fast one costs a small MobileNetV3 sixteen points.
+    """
+    runtime = load_runtime()
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a GPU that nobody asked for
+    try:
+        import nncf
+    except ImportError as error:
+        raise UserError(f"nncf cannot be imported ({error}); pip install 'rd-distill[openvino]'", MISSING) from None
+    nncf.set_log_level(logging.ERROR)
+    model = runtime.Core().read_model(model=data)
+    inputs = [tuple(feed.values()) if len(feed) > 1 else next(iter(feed.values())) for feed in feeds]
+    images = nncf.Dataset(inputs)
+    kind = nncf.ModelType.TRANSFORMER if transformer else None
+    preset = nncf.QuantizationPreset.MIXED
+    common = {"preset": preset, "model_type": kind, "subset_size": len(inputs), "fast_bias_correction": False}
+    with contextlib.redirect_stdout(io.StringIO()):  # it draws bars of its own
+        if validate is None:
+            return nncf.quantize(model, images, **common)
+        return nncf.quantize_with_accuracy_control(model, images, images, lambda compiled, _: (validate(compiled), None),
+                                                   max_drop=max_drop, drop_type=nncf.DropType.ABSOLUTE, **common)
+
+
+def logits_of(compiled: Any, feeds: Sequence[dict[str, NDArray[Any]]]) -> NDArray[np.float32]:
+    """Logits (N, C) of a compiled model for single images."""
+    return np.concatenate([np.asarray(compiled(tuple(feed.values()))[0]) for feed in feeds])
