@@ -31,7 +31,7 @@ test: lint
 
 embed: install
 	npm install --silent --no-save --no-package-lock --ignore-scripts --prefix $(VENV)/npm onnxruntime-node@1.30.0 onnxruntime-web@1.30.0
-	RD_NODE_MODULES=$(abspath $(VENV)/npm/node_modules) $(BIN)/python -m pytest -m embed -rs -n 0 tests/test_export_listings.py
+	RD_NODE_MODULES=$(abspath $(VENV)/npm/node_modules) $(BIN)/python -m pytest -m embed -rs -n 0 tests/export/targets/test_listings.py
 
 clean:
 	rm -rf $(VENV) $(DEMO) build *.egg-info

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -107,6 +109,31 @@ def write_student(folder: Path, case: Case, seed: int = 0) -> None:
     folder.mkdir(parents=True)
     save_checkpoint(folder, tiny_model(case, seed), image_spec(case), calibration, {"teacher": "none"})
     write_manifest(folder, "student", {"settings": {"data": "memory", "teacher": "none"}, "parents": {}, "teacher": "none"})
+
+
+@pytest.fixture
+def nothing_reached(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Any connection, look-up of an address or question to the user fails the test."""
+    reached: list[str] = []
+
+    def fail(*arguments: Any, **_: Any) -> Any:
+        reached.append(str(arguments[:2]))
+        raise OSError("no network in this test")
+
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, fail)
+    for name in ("getaddrinfo", "create_connection"):
+        monkeypatch.setattr(socket, name, fail)
+    monkeypatch.setattr(builtins, "input", fail)
+    yield
+    assert reached == []
+
+
+@pytest.fixture
+def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that the test stands in: what a command writes beside it is seen."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

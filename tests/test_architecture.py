@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 FLOORS = ("runtimes", "distill", "export")
 BELOW = {"runtimes": {"runtimes"}, "distill": {"runtimes", "distill"}, "export": {"runtimes", "distill", "export"},
          "benchmarks": {"runtimes", "distill", "export", "benchmarks"}}
@@ -288,13 +288,15 @@ def test_no_module_has_a_shapeless_name() -> None:
     assert [file for file in files(*FLOORS, "benchmarks") if Path(file).stem in SHAPELESS] == []
 
 
-def test_tests_are_flat_and_named_after_what_they_test() -> None:
-    assert [path for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name not in ("__pycache__", "fixtures")] == []
-    modules = {file.removesuffix(".py").replace("/", "_") for file in files(*FLOORS)}
-    for path in (ROOT / "tests").glob("test_*.py"):
-        name = path.stem.removeprefix("test_")
-        whole = {"architecture", "pages", "pipeline", "earlier_folders", "settings_stop_at_the_door"}
-        assert name in whole | modules or name.startswith(tuple(f"{floor}_" for floor in FLOORS)), path.name
+def test_tests_mirror_the_wings() -> None:
+    """A test of a wing lies in its folder, one of a hall or of several wings above; no two files have one name."""
+    tests = sorted((ROOT / "tests").rglob("test_*.py"))
+    folders = {path.parent.relative_to(ROOT / "tests").as_posix() for path in tests} - {"."}
+    wings = {f"{package}/{wing}" if wing else package for package in FLOORS for wing in WINGS[package]}
+    assert folders - wings == set()
+    assert wings - folders == {"distill/report", "distill/settings", "runtimes/settings"} & (wings - folders)
+    names = [path.name for path in tests]
+    assert sorted(names) == sorted(set(names))
 
 
 def test_every_folder_of_code_is_a_package_that_the_wheel_holds() -> None:

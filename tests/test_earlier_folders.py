@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from places import FIXTURES
 
 from distill.adaptation.adapt import adapt
 from distill.commands import distill
@@ -25,7 +26,7 @@ from runtimes.commands.flags import parse
 from runtimes.errors import USAGE, UserError
 from runtimes.files.folder import changed_files, read_json, read_manifest
 
-EARLIER = Path(__file__).parent / "fixtures" / "ffa3fd1"
+EARLIER = FIXTURES / "ffa3fd1"
 STUDENT, TEACHER, BANK = EARLIER / "student", EARLIER / "teacher", EARLIER / "bank"
 # Typed, not built: flags are what a user keeps, and how settings are grouped behind them may change.
 DATA = ("--data", "phantom", "--phantom-images", "24", "8", "8", "--phantom-size", "32")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import ROOT
 
 from distill.settings.adapt import AdaptSettings
 from distill.settings.distill import DistillSettings
@@ -21,7 +22,6 @@ from runtimes.commands.flags import parse
 from runtimes.commands.settings import settings_of
 from runtimes.info_cli import InfoSettings
 
-ROOT = Path(__file__).resolve().parent.parent
 COMMANDS: dict[str, Any] = {"rd-distill": DistillSettings, "rd-adapt": AdaptSettings, "rd-export": ExportSettings,
                             "rd-verify": VerifySettings, "rd-bench": BenchSettings, "rd-info": InfoSettings}
 FOLDERS = ("benchmarks", "distill", "export", "runtimes", "tests")

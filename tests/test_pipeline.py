@@ -17,6 +17,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from places import ROOT
 from safetensors.torch import load_file
 from tiny import CLASSES, tiny_images
 
@@ -275,7 +276,7 @@ def test_the_command_line_does_it_all_through_onnx_runtime(tmp_path: Path) -> No
     line = [sys.executable, "-W", "error", "-m", "distill.cli", "--config", "run.yaml", "--epochs", "1", "--student", "test_efficientnet",
             "--teacher", "test_resnet", "--teacher-size", "32", "--teacher-weights", "random", "--size", "32", "--bank-runtime", "onnx",
             "--bootstrap", "5", "--device", "cpu", "--views", "tied", "--precision", "bf16", "--ema", "0.9"]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 COVERED = ("distill", "export", "runtimes")
 SETTINGS = {"DistillSettings", "AdaptSettings", "ExportSettings", "BenchSettings", "VerifySettings"}
 # Where a command is: whole modules, or the one function that it enters by. The methods of the settings themselves take `self`.
