@@ -24,7 +24,6 @@ demo: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/mypy benchmarks/*.py
 
 test: lint
 	$(BIN)/python -m pytest -n 2

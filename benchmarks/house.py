@@ -3,8 +3,8 @@
 Owns: counting, read off the source alone (ast). Does not own: the laws (tests/test_architecture.py). --root names another checkout,
 such as an earlier one to compare with.
 
-    python benchmarks/house.py
-    python benchmarks/house.py --root ../earlier
+    python -m benchmarks.house
+    python -m benchmarks.house --root ../earlier
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import ast
 from collections import Counter
 from pathlib import Path
 
-PACKAGES = ("distill", "export", "runtimes")
+PACKAGES = ("distill", "export", "runtimes", "benchmarks")
 
 
 def wing_of(parts: tuple[str, ...]) -> str:

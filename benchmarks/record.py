@@ -1,6 +1,7 @@
-"""What every benchmark writes beside its figures: machine, versions, load, date; and how two timings become a ratio.
+"""What every benchmark writes beside its figures, and where: machine, versions, load, date; and how two timings become a ratio.
 
-Owns: `facts`, `code_hash`, `store`, `keep_memory`, `spread`, `interleave`. Does not own: what is measured.
+Owns: `facts`, `code_hash`, `command_line`, `store`, `read_rows`, `keep_memory`, `spread`, `interleave`, the folders that studies read
+and write. Does not own: what is measured.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import json
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -20,7 +22,11 @@ from typing import Any
 
 from runtimes.backends.machine import machine_facts
 
-RESULTS = Path(__file__).resolve().parent / "results"
+ROOT = Path(__file__).resolve().parent.parent
+BENCHMARKS = ROOT / "benchmarks"
+RESULTS = BENCHMARKS / "results"
+RUNS = ROOT / "runs"  # students and artifacts of studies, unless --work says otherwise
+SHARED = Path(os.environ.get("RD_SHARED", ROOT.parent / "shared")) / "data"  # real data
 PACKAGES = ("rd-distill", "torch", "timm", "numpy", "onnxruntime", "scikit-learn")
 
 
@@ -60,6 +66,18 @@ def store(path: Path, content: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"\n{path}")
+
+
+def read_rows(rows: Path) -> list[dict[str, Any]]:
+    """The rows of a study so far."""
+    return [json.loads(line) for line in rows.read_text().splitlines()] if rows.is_file() else []
+
+
+def command_line() -> str:
+    """The study's own command as it was typed; of a path its last part, so that no folder of this machine is told."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = f"-m {spec.name}" if spec else Path(sys.argv[0]).name
+    return " ".join(["python", program, *(part if "/" not in part else Path(part).name for part in sys.argv[1:])])
 
 
 def spread(seconds: list[float]) -> dict[str, float]:

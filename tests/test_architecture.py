@@ -34,6 +34,7 @@ WINGS = {
     "distill": ("", "adaptation", "selection", "pruning", "report", "training", "methods", "teacher", "evaluation", "networks", "data",
                 "phantom", "settings", "adapters"),
     "export": ("", "documents", "targets", "parity", "precision", "graph"),
+    "benchmarks": ("robustness", "deployment", "accuracy", "latency", "speed", ""),
 }
 # What every wing may import of its hall: words, errors, scores; the folder of a run; what an export is asked for and says of itself.
 LOBBY = {"runtimes.errors", "runtimes.text", "runtimes.streams", "runtimes.scores", "runtimes.agreement",
@@ -120,9 +121,9 @@ def test_imports_point_down() -> None:
 
 
 def test_no_module_imports_itself_through_others() -> None:
-    known = {module_of(file) for file in files(*FLOORS)}
+    known = {module_of(file) for file in files(*FLOORS, "benchmarks")}
     graph: dict[str, set[str]] = {}
-    for file in files(*FLOORS):
+    for file in files(*FLOORS, "benchmarks"):
         if not file.endswith("__init__.py"):
             found = {f"{module}.{name}" if f"{module}.{name}" in known else module for module, names in imports(tree_of(file))
                      for name in (names or ("",))}
@@ -227,16 +228,17 @@ def test_the_check_of_unsafe_reading_can_fail(code: str) -> None:
     assert unsafe(ast.parse(code))
 
 
-@pytest.mark.parametrize("file", files(*FLOORS))
+@pytest.mark.parametrize("file", files(*FLOORS, "benchmarks"))
 def test_a_file_opens_with_what_it_owns(file: str) -> None:
     lines = (ast.get_docstring(tree_of(file)) or "").splitlines()
+    lines = [line for line in lines if not line.startswith("    python -m ")]  # what is typed to run a study
     least = 1 if file.endswith("__init__.py") else 2
     assert least <= len(lines) <= 8, f"{file} opens with {len(lines)} lines"
     if not file.endswith("__init__.py"):
         assert any("Owns" in line for line in lines), f"{file} does not say what it owns"
 
 
-@pytest.mark.parametrize("file", files(*FLOORS))
+@pytest.mark.parametrize("file", files(*FLOORS, "benchmarks"))
 def test_public_names_say_what_they_are(file: str) -> None:
     def bare(nodes: Iterable[ast.stmt], prefix: str = "") -> Iterator[str]:
         for node in nodes:
@@ -324,7 +326,7 @@ def upward(file: str, tree: ast.AST) -> list[str]:
 
 
 def test_imports_between_wings_point_down() -> None:
-    assert [line for file in files(*FLOORS) for line in upward(file, tree_of(file))] == []
+    assert [line for file in files(*FLOORS, "benchmarks") for line in upward(file, tree_of(file))] == []
 
 
 def test_what_every_wing_may_import_of_its_hall_imports_no_wing_above_the_lowest() -> None:
@@ -343,11 +345,13 @@ def test_the_check_of_wings_can_fail() -> None:
     assert upward("runtimes/backends/new.py", ast.parse("from runtimes.session import open_session")) != []
     assert upward("runtimes/files/new.py", ast.parse("from runtimes.images import decode")) != []
     assert upward("runtimes/session.py", ast.parse("from runtimes.bench.rows import figures")) != []
+    assert upward("benchmarks/accuracy/new.py", ast.parse("from benchmarks.robustness.faults import FAULTS")) != []
+    assert upward("benchmarks/record.py", ast.parse("from benchmarks.accuracy import study")) != []
     assert upward("export/graph/new.py", ast.parse("from export.options import Build\nfrom export.targets.table import ROWS")) == [
         "export/graph/new.py: imports export.targets.table"]
 
 
-@pytest.mark.parametrize("package", FLOORS)
+@pytest.mark.parametrize("package", [*FLOORS, "benchmarks"])
 def test_every_wing_says_what_it_owns_and_has_its_line_in_the_readme(package: str) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8").split(f"\n{package}/", 1)[-1]
     wings = sorted(path.parent.name for path in (ROOT / package).glob("*/__init__.py"))
@@ -356,7 +360,37 @@ def test_every_wing_says_what_it_owns_and_has_its_line_in_the_readme(package: st
         said = ast.get_docstring(tree_of(f"{package}/{wing}/__init__.py")) or ""
         assert "Owns: " in said, wing
         assert "Does not own: " in said, wing
-        assert f"\n  {wing}/" in text, wing
+        assert f"\n  {wing}/" in text or package == "benchmarks", wing  # whose own page has the map
+
+
+def absent(tree: ast.AST) -> list[str]:
+    """What a tree imports of the studies and is not there: modules, and names that their module does not define."""
+    wrong = []
+    for module, names in imports(tree):
+        if module.split(".")[0] != "benchmarks":
+            continue
+        folder = ROOT / module.replace(".", "/")
+        file = f"{module.replace('.', '/')}{'/__init__' if folder.is_dir() else ''}.py"
+        if not (ROOT / file).is_file():
+            wrong.append(module)
+            continue
+        wrong += [f"{module}.{name}" for name in names if name not in defined(tree_of(file)) and not (folder / f"{name}.py").is_file()]
+    return wrong
+
+
+def defined(tree: ast.Module) -> set[str]:
+    """Names that a module has once it is imported."""
+    named = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    plain = [node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    return named | {one.id for node in plain for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)}
+
+
+def test_what_studies_import_of_one_another_is_there() -> None:
+    """Most studies run for hours and none of them here: a name that moved away would be missed by nobody."""
+    assert {file: found for file in files("benchmarks") if (found := absent(tree_of(file)))} == {}
+    assert absent(ast.parse("import benchmarks.nothing")) == ["benchmarks.nothing"]
+    assert absent(ast.parse("from benchmarks.accuracy.recipes import CORE, NOTHING")) == ["benchmarks.accuracy.recipes.NOTHING"]
+    assert absent(ast.parse("def f():\n    from benchmarks.speed import training, nothing")) == ["benchmarks.speed.nothing"]
 
 
 def unmapped(package: str, page: str) -> list[str]:
@@ -373,7 +407,7 @@ def misnamed(package: str, page: str) -> list[str]:
             if not (ROOT / package / wing / f"{name}.py").is_file()]
 
 
-@pytest.mark.parametrize("package", FLOORS)
+@pytest.mark.parametrize("package", [*FLOORS, "benchmarks"])
 def test_the_page_of_a_package_maps_its_hall_and_its_wings(package: str) -> None:
     page = (ROOT / package / "README.md").read_text(encoding="utf-8")
     assert "\n## Map\n" in page

@@ -109,6 +109,20 @@ def refused(line: str) -> str:
     return ""
 
 
+def not_studies(text: str) -> list[str]:
+    """Studies that a text names and that are not there, or that cannot be typed as they stand: they are modules, not scripts."""
+    files = [name for name in re.findall(r"\bbenchmarks/[\w/]+\.py\b", text) if not (ROOT / name).is_file()]
+    scripts = re.findall(r"\bpython\s+benchmarks/\S+", text)
+    modules = [name for name in re.findall(r"\bpython\s+-m\s+(benchmarks\b[\w.]*\b)", text) if not is_command(name)]
+    return files + scripts + modules
+
+
+def is_command(module: str) -> bool:
+    """Whether a module is there and does something when it is typed."""
+    path = ROOT / f"{module.replace('.', '/')}.py"
+    return path.is_file() and "__name__ == \"__main__\"" in path.read_text(encoding="utf-8")
+
+
 LINES = [(page, line) for page in pages() for line in typed(text_of(page))]
 
 
@@ -155,8 +169,7 @@ def test_flags_and_studies_named_in_a_sentence_are_there(page: str) -> None:
     flags = {setting.flag for kind in COMMANDS.values() for setting in settings_of(kind)} | OF_EVERY_COMMAND
     alone = [span.split()[0] for span in spans if page in FOR_USERS and re.match(r"--[a-z]", span)]
     assert sorted({flag for flag in alone if flag not in flags}) == []
-    studies = re.findall(r"\bbenchmarks/(\w+\.py)", text_of(page))
-    assert [name for name in studies if not (ROOT / "benchmarks" / name).is_file()] == []
+    assert not_studies(text_of(page)) == []
 
 
 def test_settings_of_commands_are_taken_as_they_are_typed() -> None:
@@ -171,6 +184,21 @@ def test_the_check_of_commands_can_fail() -> None:
     assert unknown_flags("rd-nothing x") == ["rd-nothing"]
     assert refused("rd-distill --method rdd")
     assert refused("rd-distill --method at"), "it compares places, and needs --views tied"
+
+
+@pytest.mark.parametrize("folder", [folder for folder in FOLDERS if folder != "tests"])
+def test_studies_named_in_code_are_there(folder: str) -> None:
+    texts = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in (ROOT / folder).rglob("*.py")}
+    assert {name: missing for name, text in texts.items() if (missing := not_studies(text))} == {}
+
+
+def test_the_check_of_studies_can_fail() -> None:
+    assert not_studies("`python -m benchmarks.accuracy.methods methods` and benchmarks/accuracy/methods.py") == []
+    assert not_studies("`python -m\nbenchmarks.accuracy.nothing`") == ["benchmarks.accuracy.nothing"]
+    assert not_studies("`python -m benchmarks.accuracy.recipes`") == ["benchmarks.accuracy.recipes"]
+    assert not_studies("`python -m benchmarks.accuracy`") == ["benchmarks.accuracy"]
+    assert not_studies("`benchmarks/methods.py`") == ["benchmarks/methods.py"]
+    assert not_studies("python benchmarks/house.py --root .") == ["python benchmarks/house.py"]
 
 
 def test_programs_in_python_compile() -> None:

@@ -31,7 +31,8 @@ RUN = ["--epochs", "1", "--min-steps", "0", "--batch", "8", "--bootstrap", "5", 
 SMALLER = {
     "rd-distill": [*RUN, "--size", "32"],
     "rd-adapt": RUN,
-    "rd-export": ["--samples", "5", "--max-auc-drop", "0.9", "--keep-slower", "--keep-upcast", "--no-sensitivity", "--golden-images", "8", "--overwrite"],
+    "rd-export": ["--samples", "5", "--max-auc-drop", "0.9", "--keep-slower", "--keep-upcast", "--no-sensitivity", "--golden-images", "8",
+                  "--overwrite"],
     "rd-bench": ["--seconds", "0.05", "--samples", "5", "--warmups", "1", "--rounds", "2", "--batch", "1", "--no-roofline", "--no-profile",
                  "--overwrite"],
 }
@@ -46,7 +47,8 @@ NEEDS_GPU = ("rd-verify artifact-onnx-fp32 --device cuda", "rd-bench artifact-tr
 # What a reader has made on an earlier page; the student is one that exports in a moment.
 MADE_BEFORE = ("rd-distill --student test_efficientnet --teacher-size 64", "rd-export --sign key.pem",
                "rd-adapt --method linear --teacher-size 64")
-IN_RUNTIMES = ("rd-export --target trt --precision fp16 --gpu sm86", "rd-export --target openvino --precision int8", "rd-bench artifact-onnx-fp32 --out old",
+IN_RUNTIMES = ("rd-export --target trt --precision fp16 --gpu sm86", "rd-export --target openvino --precision int8",
+               "rd-bench artifact-onnx-fp32 --out old",
                "rd-bench artifact-onnx-fp32 --out new")
 PAGES = ("README.md", "distill/README.md", "export/README.md", "runtimes/README.md")
 
@@ -156,9 +158,7 @@ def test_every_block_of_a_page_runs_as_it_stands(page: str, in_empty_folder: Pat
             if not line.startswith("rd-") or " ".join(words_of(line)) in seen:
                 continue
             command, *words = smaller(line)
-            import time; t0 = time.time()
             code, printed = typed_in(command, words, monkeypatch)
-            print("TIME", round(time.time()-t0,1), line, file=sys.stderr)
             assert code in expected([command, *words]), f"{line}\n{' '.join(words)}\n{printed[-3000:]}"
             assert "Traceback" not in printed, line
             count += 1

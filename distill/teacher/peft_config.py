@@ -1,7 +1,7 @@
 """adapter_config.json of a PEFT folder, read to the last key: what is merged as peft merges it, what is neutral, what is refused.
 
 Owns: LoraConfig, read_lora, which layers it targets, the rank and scale of each. Does not own: tensors and the merge (peft_folder.py).
-Every rule is that of peft 0.21; benchmarks/peft_grid.py compares the two.
+Every rule is that of peft 0.21; benchmarks/robustness/peft_grid.py compares the two.
 """
 
 from __future__ import annotations

@@ -93,15 +93,15 @@ def say_resumed(epochs: int, epoch: int) -> None:
 
 
 def peak_lr(asked: float | None, *, given_weights: bool) -> float:
-    """The peak learning rate: what was asked, else the one that suits random or given weights (benchmarks/pruning.py)."""
+    """The peak learning rate: what was asked, else the one that suits random or given weights (benchmarks/accuracy/pruning.py)."""
     return asked if asked is not None else GIVEN_LR if given_weights else RANDOM_LR
 
 
 def distils_probe(options: MethodOptions, images: ImageSet) -> bool:
     """Whether a method with a teacher branch distils the logits of the teacher's probe instead of the branch's.
 
-    Left to itself rd takes those that made the better student on held-out images (benchmarks/variants.py). Of volumes the probe sees
-    the mean of slices alone, the branch what the student's pooling makes of them.
+    Left to itself rd takes those that made the better student on held-out images (benchmarks/accuracy/variants.py). Of volumes the probe
+    sees the mean of slices alone, the branch what the student's pooling makes of them.
     """
     if options.kd_from != "auto":
         return options.kd_from == "probe"

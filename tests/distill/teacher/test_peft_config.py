@@ -1,4 +1,7 @@
-"""Every key of adapter_config.json: merged as peft merges it, neutral, or refused by its name; a few of benchmarks/peft_grid.py."""
+"""Every key of adapter_config.json: merged as peft merges it, neutral, or refused by its name.
+
+A few folders of benchmarks/robustness/peft_grid.py.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from places import ROOT
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -20,7 +22,6 @@ from distill.teacher.peft_config import CONFIG, NEUTRAL, USED, read_lora, target
 from distill.teacher.peft_folder import merge_peft
 from runtimes.errors import UserError
 
-BENCHMARKS = ROOT / "benchmarks"
 PLAIN: dict[str, Any] = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["fc"], "base_model_name_or_path": "some network"}
 
 
@@ -59,10 +60,9 @@ def refused(path: Path) -> str:
 
 
 @pytest.mark.filterwarnings("ignore")  # of peft
-def test_folders_of_peft_are_merged_to_peft_s_own_weights_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_of_peft_are_merged_to_peft_s_own_weights_or_refused(tmp_path: Path) -> None:
     pytest.importorskip("peft")
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import peft_grid as grid
+    from benchmarks.robustness import peft_grid as grid
 
     named: list[tuple[str, dict[str, Any]]] = [
         ("equal", {"target_modules": ["qkv", "fc1", "fc2", "conv", "stem", "head"], "rank_pattern": {"blocks.1.fc1": 2, "qkv": 3},

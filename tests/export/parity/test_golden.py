@@ -12,7 +12,7 @@ import pytest
 import stacked
 from conftest import Case, image_set, write_student
 
-from benchmarks.faults import FAULTS, edited
+from benchmarks.robustness.faults import FAULTS, edited
 from export.commands import export
 from export.config import ExportSettings
 from export.parity.golden import KINDS, MARGIN, example, golden_patterns, pattern

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats import binomtest
 
-from benchmarks.faults import FAULTS, replace_tensors
+from benchmarks.robustness.faults import FAULTS, replace_tensors
 from export.options import Limits
 from export.parity.answers import graph_inputs, reference_logits
 from export.parity.check import flip_bound, parity

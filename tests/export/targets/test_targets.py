@@ -11,7 +11,7 @@ import pytest
 from conftest import Case, image_set, tiny_model, write_student
 from places import ROOT
 
-from benchmarks.faults import FAULTS, edited
+from benchmarks.robustness.faults import FAULTS, edited
 from distill.networks.checkpoint import Calibration
 from export.commands import export
 from export.config import ExportSettings

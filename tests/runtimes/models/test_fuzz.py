@@ -1,4 +1,7 @@
-"""S-4 in short: damaged ONNX files at our own door end as a UserError or as a model that runs; the whole is benchmarks/fuzz_onnx.py."""
+"""S-4 in short: damaged ONNX files at our own door end as a UserError or as a model that runs.
+
+The whole is benchmarks/robustness/fuzz_onnx.py.
+"""
 
 from __future__ import annotations
 
@@ -23,23 +26,20 @@ from runtimes.files.folder import read_json, write_manifest
 from runtimes.session import open_session
 
 Exported = Callable[[Case], Path]
-BENCHMARKS = ROOT / "benchmarks"
 
 
 @pytest.fixture
-def fuzzing(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+def fuzzing() -> SimpleNamespace:
     """The benchmark's own modules."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import fuzz_onnx
-    import mutants
+    from benchmarks.robustness import fuzz_onnx, mutants
 
     return SimpleNamespace(child=fuzz_onnx.Child, mutants=mutants.mutants, layout=mutants.layout)
 
 
 def test_a_hundred_damaged_models_crash_nothing_hang_nothing_and_raise_one_kind_of_error(exported: Exported, tmp_path: Path) -> None:
     out = tmp_path / "fuzz.json"
-    run = subprocess.run([sys.executable, str(BENCHMARKS / "fuzz_onnx.py"), "--artifact", str(exported(Case())), "--mutants", "100",
-                          "--seed", "3", "--out", str(out)], capture_output=True, text=True, check=False)
+    run = subprocess.run([sys.executable, "-m", "benchmarks.robustness.fuzz_onnx", "--artifact", str(exported(Case())), "--mutants", "100",
+                          "--seed", "3", "--out", str(out)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     found = json.loads(out.read_text())
     assert sum(found["ends"].values()) == found["mutants"] == 100
