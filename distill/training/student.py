@@ -6,13 +6,15 @@ trained beside the student (methods), the order of the steps (commands.py).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from distill.data.image_set import ImageSet
 from distill.data.training_data import TrainingData
@@ -29,7 +31,7 @@ from distill.settings.training import TrainingOptions
 from distill.teacher.teaching import TeacherSignals
 from distill.training.answers import predict
 from distill.training.batches import Batches
-from distill.training.fit import fit
+from distill.training.fit import Losses, fit
 
 GRADIENT_BATCHES = 4  # behind taylor importance
 RANDOM_LR, GIVEN_LR = 5e-3, 2e-3
@@ -57,8 +59,6 @@ def train(recipe: Recipe, data: TrainingData, branches: Branches, signals: Teach
     options, training, images = recipe.method, recipe.training, data.images
     method = options.method
     assert method != "auto", "a choice comes before training"
-    assert training.lr is not None
-    assert training.min_steps is not None
     rows = images.rows("train")
     labelled = rows[images.labelled[rows]]
     labels = torch.from_numpy(images.labels)
@@ -70,21 +70,38 @@ def train(recipe: Recipe, data: TrainingData, branches: Branches, signals: Teach
                       signals.rows if signals else None, images.hashes, signals.bank.key["seed"] if signals else 0, probe, stages=stages)
     weights = Weights(options.teacher_weight, options.kd_weight, options.cka_weight, options.hint_weight, options.temperature,
                       options.cka == "debiased", training.focal_gamma, raw=options.cka_against == "teacher", probed=probed)
-    class_weights = prevalence_weights(labels[labelled]).to(recipe.device) if images.task == "multilabel" else None
-    watched = np.sort(np.random.default_rng(0).permutation(images.rows("val"))[:WATCHED_IMAGES])
-
-    def evaluate(judged: Branches) -> dict[str, float]:
-        made = predict(judged, data.pixels, data.spec, watched, device=recipe.device, bank=signals.bank if signals else None,
-                       bank_rows=signals.rows if signals else None, probe=None)
-        return judge(images, made)
-
     decay = options.decay if options.decay != "auto" else "linear" if METHODS[method].fades else "none"
+
+    def answer(judged: Branches, watched: NDArray[np.int64]) -> Predictions:
+        return predict(judged, data.pixels, data.spec, watched, device=recipe.device, bank=signals.bank if signals else None,
+                       bank_rows=signals.rows if signals else None, probe=None)
+
+    return fit_by(training, images, branches, batches, partial(method_losses, method), weights, answer, watched=WATCHED_IMAGES,
+                  seed=recipe.seed, device=recipe.device, run=run, resume=resume, phi_lr=options.phi_lr,
+                  phi_weight_decay=options.phi_weight_decay, decay=decay, ema=options.ema)
+
+
+def fit_by(training: TrainingOptions, images: ImageSet, branches: Branches, batches: Batches, losses: Losses, weights: Weights,
+           answer: Callable[[Branches, NDArray[np.int64]], Predictions], *, watched: int, seed: int, device: str, run: Path, resume: bool,
+           phi_lr: float = 1.0, phi_weight_decay: float = 0.0, decay: Literal["none", "linear"] = "none", ema: float = 0.0,
+           before_step: Callable[[int, int], None] | None = None) -> list[dict[str, Any]]:
+    """Train branches on batches by the options of training, under a bar; returns a row an epoch.
+
+    answer: what branches say of rows; watched: validation images that are looked at after each epoch.
+    """
+    assert training.lr is not None
+    assert training.min_steps is not None
+    class_weights = None
+    if images.task == "multilabel":
+        rows = images.rows("train")
+        class_weights = prevalence_weights(torch.from_numpy(images.labels)[rows[images.labelled[rows]]]).to(device)
+    shown = np.sort(np.random.default_rng(0).permutation(images.rows("val"))[:watched])
     with track("train") as update:
-        return fit(branches, batches, partial(method_losses, method), weights, epochs=training.epochs, min_steps=training.min_steps,
-                   lr=training.lr, weight_decay=training.weight_decay, phi_lr=options.phi_lr,
-                   phi_weight_decay=options.phi_weight_decay, warmup=training.warmup, decay=decay, ema=options.ema,
-                   precision=training.precision, device=recipe.device, class_weights=class_weights, seed=recipe.seed, folder=run,
-                   resume=resume, evaluate=evaluate, select=training.select, progress=update, resumed=partial(say_resumed, training.epochs))
+        return fit(branches, batches, losses, weights, epochs=training.epochs, min_steps=training.min_steps, lr=training.lr,
+                   weight_decay=training.weight_decay, phi_lr=phi_lr, phi_weight_decay=phi_weight_decay, warmup=training.warmup,
+                   decay=decay, ema=ema, precision=training.precision, device=device, class_weights=class_weights, seed=seed, folder=run,
+                   resume=resume, evaluate=lambda judged: judge(images, answer(judged, shown)), select=training.select, progress=update,
+                   before_step=before_step, resumed=partial(say_resumed, training.epochs))
 
 
 def say_resumed(epochs: int, epoch: int) -> None:
