@@ -9,8 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from distill.networks.checkpoint import load_checkpoint as load_checkpoint
+    from distill.networks.own import StudentNetwork as StudentNetwork
+    from distill.python import Distilled as Distilled
+    from distill.python import distil as distil
+    from distill.teacher.own import TeacherNetwork as TeacherNetwork
 
-PUBLIC = {"load_checkpoint": "distill.networks.checkpoint"}
+PUBLIC = {"distil": "distill.python", "Distilled": "distill.python", "TeacherNetwork": "distill.teacher.own",
+          "StudentNetwork": "distill.networks.own", "load_checkpoint": "distill.networks.checkpoint"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,12 +1,13 @@
 """rd-distill as a story: data, teacher, bank, probe, student, training, test, folder.
 
-Owns: the order of the steps, what is printed, the interrupted run's folder. Does not own: how any step is done.
+Owns: the order of the steps, what is printed, the interrupted run's folder. Does not own: how any step is done, the same story from
+Python (python.py).
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from distill.evaluation.predict import calibrate, judge_gain, score, summary
 from distill.methods.build import build_branches, grid_of
 from distill.networks.checkpoint import load_checkpoint
 from distill.networks.models import Model, ModelSpec, count_macs, count_parameters
+from distill.networks.own import OwnStudent, tried
 from distill.networks.stages import cut_stages
-from distill.networks.students import build_student, check_weights, timm_arguments, timm_name
+from distill.networks.students import build_own, build_student, check_weights, timm_arguments, timm_name
 from distill.progress import say, track
 from distill.pruning.shrinking import budget_of, device_table, shrink_student
 from distill.report.outcome import RunResult, images_digest, write_result
@@ -38,7 +40,7 @@ from distill.settings.method import MethodOptions, SelectionOptions
 from distill.settings.method_table import METHODS, needs_bank
 from distill.settings.student import BudgetOptions, StudentOptions
 from distill.settings.training import RunOptions, TrainingOptions
-from distill.teacher.teachers import check_teacher
+from distill.teacher.teachers import Teacher, check_teacher
 from distill.teacher.teaching import BANKS, BankPlan, TeacherSource, check_bank, prepare_teacher
 from distill.training.student import Recipe, distils_probe, peak_lr, run_on, task_gradients, train, train_a_little
 from runtimes.commands.flags import record
@@ -46,6 +48,17 @@ from runtimes.errors import USAGE, UserError
 from runtimes.files.folder import MANIFEST
 from runtimes.images.spec import ImageSpec
 from runtimes.measure.device_table import read_table
+
+
+@dataclass(frozen=True)
+class Given:
+    """What Python hands over in place of names: a teacher, a student's network; None where the settings name it."""
+
+    teacher: Teacher | None = None
+    student: OwnStudent | None = None
+
+
+NAMED = Given()
 
 
 def distill(settings: DistillSettings, command: str) -> int:
@@ -57,13 +70,22 @@ def distill(settings: DistillSettings, command: str) -> int:
         if run is None:
             say("done", f"{settings.out}/ was finished already; nothing to resume")
             return 0
-        return _distill(settings, command, run)
+        result, choices = story(settings, command, run, listing=settings.out)
+        write_result(settings.out, result, overwrite=run.overwrite, more=choices)
+        say("done", f"{settings.out}/  report: {settings.out / 'report.html'}  next: rd-export --target onnx"
+                    + ("" if settings.out == Path("student") else f" --student-dir {settings.out}"))
+        return 0
 
 
-def _distill(settings: DistillSettings, command: str, opened: Run) -> int:
+def story(settings: DistillSettings, command: str, opened: Run, given: Given = NAMED, *,
+          listing: Path | None = None) -> tuple[RunResult, dict[str, Any]]:
+    """Data to a tested student: the result, and what was chosen on the way by trial; nothing is written but the run's folder and banks.
+
+    listing: where a list of bad images goes, should there be any; nowhere when not given.
+    """
     run, resume, banked = opened.folder, settings.resume, needs_bank(settings.method)
-    arch = check_names(settings)
-    source = TeacherSource(settings.teacher, settings.teacher_size, settings.teacher_weights, settings.teacher_adapter)
+    arch = check_names(settings, given)
+    source = TeacherSource(settings.teacher, settings.teacher_size, settings.teacher_weights, settings.teacher_adapter, given.teacher)
     if settings.adapt != "none":
         folder = teacher_folder(settings.out)
         adapt(settings.adaptation(folder), command)
@@ -71,14 +93,18 @@ def _distill(settings: DistillSettings, command: str, opened: Run) -> int:
     device = choose_device(settings.device)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    images = read_images(settings.part(DataOptions), settings.out, unlabelled=settings.unlabelled)
+    images = read_images(settings.part(DataOptions), listing, unlabelled=settings.unlabelled)
     say("data", describe(images))
     for note in images.facts.get("notes", []):
         say("", note)
     check_method(settings.method, images)
-    spec = student_image_spec(settings.part(StudentOptions), images)
+    spec = student_image_spec(settings.part(StudentOptions), images, given.student)
+    like = ModelSpec(arch or "auto", spec.height, spec.width, images.task, images.classes, _arguments(arch, spec, given.student),
+                     slices=spec.slices, pooling=settings.slice_pooling)
     views = ViewSpec(flip=0.5 if settings.flip else 0.0)
     method = settings.part(MethodOptions)
+    if given.student is not None:  # what this method cannot teach is refused before the bank is built
+        _check_stages(build_own(like, given.student, settings.seed), method)
     signals = None
     if banked:
         plan = BankPlan(settings.bank, settings.bank_views, settings.bank_seed, grid_of(method, settings.bank_grid), settings.bank_runtime,
@@ -86,9 +112,7 @@ def _distill(settings: DistillSettings, command: str, opened: Run) -> int:
         signals = prepare_teacher(source, plan, images, views, device, second=settings.second_teacher, probe_seed=settings.split_seed)
     else:
         say("teacher", f"none: --method {settings.method} trains on labels alone")
-    like = ModelSpec(arch or "auto", spec.height, spec.width, images.task, images.classes, timm_arguments(arch or ""), slices=spec.slices,
-                     pooling=settings.slice_pooling)
-    start = partial(named_student, weights=settings.student_weights, seed=settings.seed, method=method, device=device)
+    start = partial(named_student, weights=settings.student_weights, seed=settings.seed, method=method, device=device, own=given.student)
     student = None if arch is None else start(like)
     start_run(opened, {"images": images_digest(images), "teacher": signals.facts["teacher_hash"] if signals else None})
     with track("pixels") as update:
@@ -134,23 +158,23 @@ def _distill(settings: DistillSettings, command: str, opened: Run) -> int:
         say(*line.split(" ", 1))
     for warning in warnings:
         say("warning", warning)
-    result = RunResult(branches.student, spec, images, made, calibrations, splits, history, warnings, macs,
-                       signals.facts if signals else {}, record(settings), command)
-    write_result(settings.out, result, overwrite=opened.overwrite, more=choices)
-    say("done", f"{settings.out}/  report: {settings.out / 'report.html'}  next: rd-export --target onnx"
-                + ("" if settings.out == Path("student") else f" --student-dir {settings.out}"))
-    return 0
+    return RunResult(branches.student, spec, images, made, calibrations, splits, history, warnings, macs,
+                     signals.facts if signals else {}, record(settings), command), choices
 
 
-def check_names(settings: DistillSettings) -> str | None:
+def check_names(settings: DistillSettings, given: Given = NAMED) -> str | None:
     """The student's architecture, None for auto; UserError for whatever is named and is not there, before any image is looked at."""
-    arch = None if settings.student == "auto" else timm_name(settings.student)
+    if given.student is not None:
+        arch: str | None = given.student.arch
+    else:
+        arch = None if settings.student == "auto" else timm_name(settings.student)
     if arch is not None and settings.student_weights is not None:
         check_weights(arch, settings.student_weights)
     if settings.latency_table is not None:
         read_table(settings.latency_table)
     if needs_bank(settings.method):
-        check_teacher(settings.teacher, weights=settings.teacher_weights, adapter=settings.teacher_adapter)
+        if given.teacher is None:
+            check_teacher(settings.teacher, weights=settings.teacher_weights, adapter=settings.teacher_adapter)
         if settings.second_teacher is not None:
             check_teacher(settings.second_teacher, flag="--second-teacher")
         if settings.bank is not None:
@@ -169,15 +193,26 @@ def check_method(method: str, images: ImageSet) -> None:
                         USAGE)
 
 
-def named_student(spec: ModelSpec, *, weights: str | None, seed: int, method: MethodOptions, device: str) -> Model:
+def named_student(spec: ModelSpec, *, weights: str | None, seed: int, method: MethodOptions, device: str,
+                  own: OwnStudent | None = None) -> Model:
     """The student as training starts from it; one that the method cannot teach is refused before any work."""
-    student = build_student(spec, weights, seed)
+    student = build_student(spec, weights, seed) if own is None else build_own(spec, own, seed)
+    source = "its own weights" if own is not None else "random weights" if weights is None else f"from {weights}"
     say("student", f"{spec.arch}, {count_parameters(student) / 1e6:.2f} M parameters, "
-                   f"{count_macs(student, spec.height, spec.width) / 1e6:.1f} M MACs at {spec.width} px, "
-                   f"{'random weights' if weights is None else 'from ' + weights}, on {device}")
+                   f"{count_macs(student, spec.height, spec.width) / 1e6:.1f} M MACs at {spec.width} px, {source}, on {device}")
+    _check_stages(student, method)
+    return student
+
+
+def _check_stages(student: Model, method: MethodOptions) -> None:
+    """UserError where a method is about stages and the student shows too few."""
     if method.method in METHODS and METHODS[method.method].stages:
         cut_stages(student, method.stages - 1)
-    return student
+
+
+def _arguments(arch: str | None, spec: ImageSpec, own: OwnStudent | None) -> dict[str, Any]:
+    """What the student's network is made with; one of the user's own is tried out for it."""
+    return timm_arguments(arch or "") if own is None else {"features": tried(own, spec.height, spec.width)}
 
 
 def teacher_folder(out: Path) -> Path:
@@ -185,14 +220,14 @@ def teacher_folder(out: Path) -> Path:
     return Path(f"{out}-teacher")
 
 
-def student_image_spec(options: StudentOptions, images: ImageSet) -> ImageSpec:
+def student_image_spec(options: StudentOptions, images: ImageSet, own: OwnStudent | None = None) -> ImageSpec:
     """How images reach the student: the data's own depth and channels, at --size or a size near the images' own."""
     side = options.size
     if side is None:
         median = max(images.facts.get("median_size", (96, 96)))
         side = min(max(32 * round(median / 32), 64), 128)
     window = tuple(images.facts.get("window", (0.0, 255.0)))
-    mean, std = pretrained_statistics(options)
+    mean, std = pretrained_statistics(options) if own is None else (own.mean, own.std)
     return ImageSpec(side, side, images.facts.get("channels", 3), images.facts.get("dtype", "uint8"),
                      (float(window[0]), float(window[1])), mean, std, images.volume)
 

@@ -25,7 +25,7 @@ from runtimes.files.strict_json import strict_json
 from runtimes.text import one_line
 
 COMMANDS = {"student": "rd-distill", "teacher": "rd-adapt", "bank": "rd-distill or rd-adapt", "artifact": "rd-export", "bench": "rd-bench",
-            "soak": "rd-bench"}
+            "soak": "rd-bench", "images": "distill.distil"}
 MADE_BY = "expected a folder that rd-distill, rd-adapt, rd-export or rd-bench wrote"
 AGAIN = "make the folder again, or copy it again"
 RUN_NOTE, RUN_STATE, PLAN = "settings.json", "state.json", "plan.json"  # as distill/run.py, state.py and bank.py call them
@@ -57,6 +57,7 @@ ROW = object_of({"artifact": text()}, {"p50_ms": number(0, 1e9), "batch": COUNT,
                 others=True)
 BENCH = object_of({"rows": list_of(ROW)}, {"machine": object_of({}, {"cpu": maybe(text())}, others=True)}, others=True)
 SOAK = object_of({}, {"artifact": text(), "minutes": list_of(anything), "steady": truth, "told": text()}, others=True)
+IMAGES = object_of({"images": COUNT, "table": text(255)}, others=True)
 RUN = object_of({"settings": mapping_of(anything), "parents": mapping_of(anything)}, others=True)
 STATE = list_of(object_of({"epoch": COUNT}, others=True), 0, 2)
 
@@ -269,8 +270,17 @@ def _soak(folder: Path, manifest: Mapping[str, Any]) -> _Reading:
     return _Reading(rows, facts, f"read {_typed(folder / 'soak.json')}")
 
 
+def _images(folder: Path, manifest: Mapping[str, Any]) -> _Reading:
+    """Images that Python handed over in memory, kept beside their student."""
+    check(manifest, IMAGES, str(folder / MANIFEST), AGAIN)
+    count, table = manifest["images"], manifest["table"]
+    return _Reading([("kind", f"images of a student, given in Python: {count:,}, named in {table}")], {"images": count, "table": table},
+                    f"rd-distill --data {_typed(folder / table)}")
+
+
 READERS: dict[str, Callable[[Path, Mapping[str, Any]], _Reading]] = {
-    "student": _trained, "teacher": _trained, "bank": _bank, "artifact": _artifact, "bench": _bench, "soak": _soak}
+    "student": _trained, "teacher": _trained, "bank": _bank, "artifact": _artifact, "bench": _bench, "soak": _soak,
+    "images": _images}
 
 
 def _unfinished(folder: Path) -> FolderInfo:

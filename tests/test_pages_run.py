@@ -12,6 +12,7 @@ import io
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -137,6 +138,15 @@ def build_world(root: Path, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(next(Path("banks").iterdir()), "banks/NAME")
 
 
+def own_things() -> dict[str, Any]:
+    """What the pages' programs take as the reader's own: a network, and pairs of an image and its label."""
+    from torchvision.models import resnet18
+
+    images = np.random.default_rng(0).integers(0, 99, (30, 48, 48), dtype=np.uint8)
+    images[::2, 8:40, 8:40] += 99
+    return {"my_network": resnet18(), "pairs": [(image, "ab"[place % 2]) for place, image in enumerate(images)]}
+
+
 def expected(words: list[str]) -> set[int]:
     """The exit codes of a line on this machine; two reports of a busy one may differ beyond noise, which --gate says."""
     line = " ".join(words)
@@ -150,7 +160,7 @@ def test_every_block_of_a_page_runs_as_it_stands(page: str, in_empty_folder: Pat
     count, seen = 0, {" ".join(words_of(line)) for earlier in PAGES[:PAGES.index(page)] for line in typed(text_of(earlier))}
     for language, content in blocks(text_of(page)):
         if language == "python":
-            exec(compile(content, page, "exec"), {"__name__": page})
+            exec(compile(content, page, "exec"), own_things())
             count += 1
             continue
         for line in content.splitlines():

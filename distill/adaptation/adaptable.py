@@ -16,6 +16,7 @@ from distill.data.image_set import ImageSet
 from distill.networks.checkpoint import load_checkpoint, read_config
 from distill.networks.encoders import PREFIX, TransformersNet
 from distill.networks.models import Model, ModelSpec
+from distill.networks.own import PREFIX as OWN
 from distill.networks.slices import Pooling
 from distill.networks.students import timm_name
 from distill.teacher.teachers import load_teacher
@@ -28,7 +29,11 @@ def check_adaptable(name: str) -> None:
     """UserError (exit 2) for a teacher that shows no layers (a `.pt2` file, a bank), or that was pruned."""
     if name.endswith(".pt2") or name.startswith("bank:"):
         raise UserError(f"--teacher {name} shows no layers to put adapters beside; name a timm network, hf:ID or a folder", USAGE)
-    if (Path(name) / MANIFEST).is_file() and read_config(Path(name))[0].cuts:
+    spec = read_config(Path(name))[0] if (Path(name) / MANIFEST).is_file() else None
+    if spec is not None and spec.arch.startswith(OWN):
+        raise UserError(f"--teacher {name} holds {spec.arch}, a program that shows no layers to put adapters beside; distil from it as it "
+                        "is, or adapt a timm network or hf:ID", USAGE)
+    if spec is not None and spec.cuts:
         raise UserError(f"--teacher {name} was pruned, and adapters are for whole networks; adapt the network that it was cut from, or "
                         "distil from it as it is", USAGE)
 

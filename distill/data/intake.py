@@ -43,8 +43,8 @@ def choose_device(name: str) -> str:
     return name
 
 
-def read_images(options: DataOptions, listing: Path, *, unlabelled: Path | None = None, earlier: bool = False) -> ImageSet:
-    """The images that the options name, checked file by file; bad ones are all listed in a CSV beside `listing`.
+def read_images(options: DataOptions, listing: Path | None, *, unlabelled: Path | None = None, earlier: bool = False) -> ImageSet:
+    """The images that the options name, checked file by file; bad ones are all listed in a CSV beside `listing`, where it is given.
 
     unlabelled: a folder of further images. earlier: as versions without --keep-together and --uncertain read them.
     """
@@ -55,6 +55,8 @@ def read_images(options: DataOptions, listing: Path, *, unlabelled: Path | None 
                                phantom_size=options.phantom_size, volume=volume_spec(options), uncertain=options.uncertain,
                                keep_together=options.keep_together, earlier=earlier, progress=update)
     except BadImages as error:
+        if listing is None:
+            raise
         listed = _listing_of(listing)
         listed.parent.mkdir(parents=True, exist_ok=True)
         write_table(listed, [{"path": problem.path.encode("utf-8", "backslashreplace").decode(), "reason": problem.reason,

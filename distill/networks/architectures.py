@@ -14,6 +14,8 @@ from distill.adapters.experts import AdapterSpec
 from distill.networks.encoder_folder import check_config
 from distill.networks.encoders import PREFIX, SHUFFLENETS, TORCHVISION
 from distill.networks.json_values import is_count, is_number, shown
+from distill.networks.own import NAME
+from distill.networks.own import PREFIX as OWN
 from distill.networks.slices import Pooling
 from runtimes.errors import USAGE, UserError
 from runtimes.images.volumes import MAX_SLICES
@@ -50,6 +52,11 @@ def check_architecture(arch: Any, arguments: Mapping[str, Any]) -> None:
         if set(arguments) != {"config", "features"} or not is_count(arguments["features"], 1, MOST_WIDTH):
             raise UserError(f"{arch} comes with {shown(sorted(arguments))}, expected its config and the width of its features")
         check_config(arguments["config"], f"the config of {arch}", arch.removeprefix(PREFIX))
+        return
+    if arch.startswith(OWN):
+        width = arguments.get("features")
+        if not NAME.fullmatch(arch.removeprefix(OWN)) or set(arguments) != {"features"} or not is_count(width, 1, MOST_WIDTH):
+            raise UserError(f"{shown(arch)} comes with {shown(dict(arguments))}, expected a plain name and the width of its features")
         return
     if arch.startswith(TORCHVISION):
         if arch not in SHUFFLENETS:
@@ -94,6 +101,9 @@ def check_spec(content: Any) -> None:
     for layer, adapter in content.get("adapters", {}).items():
         check_adapter(layer, adapter)
     check_architecture(content["arch"], content.get("arguments", {}))
+    if content["arch"].startswith(OWN) and (content.get("cuts") or content.get("adapters")):
+        raise UserError(f"model spec: {content['arch']} comes with {'cuts' if content.get('cuts') else 'adapters'}, which no network has "
+                        "that is kept as a program")
 
 
 def check_adapter(layer: str, adapter: Any) -> None:

@@ -14,6 +14,8 @@ from distill.networks.architectures import SIDES
 from distill.networks.json_values import is_count, is_number, shown
 from distill.networks.models import Model, ModelSpec, build_model, feature_width
 from distill.networks.nets import takes_image_size
+from distill.networks.own import PREFIX as OWN
+from distill.networks.own import PROGRAM, OwnNet, load_body, save_body
 from runtimes.artifact.claims import calibration_problem
 from runtimes.errors import UserError
 from runtimes.files.folder import check_files, read_json, read_manifest, write_atomic, write_json
@@ -79,7 +81,10 @@ def preprocessor_config(spec: ImageSpec) -> dict[str, Any]:
 
 def save_checkpoint(folder: Path, model: Model, image_spec: ImageSpec, calibration: Calibration,
                     licences: dict[str, str] | None = None) -> None:
-    """Write config.json, preprocessor_config.json and model.safetensors into an existing folder; the manifest comes later."""
+    """Write config.json, preprocessor_config.json and model.safetensors into an existing folder; the manifest comes later.
+
+    A network of the user's own is written as a program beside them, in place of its code.
+    """
     from safetensors.torch import save
 
     spec = model.spec
@@ -113,7 +118,12 @@ def save_checkpoint(folder: Path, model: Model, image_spec: ImageSpec, calibrati
     }
     write_json(folder / "config.json", config)
     write_json(folder / "preprocessor_config.json", preprocessor_config(image_spec))
+    if spec.arch.startswith(OWN):
+        assert isinstance(model.net, OwnNet)
+        save_body(folder / PROGRAM, model.net.body, spec.height, spec.width)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.net.state_dict().items()}
+    if spec.arch.startswith(OWN):
+        state = {name: tensor.clone() for name, tensor in state.items()}  # layers of one's own may share weights, which the file cannot
     write_atomic(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
 
 
@@ -125,12 +135,20 @@ def load_checkpoint(folder: Path, *kinds: str) -> Checkpoint:
     manifest = read_manifest(folder, *(kinds or ("student", "teacher")))
     check_files(folder, manifest)
     spec, image_spec, calibration = read_config(folder)
-    model = build_model(spec)
+    model = _own_model(spec, folder) if spec.arch.startswith(OWN) else build_model(spec)
     try:
         model.net.load_state_dict(load_file(folder / WEIGHTS), strict=True)
     except (SafetensorError, RuntimeError, OSError) as error:
         raise UserError(f"{folder / WEIGHTS} does not fit {spec.arch}: {str(error).splitlines()[0]}") from None
     return Checkpoint(model.eval(), image_spec, calibration, manifest)
+
+
+def _own_model(spec: ModelSpec, folder: Path) -> Model:
+    """A network of the user's own from its program, its head still random."""
+    if not (folder / PROGRAM).is_file():
+        raise UserError(f"{folder} lacks {PROGRAM}, which holds the network {spec.arch}; copy the folder again")
+    features = int(spec.arguments["features"])
+    return Model(spec, OwnNet(load_body(folder / PROGRAM, features, spec.height, spec.width), features, spec.outputs))
 
 
 def read_config(folder: Path) -> tuple[ModelSpec, ImageSpec, Calibration]:

@@ -11,12 +11,15 @@ from torch import nn
 
 from distill.networks.architectures import check_architecture
 from distill.networks.encoders import PREFIX, TORCHVISION, from_config, from_torchvision
+from distill.networks.own import PREFIX as OWN
 from runtimes.errors import UserError
 
 
 def build_net(arch: str, height: int, width: int, outputs: int, **arguments: Any) -> nn.Module:
     """Create a timm network (or a transformers encoder by its config) with random weights, or say why it cannot be made."""
     check_architecture(arch, arguments)
+    if arch.startswith(OWN):
+        raise UserError(f"{arch} is a network of somebody's own, which only its folder holds; load it with distill.load_checkpoint")
     if arch.startswith(PREFIX):
         return from_config(arch, outputs, **arguments)
     if arch.startswith(TORCHVISION):

@@ -9,6 +9,7 @@ import difflib
 import importlib
 import importlib.util
 import warnings
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from distill.networks.encoders import SHUFFLENETS, TORCHVISION
 from distill.networks.models import Model, ModelSpec, build_model
+from distill.networks.own import OwnNet, OwnStudent
 from runtimes.errors import USAGE, UserError
 
 SHORT_NAMES = {
@@ -83,6 +85,12 @@ def build_student(spec: ModelSpec, weights: str | None, seed: int) -> Model:
     head = [name for name, parameter in model.net.named_parameters() if any(parameter is own for own in model.head.parameters())]
     _load_body(model, state, set(head), f"--student-weights {weights}")
     return model
+
+
+def build_own(spec: ModelSpec, own: OwnStudent, seed: int) -> Model:
+    """A student of the user's own network as it is, with a fresh head from a seed."""
+    torch.manual_seed(seed)
+    return Model(spec, OwnNet(deepcopy(own.body), int(spec.arguments["features"]), spec.outputs))
 
 
 def read_weights(arch: str, source: str) -> dict[str, Tensor]:

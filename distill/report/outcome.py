@@ -55,12 +55,7 @@ def write_result(out: Path, outcome: RunResult, *, overwrite: bool, kind: Litera
 
     more: further facts for metrics.json and the manifest; also: writes further files before the manifest.
     """
-    images, calibration = outcome.images, outcome.calibrations["student"]
-    metrics = {"format": 1, "task": images.task, "classes": list(images.classes), "params": count_parameters(outcome.model),
-               "macs": outcome.macs, "thresholds": list(calibration.thresholds), "splits": outcome.splits}
-    if images.synthetic:
-        metrics["synthetic"] = True
-    metrics |= more or {}
+    images, calibration, metrics = outcome.images, outcome.calibrations["student"], metrics_of(outcome, more)
     with new_folder(out, overwrite=overwrite) as folder:
         licences = {"teacher": outcome.teacher.get("licence", "none: no teacher"), "tool": "Apache-2.0"}
         save_checkpoint(folder, outcome.model, outcome.image_spec, calibration, licences)
@@ -82,6 +77,14 @@ def write_result(out: Path, outcome: RunResult, *, overwrite: bool, kind: Litera
             "teacher": outcome.teacher.get("teacher"), "teacher_public": outcome.teacher.get("teacher_public"),
             "data": data_facts(images), "synthetic": images.synthetic, **(more or {}),
         })
+
+
+def metrics_of(outcome: RunResult, more: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The content of metrics.json; more: further facts."""
+    images = outcome.images
+    metrics = {"format": 1, "task": images.task, "classes": list(images.classes), "params": count_parameters(outcome.model),
+               "macs": outcome.macs, "thresholds": list(outcome.calibrations["student"].thresholds), "splits": outcome.splits}
+    return metrics | ({"synthetic": True} if images.synthetic else {}) | (more or {})
 
 
 def images_digest(images: ImageSet) -> str:

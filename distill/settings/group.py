@@ -68,12 +68,16 @@ class Group:
                 raise UserError(f"{flag(name)} {value} {expected}", USAGE)
 
 
-def from_record(group: type[Kind], record: Mapping[str, Any]) -> Kind:
-    """A group as a manifest's flat settings give it: what it does not know is left alone, what is missing has its default."""
+def from_record(group: type[Kind], record: Mapping[str, Any], where: str = "manifest.json", key: str = "settings",
+                todo: str = "make the folder again") -> Kind:
+    """A group as flat settings give it: what it does not know is left alone, what is missing has its default.
+
+    where, key, todo: what an error calls the record and the place of the settings in it, and the way out; those of a manifest by default.
+    """
     hints = get_type_hints(group)
     held = {name: record[name] for name in hints if name in record}
-    check(held, lambda value, key: object_of({}, {name: of_type(hint) for name, hint in hints.items()})(value, "settings"),
-          "manifest.json", "make the folder again")
+    rule = object_of({}, {name: of_type(hint) for name, hint in hints.items()})
+    check(held, lambda value, _: rule(value, key), where, todo)
     return group(**{name: _typed(hints[name], value) for name, value in held.items()})
 
 

@@ -22,9 +22,10 @@ from distill.networks.encoders import TransformersNet
 from distill.networks.json_values import is_count, is_number, shown
 from distill.networks.models import Model, count_parameters, weights_hash
 from distill.networks.nets import build_net, classifier_of
+from distill.networks.own import vectors
+from distill.networks.programs import image_sides, load_program
 from distill.networks.students import PIP_WEIGHTS, SHORT_NAMES, check_weights, first_line, hub_weights, pip_weights, read_state, timm_name
 from distill.teacher.peft_folder import check_peft, merge_peft
-from distill.teacher.programs import load_program
 from runtimes.errors import USAGE, UserError
 from runtimes.files.folder import read_manifest, sha256_file
 from runtimes.images.spec import ImageSpec
@@ -70,13 +71,24 @@ def load_teacher(name: str, *, size: int | None = None, weights: str | None = No
         teacher = _from_timm(name, size, weights)
     if adapter is not None:
         teacher = _with_adapter(teacher, adapter)
+    return frozen(teacher, "another --teacher-size", name)
+
+
+def frozen(teacher: Teacher, remedy: str, called: str | None = None) -> Teacher:
+    """The same teacher without gradients, once it has taken an image of zeros; UserError where it cannot take its own size.
+
+    remedy: what to try then; called: what the message calls it, its name when not given.
+    """
     for parameter in teacher.net.parameters():
         parameter.requires_grad_(False)
     height, width = teacher.image_spec.height, teacher.image_spec.width
     try:
         teacher.features(torch.zeros(1, 3, height, width))
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"teacher {name} cannot take {height}x{width} pixels ({first_line(error)}); try another --teacher-size") from None
+    except UserError:
+        raise
+    except Exception as error:  # whatever a network's own code raises
+        raise UserError(f"teacher {called or teacher.name} cannot take {height}x{width} pixels ({first_line(error)}); try "
+                        f"{remedy}") from None
     return teacher
 
 
@@ -133,11 +145,7 @@ def _with_adapter(teacher: Teacher, folder: Path) -> Teacher:
 
 def pooled(output: Any, name: str) -> Tensor:
     """One vector an image: (B, D) as it is, maps (B, C, h, w) and tokens (B, T, D) averaged over places."""
-    if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4):
-        raise UserError(f"teacher {name} answers {type(output).__name__}, expected a tensor (B, D), (B, T, D) or (B, C, h, w)")
-    if output.ndim == 4:
-        return output.mean(dim=(2, 3))
-    return output.mean(dim=1) if output.ndim == 3 else output
+    return vectors(output, "auto", f"teacher {name}")
 
 
 class _Pooled(nn.Module):
@@ -207,17 +215,11 @@ def _from_folder(folder: Path, size: int | None) -> Teacher:
 
 def _from_program(path: Path, size: int | None) -> Teacher:
     program = load_program(path)
-    inputs = [node.meta["val"].shape for node in program.graph.nodes
-              if node.op == "placeholder" and node.name in program.graph_signature.user_inputs]
-    if len(inputs) != 1 or len(inputs[0]) != 4 or int(inputs[0][1]) != 3:
-        raise UserError(f"{path} takes {[tuple(map(str, shape)) for shape in inputs]}, expected one input (batch, 3, h, w)")
-    if not isinstance(inputs[0][0], torch.SymInt):
-        raise UserError(f"{path} takes a fixed batch of {inputs[0][0]}; export it with a dynamic batch dimension")
-    shape = inputs[0][2:]
+    shape = image_sides(program, path)
     if size is None and not all(isinstance(side, int) for side in shape):
         raise UserError(f"{path} takes any image size; say which with --teacher-size", USAGE)
     height, width = (size or int(shape[0])), (size or int(shape[1]))
-    if all(isinstance(side, int) for side in shape) and (height, width) != tuple(shape):
+    if all(isinstance(side, int) for side in shape) and (height, width) != shape:
         raise UserError(f"--teacher-size {size}: {path} takes {shape[0]}x{shape[1]}; leave it out")
     spec = ImageSpec(height, width, 3, mean=IMAGENET[0], std=IMAGENET[1])
     return Teacher(path.name, program.module(), spec, sha256_file(path))

@@ -25,7 +25,7 @@ from distill.teacher.bank import FeatureBank, bank_key, bank_name, open_bank
 from distill.teacher.banking import CPU_BATCH, GPU_BATCH, build_bank
 from distill.teacher.forward import choose_forward, torch_forward
 from distill.teacher.probe import Probe, fit_probe, standardiser
-from distill.teacher.public_names import public_teacher
+from distill.teacher.public_names import OWN_TEACHER, public_teacher
 from distill.teacher.teachers import Teacher, load_teacher
 from runtimes.errors import USAGE, UserError
 from runtimes.files.folder import read_manifest
@@ -50,12 +50,16 @@ class TeacherSignals:
 
 @dataclass(frozen=True)
 class TeacherSource:
-    """Where a teacher comes from: its name as typed, and what replaces its own input side and weights or is merged into them."""
+    """Where a teacher comes from: its name as typed, and what replaces its own input side and weights or is merged into them.
+
+    given: the teacher itself, where Python hands one over in place of a name.
+    """
 
     name: str
     size: int | None = None
     weights: str | None = None
     adapter: Path | None = None
+    given: Teacher | None = None
 
 
 @dataclass(frozen=True)
@@ -87,14 +91,14 @@ def prepare_teacher(source: TeacherSource, plan: BankPlan, images: ImageSet, vie
 def bank_teacher(source: TeacherSource, plan: BankPlan, images: ImageSet, views: ViewSpec,
                  device: str) -> tuple[FeatureBank, dict[str, Any]]:
     """The bank of one teacher, found or built, and audited; with the teacher's facts."""
-    if source.name.startswith("bank:"):
+    if source.given is None and source.name.startswith("bank:"):
         bank = open_bank(Path(source.name.removeprefix("bank:")))
         check_key(bank, {"views": views.as_dict(), "seed": plan.seed})  # --flip and --views tied speak of what was banked
         say("bank", f"{bank.folder}: teacher {bank.key['teacher']}, {bank.rows:,} rows; no teacher at hand, so no audit")
         facts = {"teacher": bank.key["teacher"], "teacher_public": public_teacher(bank.key["teacher"]),
                  "teacher_hash": bank.key["teacher_hash"], "licence": "unknown"}
         return bank, facts
-    teacher = load_teacher(source.name, size=source.size, weights=source.weights, adapter=source.adapter)
+    teacher = source.given or load_teacher(source.name, size=source.size, weights=source.weights, adapter=source.adapter)
     before = weights_hash(teacher.net)  # not teacher.hash, which for a .pt2 is that of the whole file
     say("teacher", f"{teacher.name}, {teacher.parameters / 1e6:.2f} M parameters, {teacher.image_spec.width} px, frozen")
     base = teacher.image_spec
@@ -107,7 +111,8 @@ def bank_teacher(source: TeacherSource, plan: BankPlan, images: ImageSet, views:
         say("audit", f"smallest cosine to a live teacher {worst:.6f}")
     if weights_hash(teacher.net.to("cpu")) != before:
         raise UserError(f"the weights of teacher {teacher.name} changed while it ran; it must stay frozen, report this")
-    public = public_teacher(teacher.name, hub=not Path(source.name.removeprefix("hf:")).expanduser().exists())
+    hub = not Path(source.name.removeprefix("hf:")).expanduser().exists()
+    public = OWN_TEACHER if source.given else public_teacher(teacher.name, hub=hub)
     facts = {"teacher": teacher.name, "teacher_public": public, "teacher_hash": teacher.hash, "licence": teacher.licence,
              "bank": str(folder)}
     return bank, facts

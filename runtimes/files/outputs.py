@@ -24,7 +24,7 @@ from runtimes.files.folder import MANIFEST, UNSIGNED, read_json, sha256_file, sy
 from runtimes.files.lock import described, held, holder, parse_note, writer_note
 from runtimes.text import is_utf8
 
-KINDS = {"student", "teacher", "bank", "artifact", "bench", "soak"}
+KINDS = {"student", "teacher", "bank", "artifact", "bench", "soak", "images"}
 LONGEST_NOTE_BYTES = 4096
 DROPPINGS = {".DS_Store", "Thumbs.db", "desktop.ini"}  # left by file managers, nobody's work
 LONGEST_NAME_BYTES = 255 - 40  # what is written beside an output has a longer name than it

@@ -1,7 +1,7 @@
 """A .pt2 file, looked through before torch reads it: torch.export.load would unpickle, evaluate and call what the file says.
 
-Owns: `load_program`, the list of what a program may hold: plain tensors, sizes as arithmetic, ATen operators.
-Does not own: whether a program fits as a teacher (teachers.py). It is a list of what is allowed, not a sandbox.
+Owns: `load_program`, the list of what a program may hold (plain tensors, sizes as arithmetic, ATen operators), `image_sides`.
+Does not own: whether a program fits as a teacher (teachers.py) or a student (own.py). It is a list of what is allowed, not a sandbox.
 """
 
 from __future__ import annotations
@@ -55,6 +55,17 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
         log.setLevel(level)
     raise UserError(f"{path} holds {strange}, which is more than a network and might run code; expected what torch.export.save of "
                     "PyTorch 2.9 or newer writes for one: plain weights, sizes and ATen operators")
+
+
+def image_sides(program: torch.export.ExportedProgram, path: Path) -> tuple[Any, Any]:
+    """Height and width of the images that a program takes, whole numbers or symbols; UserError unless it takes a batch of any size."""
+    inputs = [node.meta["val"].shape for node in program.graph.nodes
+              if node.op == "placeholder" and node.name in program.graph_signature.user_inputs]
+    if len(inputs) != 1 or len(inputs[0]) != 4 or int(inputs[0][1]) != 3:
+        raise UserError(f"{path} takes {[tuple(map(str, shape)) for shape in inputs]}, expected one input (batch, 3, h, w)")
+    if not isinstance(inputs[0][0], torch.SymInt):
+        raise UserError(f"{path} takes a fixed batch of {inputs[0][0]}; export it with a dynamic batch dimension")
+    return inputs[0][2], inputs[0][3]
 
 
 def is_arithmetic(text: Any) -> bool:

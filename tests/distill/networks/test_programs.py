@@ -16,7 +16,7 @@ import pytest
 import timm
 import torch
 
-from distill.teacher.programs import PLAIN_TENSORS, is_arithmetic, load_program
+from distill.networks.programs import PLAIN_TENSORS, is_arithmetic, load_program
 from distill.teacher.teachers import load_teacher
 from runtimes.errors import UserError
 
