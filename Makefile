@@ -26,7 +26,7 @@ lint: install
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 embed: install
 	npm install --silent --no-save --no-package-lock --ignore-scripts --prefix $(VENV)/npm onnxruntime-node@1.30.0 onnxruntime-web@1.30.0

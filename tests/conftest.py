@@ -29,6 +29,11 @@ CLASSES = {"binary": ("absent", "present"), "multiclass": ("a", "b", "c"), "mult
 TINY = {"layers": [1, 1, 1, 1], "channels": [8, 16, 24, 32]}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests first, so that no worker is left alone with them at the end."""
+    items.sort(key=lambda item: "test_pages_run" not in item.nodeid)
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Say what was left out, and how to run it."""
     if config.option.markexpr == "not embed":

@@ -74,7 +74,7 @@ def test_the_frozen_network_keeps_its_weights_and_a_spectral_start_takes_only_th
     assert changed == {name for name in shared if ".base.weight" in name}
 
 
-@pytest.mark.parametrize(("arch", "size"), [("test_vit", 160), ("test_efficientnet", 64), ("efficientnet-lite2", 64)])
+@pytest.mark.parametrize(("arch", "size"), [("test_vit", 160), ("test_efficientnet", 64), ("tf_efficientnet_lite0", 32)])
 def test_onnx_runtime_answers_as_torch_for_a_routed_teacher(arch: str, size: int) -> None:
     run(method="spectral", teacher=arch, teacher_size=size, epochs=1)
     teacher = load_teacher("teacher")
