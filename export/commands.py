@@ -104,23 +104,23 @@ def _export_one(settings: ExportSettings, student: Student, data: bytes, images:
                 key: Any) -> None:
     out, build, checkpoint = settings.folder(), settings.build(), student.checkpoint
     with new_folder(out, overwrite=settings.overwrite) as folder:
-        made = lowered(data, student, artifact_of(out, manifest_facts(student, build)), images, rows, build, settings.quantisation(),
-                       settings.threads)
-        written = _written(folder, made, settings)
+        graph = lowered(data, student, artifact_of(out, manifest_facts(student, build)), images, rows, build, settings.quantisation(),
+                        settings.threads)
+        written = _written(folder, graph, settings)
         compiled = written.get("engine")
-        facts = manifest_facts(made.student, build, command=settings.kept_command() if command else "", settings=settings.kept(),
+        facts = manifest_facts(graph.student, build, command=settings.kept_command() if command else "", settings=settings.kept(),
                                parity_images=images.digest) | (
-            {"lowering": made.record} if made.record else {}) | written
+            {"lowering": graph.record} if graph.record else {}) | written
         write_bom(folder, facts, checkpoint.manifest)
         write_manifest(folder, "artifact", facts)  # so that the folder opens as on a device; written again as the last file
         artifact = read_artifact(folder)
         runtime, absent = _opened(artifact, settings)
         session = CheckedSession(artifact, runtime)
         try:
-            weights = precision_share(made.data)
+            weights = precision_share(graph.data)
             executed = compiled["precision_share"] or {} if compiled else shares(
                 TARGETS[build.target].layers(runtime.facts(), artifact.model_path, settings.device))
-            asked = weights if compiled else precision_share(made.data, layers=True)
+            asked = weights if compiled else precision_share(graph.data, layers=True)
             notice = check_honoured(settings.precision, asked, executed, where=f"{settings.runtime} on this machine",
                                     allowed=settings.keep_upcast)
             if notice:
@@ -128,15 +128,15 @@ def _export_one(settings: ExportSettings, student: Student, data: bytes, images:
             proof = _prove(folder, checkpoint, artifact, session, images, rows, settings, weights, executed)
             golden = _golden(artifact, session, images, rows, settings)
             write_golden(folder / GOLDEN, checkpoint, artifact, session, golden)
-            first = tuple(one[:1].copy() for one in golden.batch)
+            first = tuple(array[:1].copy() for array in golden.batch)
             timing = not_timed(folder, session) if absent else timed(
                 folder, session, first, settings.samples, settings.threads, against_fp32(
-                    data, made.record.get("quantised_by", ""), runtime, first, build, settings.execution(), settings.engine(),
+                    data, graph.record.get("quantised_by", ""), runtime, first, build, settings.execution(), settings.engine(),
                     keep_slower=settings.keep_slower))
         finally:
             session.close()
         card = artifact_card(artifact, facts=facts["artifact"], parity=proof, latency=timing, latency_facts=read_json(
-            folder / "latency.json")["facts"], metrics=dict(student.metrics), calibrated=made.student.checkpoint.calibration.told())
+            folder / "latency.json")["facts"], metrics=dict(student.metrics), calibrated=graph.student.checkpoint.calibration.told())
         write_atomic(folder / "README.md", card.encode())
         write_manifest(folder, "artifact", facts)
         if key is not None:
@@ -147,10 +147,10 @@ def _export_one(settings: ExportSettings, student: Student, data: bytes, images:
 
 def _written(folder: Path, graph: ExportedGraph, settings: ExportSettings) -> dict[str, Any]:
     """Write what the target opens and what other programs read beside it; what the manifest says of them."""
-    told = TARGETS[settings.runtime].write(folder, graph, settings.build(), settings.engine())
+    facts = TARGETS[settings.runtime].write(folder, graph, settings.build(), settings.engine())
     write_atomic(folder / "config.json", (settings.student_dir / "config.json").read_bytes())
     write_json(folder / "preprocessor_config.json", preprocessor_config(graph.student.checkpoint.image_spec))
-    return told
+    return facts
 
 
 def _check_data(settings: ExportSettings, checkpoint: Checkpoint) -> None:
@@ -237,13 +237,13 @@ def _golden(artifact: Artifact, session: Session, images: ImageSet, rows: list[i
 
 def _worst(proof: dict[str, Any], artifact: Artifact, keys: Sequence[str]) -> str:
     """The three images that moved most, each with the class that did, for the person at the keyboard; nothing of this ships."""
-    def told(one: dict[str, Any]) -> str:
-        here, there = one["artifact"]["probabilities"], one["pytorch"]["probabilities"]
+    def line(case: dict[str, Any]) -> str:
+        here, there = case["artifact"]["probabilities"], case["pytorch"]["probabilities"]
         apart = [abs((a if a is not None else math.inf) - b) for a, b in zip(here, there, strict=True)]
         index = apart.index(max(apart))
-        return f"{keys[one['image']]}: {artifact.classes[index]} {_number(there[index], 4)} by PyTorch, {_number(here[index], 4)} here"
+        return f"{keys[case['image']]}: {artifact.classes[index]} {_number(there[index], 4)} by PyTorch, {_number(here[index], 4)} here"
 
-    return "; ".join(told(one) for one in proof["worst"][:3])
+    return "; ".join(line(case) for case in proof["worst"][:3])
 
 
 def _number(value: float | None, digits: int = 0) -> str:

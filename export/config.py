@@ -151,7 +151,7 @@ class ExportSettings:
         if len(self.target) == 1:
             return (replace(self, out=self.out or Path(name[0])),)
         root = self.out or Path()
-        return tuple(replace(self, target=(target,), out=root / one) for target, one in zip(self.target, name, strict=True))
+        return tuple(replace(self, target=(target,), out=root / folder) for target, folder in zip(self.target, name, strict=True))
 
     @property
     def runtime(self) -> Target:

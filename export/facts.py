@@ -99,17 +99,18 @@ def manifest_facts(student: Student, build: Build, *, command: str = "", setting
 
 def parents_of(student: Mapping[str, Any]) -> dict[str, str | None]:
     """What a student's manifest says it came from: hashes, and nothing else that may stand there."""
-    held = student.get("parents", {})
-    return {key: held[key] if SHA256.fullmatch(str(held.get(key))) else None for key in ("teacher", "images")}
+    parents = student.get("parents", {})
+    return {key: parents[key] if SHA256.fullmatch(str(parents.get(key))) else None for key in ("teacher", "images")}
 
 
 def scores_of(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """AUROC of the student and of its teacher on the test split (validation where there is none), for whoever weighs it against latency."""
     splits = metrics.get("splits", {})
     for split in ("test", "val"):
-        told = {branch: found["auroc"] for branch, found in splits.get(split, {}).items() if isinstance(found, dict) and "auroc" in found}
-        if "student" in told:
-            return {"split": split, "n": splits[split]["n"], **told}
+        aurocs = {branch: scores["auroc"] for branch, scores in splits.get(split, {}).items()
+                  if isinstance(scores, dict) and "auroc" in scores}
+        if "student" in aurocs:
+            return {"split": split, "n": splits[split]["n"], **aurocs}
     return {}
 
 

@@ -39,7 +39,7 @@ def finish(command: Callable[[], int], *, resumes: bool = False) -> int:
     resumes: whether the same command with --resume goes on from what it has done.
     """
     open_streams()
-    kept = "what was finished is kept; the same command with --resume goes on" if resumes else "nothing was left half-written"
+    outcome = "what was finished is kept; the same command with --resume goes on" if resumes else "nothing was left half-written"
     try:
         return command()
     except UserError as error:
@@ -51,17 +51,17 @@ def finish(command: Callable[[], int], *, resumes: bool = False) -> int:
         return _ended(f"{what} is installed and cannot be loaded ({_first_line(error)}); install it again, or give the process more memory",
                       MISSING)
     except KeyboardInterrupt:
-        print(f"interrupted: {kept}", file=sys.stderr)
+        print(f"interrupted: {outcome}", file=sys.stderr)
         return INTERRUPTED
     except MemoryError as error:
-        return _out_of_memory(error, kept)
+        return _out_of_memory(error, outcome)
     except OSError as error:  # a full disk, a read-only folder: the user's to mend
         where = f" ({error.filename!s})" if error.filename else ""
-        return _ended(f"{error.strerror or error}{where}; {kept}", FAILED)
+        return _ended(f"{error.strerror or error}{where}; {outcome}", FAILED)
     except Exception as error:
         if any(words in str(error).lower() for words in OUT_OF_MEMORY):
-            return _out_of_memory(error, kept)
-        return _ended(f"{_program()} met something it has no answer to: {type(error).__name__}: {_first_line(error)}; {kept}. "
+            return _out_of_memory(error, outcome)
+        return _ended(f"{_program()} met something it has no answer to: {type(error).__name__}: {_first_line(error)}; {outcome}. "
                       f"{_log(error)}", FAILED)
 
 
@@ -70,9 +70,9 @@ def _ended(message: str, exit_code: int) -> int:
     return exit_code
 
 
-def _out_of_memory(error: BaseException, kept: str) -> int:
-    return _ended(f"memory ran out ({_first_line(error) or type(error).__name__}); {kept}. Give the process more, or ask for less at once "
-                  "(smaller images, a smaller --batch, fewer --threads)", FAILED)
+def _out_of_memory(error: BaseException, outcome: str) -> int:
+    return _ended(f"memory ran out ({_first_line(error) or type(error).__name__}); {outcome}. Give the process more, or ask for less at "
+                  "once (smaller images, a smaller --batch, fewer --threads)", FAILED)
 
 
 def _first_line(error: BaseException) -> str:

@@ -84,17 +84,17 @@ class FolderInfo:
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form."""
-        held = asdict(self)
-        return {"format": 1, **{key: value for key, value in held.items() if key not in ("rows", "facts")}, **self.facts,
+        fields = asdict(self)
+        return {"format": 1, **{key: value for key, value in fields.items() if key not in ("rows", "facts")}, **self.facts,
                 "intact": None if self.problems is None else not self.problems}
 
     def lines(self) -> list[str]:
         """What a person reads, about ten lines, each safe to print."""
         packages = ", ".join(f"{name} {self.versions[name]}" for name in SHOWN_PACKAGES if name in self.versions)
         maker = f"{COMMANDS.get(self.kind, 'one of our commands')} {self.versions.get('rd-distill', '')}".rstrip()
-        made = [("made", f"{self.written} (by its manifest's date) with {maker}" + (f", {packages}" if packages else ""))] \
+        origin = [("made", f"{self.written} (by its manifest's date) with {maker}" + (f", {packages}" if packages else ""))] \
             if self.written else []
-        rows = [self.rows[0], *made, *([("command", self.command)] if self.command else []), *self.rows[1:]]
+        rows = [self.rows[0], *origin, *([("command", self.command)] if self.command else []), *self.rows[1:]]
         return [f"{label:<9} {one_line(words)}" for label, words in [*rows, *self._of_bytes(), ("next", self.next)]]
 
     def _of_bytes(self) -> list[tuple[str, str]]:
@@ -220,12 +220,12 @@ def _artifact(folder: Path, manifest: Mapping[str, Any]) -> _Reading:
 
     artifact = artifact_of(folder, manifest)
     check(manifest, SCORES, str(folder / MANIFEST), AGAIN)
-    held, scores = manifest["artifact"], manifest.get("scores", {})
+    about, scores = manifest["artifact"], manifest.get("scores", {})
     parity, latency = _read(folder, "parity.json", PARITY), _read(folder, "latency.json", LATENCY)
     height, width = artifact.graph_size
     rows = [("kind", f"artifact: {artifact.model}, {artifact.target} {artifact.precision}, {artifact.task}, {len(artifact.classes)} "
                      f"classes, {height}x{width} {artifact.image_spec.dtype}"),
-            ("from", f"{held.get('student')}, taught by {held.get('teacher')}"
+            ("from", f"{about.get('student')}, taught by {about.get('teacher')}"
                      + (", on synthetic data" if manifest["artifact"].get("synthetic") else ""))]
     branches = {name: scores[name] for name in ("student", "teacher", "probe") if name in scores}
     if branches:
@@ -238,7 +238,7 @@ def _artifact(folder: Path, manifest: Mapping[str, Any]) -> _Reading:
         rows.append(("latency", f"{latency['p50_ms']:.3g} ms p50" + (f", p90 {latency['p90_ms']:.3g}" if "p90_ms" in latency else "")
                      + f" ({where.get('threads', '?')} thread(s), {where.get('cpu') or 'an unknown processor'})"))
     facts = {"target": artifact.target, "precision": artifact.precision, "task": artifact.task, "classes": list(artifact.classes),
-             "student": held.get("student"), "teacher": held.get("teacher"), "synthetic": held.get("synthetic"),
+             "student": about.get("student"), "teacher": about.get("teacher"), "synthetic": about.get("synthetic"),
              "parents": dict(manifest.get("parents", {})), "scores": dict(scores),
              "parity": {key: parity.get(key) for key in ("passed", "flips", "images", "flip_bound")} if parity else None,
              "latency": {key: latency[key] for key in ("p50_ms", "p90_ms") if key in latency} if latency else None}
@@ -302,9 +302,9 @@ def _writer_of(folder: Path) -> str:
 
 
 def _run(folder: Path) -> FolderInfo:
-    held = read_json(folder / RUN_NOTE, SMALL_BYTES)
-    check(held, RUN, str(folder / RUN_NOTE), "move the folder away and start anew")
-    settings = held["settings"]
+    note = read_json(folder / RUN_NOTE, SMALL_BYTES)
+    check(note, RUN, str(folder / RUN_NOTE), "move the folder away and start anew")
+    settings = note["settings"]
     command = "rd-distill" if "student" in settings else "rd-adapt"
     writer, epoch, epochs = _writer_of(folder), _epoch(folder), settings.get("epochs")
     words = ", ".join(f"--{key} {settings[key]}" for key in ("student", "method", "teacher", "data") if key in settings)

@@ -49,8 +49,8 @@ class CheckedSession:
         spec = artifact.image_spec
         ready = artifact.input_kind == "image" and spec.volume is None
         self._dtype = np.dtype(spec.dtype) if ready else None
-        one = np.empty((1, *artifact.graph_size, spec.channels), spec.dtype)
-        self._shape, self._strides, self._places = one.shape, one.strides, (0, one.size // 3, one.size // 2)
+        image = np.empty((1, *artifact.graph_size, spec.channels), spec.dtype)
+        self._shape, self._strides, self._places = image.shape, image.strides, (0, image.size // 3, image.size // 2)
         self._classes = len(artifact.classes)
         self._answer = (1, self._classes)
 
@@ -64,14 +64,14 @@ class CheckedSession:
             first, second, third = map(images.item, self._places)
             if first == second == third:
                 _refuse_constant(images)
-            batch, wanted = images, self._answer
+            batch, shape = images, self._answer
         else:
             batch = as_batch(images, artifact)
-            wanted = (len(batch[0] if isinstance(batch, tuple) else batch), self._classes)
+            shape = (len(batch[0] if isinstance(batch, tuple) else batch), self._classes)
         logits, probabilities, attention = self.runtime.run(batch)
         for answer in (logits, probabilities):
-            if answer is not None and (answer.shape != wanted or (answer.dtype is not FLOAT and answer.dtype != FLOAT)):
-                raise UserError(f"{artifact.model} answered {answer.dtype} {answer.shape}, expected float32 {wanted}; export it again")
+            if answer is not None and (answer.shape != shape or (answer.dtype is not FLOAT and answer.dtype != FLOAT)):
+                raise UserError(f"{artifact.model} answered {answer.dtype} {answer.shape}, expected float32 {shape}; export it again")
         # An overflow in fp16, say: no answer is better than a confident one. numpy's way to ask takes a tenth of a small model's time.
         if not isfinite(sum(map(sum, logits.tolist()))):
             raise UserError(f"{artifact.model} answered NaN or Inf for a valid image; do not use it on this runtime")
@@ -166,8 +166,8 @@ def _from_raw(raw: NDArray[Any], artifact: Artifact) -> NDArray[Any]:
         return spec.normalised(spec.stored(raw)[None])[0]
     if artifact.baked:
         if (height, width) != artifact.graph_size:
-            wanted = f"{artifact.graph_size[0]}x{artifact.graph_size[1]}"
-            raise UserError(f"image of {height}x{width} pixels, this graph takes {wanted} and resizes by itself; "
+            size = f"{artifact.graph_size[0]}x{artifact.graph_size[1]}"
+            raise UserError(f"image of {height}x{width} pixels, this graph takes {size} and resizes by itself; "
                             "bring images of that size, or export without --input-size")
         return raw
     return spec.resized(raw)

@@ -27,15 +27,15 @@ def as_stacks(volumes: Volumes, artifact: Artifact) -> Stacks:
     An array holds slices along the artifact's axis, first to last, of any numeric type: they are scaled, thinned out and resized as
     in training. A pair (slices, mask) is taken as the graph takes it, once checked. UserError for anything else.
     """
-    if isinstance(volumes, tuple) and len(volumes) == 2 and all(isinstance(one, np.ndarray) for one in volumes):
+    if isinstance(volumes, tuple) and len(volumes) == 2 and all(isinstance(array, np.ndarray) for array in volumes):
         return _checked(np.asarray(volumes[0]), np.asarray(volumes[1]), artifact)
     if isinstance(volumes, np.ndarray | str | Path):
         return _stack(volumes, artifact)
     if isinstance(volumes, Sequence) and not isinstance(volumes, bytes):
         if not volumes:
             raise UserError("no volumes; expected at least one")
-        made = [_stack(one, artifact) for one in volumes]
-        return np.concatenate([slices for slices, _ in made]), np.concatenate([mask for _, mask in made])
+        stacks = [_stack(volume, artifact) for volume in volumes]
+        return np.concatenate([slices for slices, _ in stacks]), np.concatenate([mask for _, mask in stacks])
     raise UserError(f"volumes are {type(volumes).__name__}; expected a path, an array (slices, height, width) or a list of these")
 
 

@@ -28,15 +28,15 @@ def read_golden(artifact: Artifact) -> tuple[Any, NDArray[Any], NDArray[Any]]:
     UserError where they are not what the manifest speaks of, or could prove nothing.
     """
     folder = artifact.golden
-    given, logits = _tensor(artifact, "input_0.pb"), _tensor(artifact, "output_0.pb")
-    count = len(given) if given.ndim else 0
-    _check_golden(given, input_form(artifact), count, folder / "input_0.pb")
-    inputs: Any = given
+    images, logits = _tensor(artifact, "input_0.pb"), _tensor(artifact, "output_0.pb")
+    count = len(images) if images.ndim else 0
+    _check_golden(images, input_form(artifact), count, folder / "input_0.pb")
+    inputs: Any = images
     if artifact.image_spec.volume is not None:
         mask = _tensor(artifact, "input_1.pb")
         _check_golden(mask, (np.uint8, (artifact.image_spec.slices,)), count, folder / "input_1.pb")
-        inputs = (given, mask)
-    if count > 1 and (given == given[:1]).all():
+        inputs = (images, mask)
+    if count > 1 and (images == images[:1]).all():
         raise UserError(f"{folder / 'input_0.pb'}: all {count} golden images are the same one, which proves next to nothing; "
                         "export the artifact again")
     scores = (np.float32, (len(artifact.classes),))
@@ -90,15 +90,15 @@ def verify(folder: Path, *, threads: int | None = None, device: str = "cpu",
         facts = session.facts()
     finally:
         session.close()
-    found = compare(scores.logits, scores.probabilities, logits, probabilities, task=artifact.task,
-                    temperatures=artifact.temperatures, thresholds=artifact.thresholds, tolerance=artifact.tolerance)
+    comparison = compare(scores.logits, scores.probabilities, logits, probabilities, task=artifact.task,
+                         temperatures=artifact.temperatures, thresholds=artifact.thresholds, tolerance=artifact.tolerance)
     # Probabilities follow from their logits by the manifest's temperatures: the golden ones, and those of this machine.
     tail = max(tail_difference(logits, probabilities, artifact.task, artifact.temperatures),
                tail_difference(scores.logits, scores.probabilities, artifact.task, artifact.temperatures))
     allowed = 2 * TAIL[artifact.precision]  # twice: export has seen it on one machine only
-    good = found.within(artifact.tolerance) and tail <= allowed
+    good = comparison.within(artifact.tolerance) and tail <= allowed
     report = {"artifact": str(folder), "files": len(artifact.manifest["files"]), "signature": signature,
-              "signed_by": artifact.signed_by or None, **facts, "golden_images": len(logits), "difference": found.difference,
-              "tolerance": artifact.tolerance, "flips": found.flips, "excused": found.excused,
+              "signed_by": artifact.signed_by or None, **facts, "golden_images": len(logits), "difference": comparison.difference,
+              "tolerance": artifact.tolerance, "flips": comparison.flips, "excused": comparison.excused,
               "calibration_difference": tail, "calibration_tolerance": allowed}
     return (DONE if good else PARITY), report

@@ -50,7 +50,7 @@ def bill(facts: Mapping[str, Any], student: Mapping[str, Any], files: Mapping[st
     bom = Bom(components=[data, *libraries])
     bom.metadata.component = model
     bom.metadata.tools = ToolRepository(components=[_tool(student)])
-    bom.register_dependency(model, [one for one in libraries if one.scope == ComponentScope.REQUIRED])
+    bom.register_dependency(model, [library for library in libraries if library.scope == ComponentScope.REQUIRED])
     content: dict[str, Any] = json.loads(JsonV1Dot6(bom).output_as_string())
     del content["metadata"]["timestamp"], content["serialNumber"]  # both new at every call
     content["metadata"]["component"]["modelCard"] = _card(about, str(data.bom_ref.value))
@@ -61,11 +61,11 @@ def bill(facts: Mapping[str, Any], student: Mapping[str, Any], files: Mapping[st
 def _model(facts: Mapping[str, Any], student: Mapping[str, Any], files: Mapping[str, str]) -> Component:
     about = facts["artifact"]
     first = next(iter(files.values()))
-    held = {"task": about["task"], "target": about["target"], "precision": about["precision"], "opset": about["opset"],
-            "parameters": about["parameters"], "synthetic": str(about["synthetic"]).lower()}
+    properties = {"task": about["task"], "target": about["target"], "precision": about["precision"], "opset": about["opset"],
+                  "parameters": about["parameters"], "synthetic": str(about["synthetic"]).lower()}
     return Component(
         name=f"{about['student']} for {about['target']}, {about['precision']}", version=first[:16], bom_ref="model",
-        type=ComponentType.MACHINE_LEARNING_MODEL, hashes=_hash(first), properties=_properties(held),
+        type=ComponentType.MACHINE_LEARNING_MODEL, hashes=_hash(first), properties=_properties(properties),
         description=f"{about['task']} of {', '.join(about['classes'])}", pedigree=Pedigree(ancestors=[_student(facts, student)]),
         components=[Component(name=name, type=ComponentType.FILE, bom_ref=f"file/{name}", version=digest[:16], hashes=_hash(digest))
                     for name, digest in files.items()])
@@ -94,11 +94,11 @@ def _student(facts: Mapping[str, Any], student: Mapping[str, Any]) -> Component:
 
 
 def _data(student: Mapping[str, Any]) -> Component:
-    held, digest = student.get("data") or {}, parents_of(student)["images"]
-    counts = {f"images_{split}": count for split, count in (held.get("counts") or {}).items() if split in ("train", "val", "test")}
+    data, digest = student.get("data") or {}, parents_of(student)["images"]
+    counts = {f"images_{split}": count for split, count in (data.get("counts") or {}).items() if split in ("train", "val", "test")}
     return Component(
         name=public_data(student), type=ComponentType.DATA, bom_ref="data",
-        version=str(digest or UNKNOWN)[:16], hashes=_hash(digest), licenses=_licence(held.get("licence")), properties=_properties(counts),
+        version=str(digest or UNKNOWN)[:16], hashes=_hash(digest), licenses=_licence(data.get("licence")), properties=_properties(counts),
         description="The student's images; the hash is over the sorted list of each one's SHA-256 and split.")
 
 
@@ -146,5 +146,5 @@ def _licence(name: str | None) -> list[DisjunctiveLicense]:
     return [DisjunctiveLicense(id=spdx) if spdx else DisjunctiveLicense(name=stated)]
 
 
-def _properties(held: Mapping[str, Any]) -> list[Property]:
-    return [Property(name=f"rd:{key}", value=str(value)) for key, value in held.items()]
+def _properties(values: Mapping[str, Any]) -> list[Property]:
+    return [Property(name=f"rd:{key}", value=str(value)) for key, value in values.items()]

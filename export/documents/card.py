@@ -70,8 +70,8 @@ def _pictures(artifact: Artifact) -> str:
 
 
 def _precision(artifact: Artifact, parity: dict[str, Any]) -> str:
-    told = ", ".join(f"{100 * share:.0f} % {kind}" for kind, share in parity.get("executed_share", {}).items() if share)
-    return f"- Asked for {artifact.precision}; of the layers that multiply run here: {told}.\n" if told else ""
+    shares = ", ".join(f"{100 * share:.0f} % {kind}" for kind, share in parity.get("executed_share", {}).items() if share)
+    return f"- Asked for {artifact.precision}; of the layers that multiply run here: {shares}.\n" if shares else ""
 
 
 def _lower(parity: dict[str, Any]) -> str:
@@ -124,9 +124,9 @@ def _preprocessing(artifact: Artifact) -> str:
 
 
 def _metrics(metrics: dict[str, Any]) -> str:
-    found = metrics.get("splits", {}).get("test", {}).get("student", {})
-    rows = [f"| {name} | {found[name]['value']:.3f} | {found[name]['low']:.3f} to {found[name]['high']:.3f} |"
-            for name in METRICS if isinstance(found.get(name), dict) and {"value", "low", "high"} <= set(found[name])]
+    scores = metrics.get("splits", {}).get("test", {}).get("student", {})
+    rows = [f"| {name} | {scores[name]['value']:.3f} | {scores[name]['low']:.3f} to {scores[name]['high']:.3f} |"
+            for name in METRICS if isinstance(scores.get(name), dict) and {"value", "low", "high"} <= set(scores[name])]
     if not rows:
         return ""
     return "## Test split, PyTorch student\n\n| metric | value | 95 % interval |\n|---|---|---|\n" + "\n".join(rows) + "\n\n"

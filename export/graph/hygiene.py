@@ -29,9 +29,9 @@ def check_hygiene(data: bytes, *, opset: int, input_names: Sequence[str], output
     problems = []
     if external := external_tensors(memoryview(data)):
         problems.append(f"{len(external)} tensors lie in another file")
-    found = {entry.domain: entry.version for entry in model.opset_import}
-    if found != {"": opset}:
-        problems.append(f"opsets {found}, asked for {opset} of the standard domain alone")
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    if opsets != {"": opset}:
+        problems.append(f"opsets {opsets}, asked for {opset} of the standard domain alone")
     if model.ir_version != IR_OF_OPSET[opset]:
         problems.append(f"IR {model.ir_version}, expected {IR_OF_OPSET[opset]}")
     if len(model.functions):

@@ -19,7 +19,7 @@ MULTIPLYING = ("Conv", "Gemm", "MatMul")
 
 def outside(model: onnx.ModelProto) -> list[str]:
     """Names of the nodes before the network (no weight of it has reached them) and behind its logits."""
-    weights = {one.name for one in model.graph.initializer if _of_network(one.name)}
+    weights = {tensor.name for tensor in model.graph.initializer if _of_network(tensor.name)}
     touched, before = set(weights), []
     behind, after = {"logits"}, []
     for node in model.graph.node:
@@ -58,11 +58,11 @@ def relabelled(data: bytes, metadata: Mapping[str, str], temperatures: Sequence[
     for key in sorted(metadata):
         model.metadata_props.add(key=key, value=metadata[key])
     if temperatures:
-        held = [tensor for tensor in model.graph.initializer if is_temperature(tensor.name)]
-        if len(held) != 1:
-            raise ValueError(f"the graph has {len(held)} temperatures, expected 1")
-        new = np.asarray(temperatures, dtype=np.float32).reshape(tuple(held[0].dims))
-        held[0].CopyFrom(numpy_helper.from_array(new, held[0].name))
+        tensors = [tensor for tensor in model.graph.initializer if is_temperature(tensor.name)]
+        if len(tensors) != 1:
+            raise ValueError(f"the graph has {len(tensors)} temperatures, expected 1")
+        new = np.asarray(temperatures, dtype=np.float32).reshape(tuple(tensors[0].dims))
+        tensors[0].CopyFrom(numpy_helper.from_array(new, tensors[0].name))
     return bytes(model.SerializeToString(deterministic=True))
 
 
@@ -71,9 +71,9 @@ def tidied(model: onnx.ModelProto) -> bytes:
     from onnxruntime.transformers.onnx_model import OnnxModel
 
     OnnxModel(model).topological_sort()
-    seen: dict[str, int] = {}
+    indices: dict[str, int] = {}
     for node in model.graph.node:
-        index = seen[node.op_type] = seen.get(node.op_type, -1) + 1
+        index = indices[node.op_type] = indices.get(node.op_type, -1) + 1
         node.name, node.doc_string = f"{node.op_type}_{index}", ""
     del model.graph.value_info[:]
     return bytes(model.SerializeToString(deterministic=True))

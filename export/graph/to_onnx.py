@@ -71,7 +71,7 @@ def _canonical(model: onnx.ModelProto, metadata: Mapping[str, str], ir_version: 
     for part in (*graph.input, *graph.output, *graph.initializer):
         part.doc_string = ""
         del part.metadata_props[:]
-    seen: dict[str, int] = {}
+    indices: dict[str, int] = {}
     for node in graph.node:  # Conv_0, Conv_1, ...: readable in reports, and free of the exporter's counters
-        index = seen[node.op_type] = seen.get(node.op_type, -1) + 1
+        index = indices[node.op_type] = indices.get(node.op_type, -1) + 1
         node.name = f"{node.op_type}_{index}"

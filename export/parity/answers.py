@@ -33,14 +33,14 @@ CHUNK = 32  # images in memory at a time, and in one PyTorch forward
 class Answers:
     """What both sides said of the N images that pass the input check; rows are their rows among the images given.
 
-    expected: PyTorch's logits (N, C) on the graph's pixels; trained: on training's 8-bit levels. found: the artifact's logits and
+    expected: PyTorch's logits (N, C) on the graph's pixels; trained: on training's 8-bit levels. outputs: the artifact's logits and
     probabilities, (N, C) each, by batch size. refused: why images were refused, one reason each. stand_ins: images resized to the graph.
     """
 
     rows: list[int]
     expected: NDArray[np.float32]
     trained: NDArray[np.float32]
-    found: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]]
+    outputs: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]]
     refused: list[UserError]
     stand_ins: int
 
@@ -67,27 +67,27 @@ def ask(model: Model, session: Session, artifact: Artifact, images: Sequence[Ima
     whole = lcm(2, max_batch)  # so that only the last chunk ends in a batch that is not full
     step = whole * max(1, CHUNK // max(1, spec.slices) // whole)
     used, stand_ins = list[int](), 0
-    expected, trained, found = list[Array](), list[Array](), {size: list[tuple[Array, Array]]() for size in sizes}
+    expected, trained, outputs = list[Array](), list[Array](), {size: list[tuple[Array, Array]]() for size in sizes}
     waiting: list[Accepted] = []
 
     def answer() -> None:
         for size in sizes:
             for start in range(0, len(waiting), size):
-                part = [one.batch for one in waiting[start:start + size]]
+                part = [image.batch for image in waiting[start:start + size]]
                 feed = tuple(np.concatenate(arrays) for arrays in zip(*part, strict=True))
                 scores = session.run(feed if len(feed) > 1 else feed[0])
-                found[size].append((scores.logits, scores.probabilities))
-        seen = [one.inputs for one in waiting]
-        expected.append(reference_logits(model, seen))
-        kept = [(spec.normalised(spec.stored(one.raw)), *one.inputs[1:]) for one in waiting]
-        same = all(np.array_equal(one[0], other[0]) for one, other in zip(seen, kept, strict=True))
-        trained.append(expected[-1] if same else reference_logits(model, kept))
+                outputs[size].append((scores.logits, scores.probabilities))
+        inputs = [image.inputs for image in waiting]
+        expected.append(reference_logits(model, inputs))
+        rounded = [(spec.normalised(spec.stored(image.raw)), *image.inputs[1:]) for image in waiting]
+        same = all(np.array_equal(first[0], second[0]) for first, second in zip(inputs, rounded, strict=True))
+        trained.append(expected[-1] if same else reference_logits(model, rounded))
         waiting.clear()
 
-    for one in accepted(images, artifact, rows, refused, progress):
-        used.append(one.row)
-        stand_ins += one.stands_in
-        waiting.append(one)
+    for image in accepted(images, artifact, rows, refused, progress):
+        used.append(image.row)
+        stand_ins += image.stands_in
+        waiting.append(image)
         if len(waiting) == step:
             answer()
     if waiting:
@@ -95,7 +95,7 @@ def ask(model: Model, session: Session, artifact: Artifact, images: Sequence[Ima
     if not used:
         raise refused[0] if refused else UserError("no validation images: parity cannot be shown; name the images with --data")
     together = {min(size, len(used)): (np.concatenate([logits for logits, _ in parts]), np.concatenate([probs for _, probs in parts]))
-                for size, parts in found.items()}
+                for size, parts in outputs.items()}
     return Answers(used, np.concatenate(expected), np.concatenate(trained), together, refused, stand_ins)
 
 

@@ -48,38 +48,41 @@ def parity(model: Model, session: Session, artifact: Artifact, images: Sequence[
     logits, known = answers.expected, labels[answers.rows]
     own = calibration or Calibration(artifact.temperatures, artifact.thresholds)
     expected = calibrated(logits, task, own.temperatures)
-    found_logits, found = answers.found[1]
-    results = [compare(*one, logits, expected, task=task, temperatures=own.temperatures, thresholds=own.thresholds,
-                       tolerance=artifact.tolerance) for one in answers.found.values()]
-    verdicts = [judge_logits(one, expected, known, task, own, limits) for one, _ in answers.found.values()] if limits else []
-    tail = tail_difference(found_logits, found, task, artifact.temperatures)
+    single_logits, single_probabilities = answers.outputs[1]
+    results = [compare(*output, logits, expected, task=task, temperatures=own.temperatures, thresholds=own.thresholds,
+                       tolerance=artifact.tolerance) for output in answers.outputs.values()]
+    verdicts = [judge_logits(graph_logits, expected, known, task, own, limits)
+                for graph_logits, _ in answers.outputs.values()] if limits else []
+    tail = tail_difference(single_logits, single_probabilities, task, artifact.temperatures)
     theirs = decide(expected, task, own.thresholds)  # a refitted temperature moves the artifact's thresholds, not its decisions
-    flips = max(int((decide(one, task, artifact.thresholds) != theirs).reshape(count, -1).any(axis=1).sum())
-                for _, one in answers.found.values())
-    furthest = max(float(np.abs(one.astype(np.float64) - logits).max()) for one, _ in answers.found.values())
+    flips = max(int((decide(probabilities, task, artifact.thresholds) != theirs).reshape(count, -1).any(axis=1).sum())
+                for _, probabilities in answers.outputs.values())
+    furthest = max(float(np.abs(graph_logits.astype(np.float64) - logits).max()) for graph_logits, _ in answers.outputs.values())
     # Eight bits of mantissa err by the size of what is summed up, not by how near to 0 one image's logit comes out.
-    relative = furthest / max(1.0, float(np.abs(logits).max())) if artifact.precision == "bf16" else max(one.difference for one in results)
+    relative = (furthest / max(1.0, float(np.abs(logits).max())) if artifact.precision == "bf16" else
+                max(result.difference for result in results))
     close = artifact.precision == "int8" or relative <= artifact.tolerance
-    passed = (close and all(one.passed for one in verdicts)) if limits else all(one.within(artifact.tolerance) for one in results)
-    change = _auroc_change(known, found, expected, artifact, groups if groups is None else groups[answers.rows])
+    passed = (close and all(verdict.passed for verdict in verdicts)) if limits else all(
+        result.within(artifact.tolerance) for result in results)
+    change = _auroc_change(known, single_probabilities, expected, artifact, groups if groups is None else groups[answers.rows])
     return {
         "format": 1, "target": artifact.target, "precision": artifact.precision, "images": count,
         "flips": flips, "flip_bound": flip_bound(flips, count),
         "max_logit_difference": _finite(furthest),
-        "max_probability_difference": _finite(max(one.probability_difference for one in results)),
+        "max_probability_difference": _finite(max(result.probability_difference for result in results)),
         "auroc_difference": change.get("value"), "auroc_difference_low": change.get("low"), "auroc_difference_high": change.get("high"),
         "passed": bool(passed and tail <= TAIL[artifact.precision]),
         "precision_share": precision_share,
-        "max_relative_logit_difference": _finite(max(one.difference for one in results)),
-        "excused_flips": max(one.excused for one in results), "calibration_difference": _finite(tail),
+        "max_relative_logit_difference": _finite(max(result.difference for result in results)),
+        "excused_flips": max(result.excused for result in results), "calibration_difference": _finite(tail),
         "tolerance": artifact.tolerance, "calibration_tolerance": TAIL[artifact.precision],
         "limits": {"max_flips": limits.max_flips, "max_auc_drop": limits.max_auc_drop} if limits else None,
         "rule": LOWER_RULE if limits else RULE,
-        "changed_decisions": max((one.changed for one in verdicts), default=flips),
-        "decisions": max((one.decisions for one in verdicts), default=count),
-        "reasons": sorted({reason for one in verdicts for reason in one.reasons}) + _apart(relative, tail, close, artifact),
-        "mean_probability_change": _finite(float(np.abs(found.astype(np.float64) - expected).mean())),
-        "batches": sorted(answers.found), "confidence": CONFIDENCE,
+        "changed_decisions": max((verdict.changed for verdict in verdicts), default=flips),
+        "decisions": max((verdict.decisions for verdict in verdicts), default=count),
+        "reasons": sorted({reason for verdict in verdicts for reason in verdict.reasons}) + _apart(relative, tail, close, artifact),
+        "mean_probability_change": _finite(float(np.abs(single_probabilities.astype(np.float64) - expected).mean())),
+        "batches": sorted(answers.outputs), "confidence": CONFIDENCE,
         "refused_images": len(answers.refused), "images_resized_to_graph": answers.stand_ins,
         "rounding": _rounding(answers, expected, artifact, own), "worst": _worst(answers, known, expected, artifact, own),
     }
@@ -90,8 +93,8 @@ def unlabelled(proof: dict[str, Any]) -> dict[str, Any]:
     def rounded(value: float | None, digits: int) -> float | None:
         return None if value is None else float(f"{value:.{digits}g}")
 
-    def side(held: dict[str, Any]) -> dict[str, Any]:
-        return {**held, "probabilities": [None if value is None else round(value, 2) for value in held["probabilities"]]}
+    def side(answer: dict[str, Any]) -> dict[str, Any]:
+        return {**answer, "probabilities": [None if value is None else round(value, 2) for value in answer["probabilities"]]}
 
     worst = [{key: value for key, value in image.items() if key != "label"} | {
         "logit_difference": rounded(image["logit_difference"], 2), "probability_difference": rounded(image["probability_difference"], 2),
@@ -101,13 +104,13 @@ def unlabelled(proof: dict[str, Any]) -> dict[str, Any]:
 
 def _apart(relative: float, tail: float, close: bool, artifact: Artifact) -> list[str]:
     """What speaks against an artifact beside its decisions, in words."""
-    said = []
+    reasons = []
     if not close:
         whose = "the largest |logit|" if artifact.precision == "bf16" else "max(1, |logit|)"
-        said.append(f"logits differ by {relative:.1e} x {whose}, allowed {artifact.tolerance:.0e}")
+        reasons.append(f"logits differ by {relative:.1e} x {whose}, allowed {artifact.tolerance:.0e}")
     if not tail <= TAIL[artifact.precision]:
-        said.append(f"probabilities are {tail:.1e} off the calibration of their own logits, allowed {TAIL[artifact.precision]:.0e}")
-    return said
+        reasons.append(f"probabilities are {tail:.1e} off the calibration of their own logits, allowed {TAIL[artifact.precision]:.0e}")
+    return reasons
 
 
 def flip_bound(flips: int, images: int, confidence: float = CONFIDENCE) -> float:
@@ -123,23 +126,23 @@ def _worst(answers: Answers, labels: Array, expected: Array, artifact: Artifact,
     No names, no hash of pixels: a file name may name a patient, a hash beside a label says which label an image at hand had. The row
     among the images tells them apart where the images are.
     """
-    moved = np.stack([np.abs(found.astype(np.float64) - expected).max(axis=1) for _, found in answers.found.values()])
-    apart = np.stack([np.abs(logits.astype(np.float64) - answers.expected).max(axis=1) for logits, _ in answers.found.values()])
+    moved = np.stack([np.abs(probabilities.astype(np.float64) - expected).max(axis=1) for _, probabilities in answers.outputs.values()])
+    apart = np.stack([np.abs(logits.astype(np.float64) - answers.expected).max(axis=1) for logits, _ in answers.outputs.values()])
     ranked = np.lexsort((-apart.max(axis=0), -moved.max(axis=0)))[:WORST]  # NaN sorts last, and has failed long before
-    batches = list(answers.found)
+    batches = list(answers.outputs)
 
-    def said(probabilities: Array, thresholds: Sequence[float]) -> dict[str, Any]:
+    def answer(probabilities: Array, thresholds: Sequence[float]) -> dict[str, Any]:
         return {"decision": _names(decide(probabilities[None], artifact.task, thresholds)[0], artifact),
                 "probabilities": [_finite(float(value)) for value in probabilities]}
 
-    told = []
+    cases = []
     for row in ranked:
         image, batch = answers.rows[row], batches[int(moved[:, row].argmax())]
-        told.append({"image": image, "label": _names(labels[row], artifact), "batch": batch,
-                     "logit_difference": _finite(float(apart[:, row].max())),
-                     "probability_difference": _finite(float(moved[:, row].max())), "pytorch": said(expected[row], own.thresholds),
-                     "artifact": said(answers.found[batch][1][row], artifact.thresholds)})
-    return told
+        cases.append({"image": image, "label": _names(labels[row], artifact), "batch": batch,
+                      "logit_difference": _finite(float(apart[:, row].max())),
+                      "probability_difference": _finite(float(moved[:, row].max())), "pytorch": answer(expected[row], own.thresholds),
+                      "artifact": answer(answers.outputs[batch][1][row], artifact.thresholds)})
+    return cases
 
 
 def _names(decision: Any, artifact: Artifact) -> list[str] | None:
@@ -153,19 +156,19 @@ def _names(decision: Any, artifact: Artifact) -> list[str] | None:
 def _rounding(answers: Answers, expected: Array, artifact: Artifact, own: Calibration) -> dict[str, Any]:
     """What training's 8-bit levels change against the graph's unrounded ones, both in PyTorch: a property, not a fault."""
     trained = answers.trained
-    found = compare(answers.expected, expected, trained, calibrated(trained, artifact.task, own.temperatures), task=artifact.task,
-                    temperatures=own.temperatures, thresholds=own.thresholds, tolerance=artifact.tolerance)
-    return {"flips": found.flips, "max_logit_difference": float(np.abs(answers.expected - trained).max()),
-            "max_probability_difference": found.probability_difference}
+    comparison = compare(answers.expected, expected, trained, calibrated(trained, artifact.task, own.temperatures), task=artifact.task,
+                         temperatures=own.temperatures, thresholds=own.thresholds, tolerance=artifact.tolerance)
+    return {"flips": comparison.flips, "max_logit_difference": float(np.abs(answers.expected - trained).max()),
+            "max_probability_difference": comparison.probability_difference}
 
 
-def _auroc_change(labels: Array, found: Array, expected: Array, artifact: Artifact, groups: Array | None) -> dict[str, float]:
+def _auroc_change(labels: Array, probabilities: Array, expected: Array, artifact: Artifact, groups: Array | None) -> dict[str, float]:
     """AUROC of the artifact minus that of PyTorch on the labelled images, with a paired 95 % interval; empty where it is not defined."""
     from distill.evaluation.evaluate import auroc_difference
 
-    if not np.isfinite(found).all():
+    if not np.isfinite(probabilities).all():
         return {}
-    return auroc_difference(labels, found, expected, artifact.task, groups, n_bootstrap=RESAMPLES)
+    return auroc_difference(labels, probabilities, expected, artifact.task, groups, n_bootstrap=RESAMPLES)
 
 
 def _finite(value: float) -> float | None:

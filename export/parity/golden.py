@@ -41,10 +41,10 @@ class Golden:
 
 def golden_images(images: Sequence[Image], artifact: Artifact, rows: Sequence[int], count: int) -> Golden:
     """Up to `count` images of these rows, evenly spaced; UserError where the device would refuse all of them."""
-    taken: list[Example] = [(one.batch, one.inputs) for one in accepted(images, artifact, evenly(rows, count))]
-    if not taken:
+    examples: list[Example] = [(image.batch, image.inputs) for image in accepted(images, artifact, evenly(rows, count))]
+    if not examples:
         raise UserError("none of the images chosen as golden vectors passes the input check; raise --golden-images")
-    return _golden(taken, f"{len(taken)} validation images: treat the artifact as you treat the data")
+    return _golden(examples, f"{len(examples)} validation images: treat the artifact as you treat the data")
 
 
 def golden_patterns(session: Session, artifact: Artifact, count: int, *, max_batch: int = 8,
@@ -67,21 +67,21 @@ def golden_patterns(session: Session, artifact: Artifact, count: int, *, max_bat
                 progress(drawn + start, most)
         if not recipes:
             continue
-        taken, clear = _taken(np.stack(answers), artifact), _clear(np.stack(answers), artifact)
-        before, reached = reached, int(taken[clear].any(axis=0).sum())
-        if drawn + ROUND >= least and clear.sum() >= count and reached in (before, taken.shape[1]):
+        decisions, clear = _decisions(np.stack(answers), artifact), _clear(np.stack(answers), artifact)
+        before, reached = reached, int(decisions[clear].any(axis=0).sum())
+        if drawn + ROUND >= least and clear.sum() >= count and reached in (before, decisions.shape[1]):
             break
     if not recipes:
         raise UserError("the model answers none of the drawn patterns with finite numbers; add --golden images")
-    chosen = _chosen(taken, clear, np.stack(answers), count)
-    about = (f"{len(chosen)} drawn patterns, no patient's image; {int(taken[chosen].any(axis=0).sum())} of {taken.shape[1]} decisions, "
-             f"{int(clear[chosen].sum())} of {len(chosen)} far from the border")
+    chosen = _chosen(decisions, clear, np.stack(answers), count)
+    about = (f"{len(chosen)} drawn patterns, no patient's image; {int(decisions[chosen].any(axis=0).sum())} of {decisions.shape[1]} "
+             f"decisions, {int(clear[chosen].sum())} of {len(chosen)} far from the border")
     return _golden([example(recipes[place], artifact) for place in chosen], about)
 
 
-def _golden(taken: Sequence[Example], about: str) -> Golden:
-    return Golden(tuple(np.concatenate(parts) for parts in zip(*(batch for batch, _ in taken), strict=True)),
-                  [inputs for _, inputs in taken], about)
+def _golden(examples: Sequence[Example], about: str) -> Golden:
+    return Golden(tuple(np.concatenate(parts) for parts in zip(*(batch for batch, _ in examples), strict=True)),
+                  [inputs for _, inputs in examples], about)
 
 
 def _answered(session: Session, artifact: Artifact, recipes: Sequence[Recipe]) -> Iterator[tuple[Recipe, Array]]:
@@ -96,7 +96,7 @@ def _answered(session: Session, artifact: Artifact, recipes: Sequence[Recipe]) -
                 yield from _answered(session, artifact, [recipe])
 
 
-def _taken(logits: Array, artifact: Artifact) -> NDArray[np.bool_]:
+def _decisions(logits: Array, artifact: Artifact) -> NDArray[np.bool_]:
     """Which decisions each answer takes, (N, decisions): a class each, or for multi-label yes and no of every label."""
     decisions = decide(calibrated(logits, artifact.task, artifact.temperatures), artifact.task, artifact.thresholds)
     if decisions.ndim == 2:
@@ -106,8 +106,8 @@ def _taken(logits: Array, artifact: Artifact) -> NDArray[np.bool_]:
 
 def _margin(logits: Array, artifact: Artifact) -> NDArray[np.float64]:
     """How far the nearest decision of each answer is from tipping, (N,)."""
-    found = border_distance(logits, artifact.task, artifact.temperatures, artifact.thresholds)
-    return found if found.ndim == 1 else np.asarray(found.min(axis=1))
+    distance = border_distance(logits, artifact.task, artifact.temperatures, artifact.thresholds)
+    return distance if distance.ndim == 1 else np.asarray(distance.min(axis=1))
 
 
 def _clear(logits: Array, artifact: Artifact) -> NDArray[np.bool_]:
@@ -116,7 +116,7 @@ def _clear(logits: Array, artifact: Artifact) -> NDArray[np.bool_]:
 
 def _nearest(logits: Array, artifact: Artifact) -> list[int]:
     """For each decision that no answer takes far from its border, the answer that comes nearest to it."""
-    missing = ~_taken(logits, artifact)[_clear(logits, artifact)].any(axis=0)
+    missing = ~_decisions(logits, artifact)[_clear(logits, artifact)].any(axis=0)
     if artifact.task == "multilabel":
         towards = np.concatenate([logits, -logits], axis=1)
     else:
@@ -125,19 +125,19 @@ def _nearest(logits: Array, artifact: Artifact) -> list[int]:
     return [int(towards[:, place].argmax()) for place in np.flatnonzero(missing)]
 
 
-def _chosen(taken: NDArray[np.bool_], clear: NDArray[np.bool_], logits: Array, count: int) -> list[int]:
+def _chosen(decisions: NDArray[np.bool_], clear: NDArray[np.bool_], logits: Array, count: int) -> list[int]:
     """Answers far from borders first; among these each time one of decisions still missing, and the one least like those chosen.
 
     Unlike answers come from unlike activations: so chosen, they show more changed weights than answers drawn at random.
     """
     relative = logits / np.maximum(1.0, np.abs(logits).max(axis=1, keepdims=True))  # as differences are judged
-    apart, missing, chosen = np.linalg.norm(relative - relative.mean(axis=0), axis=1), np.ones(taken.shape[1], dtype=bool), list[int]()
-    for _ in range(min(count, len(taken))):
-        left = np.setdiff1d(np.arange(len(taken)), chosen)
-        best = int(left[np.lexsort((-apart[left], -(taken & missing).sum(axis=1)[left], ~clear[left]))[0]])
+    apart, missing, chosen = np.linalg.norm(relative - relative.mean(axis=0), axis=1), np.ones(decisions.shape[1], dtype=bool), list[int]()
+    for _ in range(min(count, len(decisions))):
+        left = np.setdiff1d(np.arange(len(decisions)), chosen)
+        best = int(left[np.lexsort((-apart[left], -(decisions & missing).sum(axis=1)[left], ~clear[left]))[0]])
         distance = np.linalg.norm(relative - relative[best], axis=1)
         apart = np.minimum(apart, distance) if chosen else distance
-        missing &= ~taken[best]
+        missing &= ~decisions[best]
         chosen.append(best)
     return chosen
 

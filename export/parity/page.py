@@ -30,16 +30,16 @@ def parity_page(proof: dict[str, Any], artifact: Artifact, pictures: Sequence[st
 
     page = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
                        trim_blocks=True, lstrip_blocks=True, finalize=shown)
-    cases = [_case(one, artifact, pictures[place] if place < len(pictures) else "") for place, one in enumerate(proof["worst"])]
+    cases = [_case(case, artifact, pictures[place] if place < len(pictures) else "") for place, case in enumerate(proof["worst"])]
     return page.get_template("parity.html").render(
         title=f"{student} for {artifact.target}, {artifact.precision}", p={"executed_share": {}, **proof}, cases=cases,
-        pictured=len(pictures), labelled=any("label" in one for one in proof["worst"]), synthetic=synthetic, task=artifact.task,
+        pictured=len(pictures), labelled=any("label" in case for case in proof["worst"]), synthetic=synthetic, task=artifact.task,
         classes=artifact.classes, model=artifact.model, sha256=artifact.model_sha256) + "\n"
 
 
 def pictures_of(proof: dict[str, Any], images: Sequence[Image], artifact: Artifact, most: int) -> list[str]:
     """Data addresses of the first `most` of proof["worst"] as the network sees them; images: those that parity was asked about."""
-    return [picture(graph_inputs(device_image(images[one["image"]], artifact)[1], artifact), artifact) for one in proof["worst"][:most]]
+    return [picture(graph_inputs(device_image(images[case["image"]], artifact)[1], artifact), artifact) for case in proof["worst"][:most]]
 
 
 def picture(inputs: tuple[NDArray[np.float32], ...], artifact: Artifact) -> str:
@@ -60,16 +60,16 @@ def picture(inputs: tuple[NDArray[np.float32], ...], artifact: Artifact) -> str:
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
-def _case(one: dict[str, Any], artifact: Artifact, shown: str) -> dict[str, Any]:
+def _case(case: dict[str, Any], artifact: Artifact, shown: str) -> dict[str, Any]:
     """One of the worst images, its classes in the order in which they moved."""
     rows = [(name, there, here, None if here is None else here - there) for name, there, here in
-            zip(artifact.classes, one["pytorch"]["probabilities"], one["artifact"]["probabilities"], strict=True)]
+            zip(artifact.classes, case["pytorch"]["probabilities"], case["artifact"]["probabilities"], strict=True)]
     rows.sort(key=lambda row: (-np.inf if row[3] is None else -abs(row[3]), -row[1]))
-    there, here = one["pytorch"]["decision"], one["artifact"]["decision"]
-    return {"picture": shown, "image": one["image"], "batch": one["batch"], "label": _told(one.get("label")),
-            "there": _told(there), "here": _told(here), "flipped": there != here, "change": one["probability_difference"],
+    there, here = case["pytorch"]["decision"], case["artifact"]["decision"]
+    return {"picture": shown, "image": case["image"], "batch": case["batch"], "label": _listed(case.get("label")),
+            "there": _listed(there), "here": _listed(here), "flipped": there != here, "change": case["probability_difference"],
             "rows": rows[:MOST_CLASSES]}
 
 
-def _told(names: list[str] | None) -> str:
+def _listed(names: list[str] | None) -> str:
     return "not known" if names is None else ", ".join(names) or "none"

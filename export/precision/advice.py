@@ -23,13 +23,13 @@ class Advice:
 
 def advise(times: Mapping[str, float]) -> Advice:
     """Choose among precisions by time over fp32 (fp32 itself is 1); each of them has passed, or will have to pass, its own proof."""
-    told = ", ".join(f"{name} takes {times[name]:.2f}" for name in sorted(times, key=lambda name: times[name]) if name != "fp32")
+    timings = ", ".join(f"{name} takes {times[name]:.2f}" for name in sorted(times, key=lambda name: times[name]) if name != "fp32")
     ship, best = "fp32", 1.0
     for name in EXACT_FIRST[1:]:
         if name in times and times[name] * HALF_MARGIN <= 1.0 and times[name] < best:
             ship, best = name, times[name]
     if "int8" in times:
         if times["int8"] * INT8_MARGIN <= best:
-            return Advice("int8", f"{told} of the time of fp32; int8 is at least {INT8_MARGIN:g} times faster than {ship}")
-        return Advice(ship, f"{told} of the time of fp32; int8 is not {INT8_MARGIN:g} times faster than {ship}")
-    return Advice(ship, f"{told} of the time of fp32")
+            return Advice("int8", f"{timings} of the time of fp32; int8 is at least {INT8_MARGIN:g} times faster than {ship}")
+        return Advice(ship, f"{timings} of the time of fp32; int8 is not {INT8_MARGIN:g} times faster than {ship}")
+    return Advice(ship, f"{timings} of the time of fp32")

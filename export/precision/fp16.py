@@ -37,7 +37,7 @@ def _without_detours(model: onnx.ModelProto) -> None:
     casts = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
     to_half = {name: node.input[0] for name, node in casts.items() if node.attribute[0].i == half}
     detours = [node for node in casts.values() if node.attribute[0].i == full and node.input[0] in to_half]
-    outputs = {one.name for one in graph.output}
+    outputs = {output.name for output in graph.output}
     for node in sorted(detours, key=lambda node: node.output[0] in outputs):  # names of outputs stay, so they come last
         straight, detour = to_half[node.input[0]], node.output[0]
         graph.node.remove(node)
@@ -52,7 +52,7 @@ def _without_unread(model: onnx.ModelProto) -> None:
     """Drop casts whose output nobody reads, until none is left."""
     graph = model.graph
     while True:
-        read = {name for node in graph.node for name in node.input} | {one.name for one in graph.output}
+        read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
         dead = [node for node in graph.node if node.op_type == "Cast" and node.output[0] not in read]
         if not dead:
             return

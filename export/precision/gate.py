@@ -39,7 +39,7 @@ class Verdict:
         """Whether nothing speaks against it."""
         return not self.reasons
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """One line for people."""
         change = "undefined" if self.auroc_change is None else f"{self.auroc_change:+.4f}"
         return (f"{self.changed} of {self.decisions} decisions flipped, AUROC {change}, probabilities by "

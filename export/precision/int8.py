@@ -54,7 +54,7 @@ def ranges(data: bytes, feeds: Feeds, method: Method, form: Form = "unsigned") -
         return calibrator.compute_data()
 
 
-def quantised(data: bytes, found: Any, keep: Sequence[str] = (), only: Sequence[str] = (), form: Form = "unsigned") -> bytes:
+def quantised(data: bytes, tensor_ranges: Any, keep: Sequence[str] = (), only: Sequence[str] = (), form: Form = "unsigned") -> bytes:
     """The graph of an fp32 ONNX file with its multiplying layers in int8, all but `keep`, or just `only` (names of nodes)."""
     load_runtime()
     import onnx
@@ -62,23 +62,23 @@ def quantised(data: bytes, found: Any, keep: Sequence[str] = (), only: Sequence[
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
     model = onnx.load_from_string(data)
-    wanted = only or [name for name in layers(model) if name not in set(keep)]
-    if not wanted:
+    names = only or [name for name in layers(model) if name not in set(keep)]
+    if not names:
         return data
     plain = {tensor.name for tensor in model.graph.initializer}
     with _quiet():
         maker = QDQQuantizer(onnx.shape_inference.infer_shapes(model), True, REDUCED, QuantType.QInt8,
-                             QuantType.QInt8 if form == "symmetric" else QuantType.QUInt8, found, list(wanted), [], list(MULTIPLYING),
-                             {**COMMON, **FORMS[form]})
+                             QuantType.QInt8 if form == "symmetric" else QuantType.QUInt8, tensor_ranges, list(names), [],
+                             list(MULTIPLYING), {**COMMON, **FORMS[form]})
         maker.quantize_model()
     changed: onnx.ModelProto = maker.model.model
     read = {name for node in changed.graph.node for name in node.input}
-    for tensor in [one for one in changed.graph.initializer if one.name in plain and one.name not in read]:
+    for tensor in [tensor for tensor in changed.graph.initializer if tensor.name in plain and tensor.name not in read]:
         changed.graph.initializer.remove(tensor)  # only its int8 copy is read
     return tidied(changed)
 
 
-def sensitivities(data: bytes, found: Any, feeds: Feeds, answer: Callable[[bytes, Feeds], NDArray[Any]],
+def sensitivities(data: bytes, tensor_ranges: Any, feeds: Feeds, answer: Callable[[bytes, Feeds], NDArray[Any]],
                   form: Form = "unsigned", progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
     """How far each layer moves the logits when it alone is int8: mean squared change over images, by name of its node."""
     import onnx
@@ -86,7 +86,7 @@ def sensitivities(data: bytes, found: Any, feeds: Feeds, answer: Callable[[bytes
     names, reference = layers(onnx.load_from_string(data)), answer(data, feeds)
     moved = {}
     for index, name in enumerate(names):
-        moved[name] = float(np.square(answer(quantised(data, found, only=[name], form=form), feeds) - reference).mean())
+        moved[name] = float(np.square(answer(quantised(data, tensor_ranges, only=[name], form=form), feeds) - reference).mean())
         if progress is not None:
             progress(index + 1, len(names))
     return moved

@@ -60,13 +60,13 @@ def refitted(logits: NDArray[Any], labels: NDArray[Any], task: Task, old: Calibr
     names = classes if task == "multilabel" else (EVERY_CLASS,)
     moved = {name: reason for name, before, after, reason in zip(names, old.temperatures, temperatures, reasons, strict=True)
              if before != after}
-    held = {name: reason for name, reason in {**old.not_calibrated, **moved}.items() if reason}
-    old = replace(old, not_calibrated=held)
+    not_calibrated = {name: reason for name, reason in {**old.not_calibrated, **moved}.items() if reason}
+    old = replace(old, not_calibrated=not_calibrated)
     if not old.thresholds:
         return replace(old, temperatures=temperatures)
     limits = np.clip(np.asarray(old.thresholds, dtype=np.float64), 1e-12, 1 - 1e-12)
     border = np.log(limits / (1 - limits)) * np.asarray(old.temperatures) / np.asarray(temperatures)
-    return replace(old, temperatures=temperatures, thresholds=tuple(float(one) for one in 1 / (1 + np.exp(-border))))
+    return replace(old, temperatures=temperatures, thresholds=tuple(float(threshold) for threshold in 1 / (1 + np.exp(-border))))
 
 
 def find_int8(data: bytes, problem: Int8Task, answer: Answer, *, method: str = "auto", sensitivity: bool = True, rank: Answer | None = None,
@@ -77,8 +77,8 @@ def find_int8(data: bytes, problem: Int8Task, answer: Answer, *, method: str = "
     """
     tried: list[dict[str, Any]] = []
 
-    def attempt(found: Any, name: str, keep: Sequence[str]) -> tuple[bytes, Verdict, Calibration]:
-        graph = quantised(data, found, keep, form=form)
+    def attempt(tensor_ranges: Any, name: str, keep: Sequence[str]) -> tuple[bytes, Verdict, Calibration]:
+        graph = quantised(data, tensor_ranges, keep, form=form)
         verdict, calibration = problem.judge(answer(graph, problem.judged))
         tried.append({"calibration": name, "layers_in_float": len(keep), "changed_decisions": verdict.changed,
                       "auroc_change": verdict.auroc_change, "mean_probability_change": verdict.mean_probability_change,
@@ -87,34 +87,34 @@ def find_int8(data: bytes, problem: Int8Task, answer: Answer, *, method: str = "
 
     whole = {}
     for name in METHODS if method == "auto" else (method,):
-        found = ranges(data, problem.calibration, name, form)  # type: ignore[arg-type]
-        whole[name] = (found, *attempt(found, name, ()))
-    name = min(whole, key=lambda one: (not whole[one][2].passed, whole[one][2].mean_probability_change))
-    found, graph, verdict, calibration = whole[name]
+        tensor_ranges = ranges(data, problem.calibration, name, form)  # type: ignore[arg-type]
+        whole[name] = (tensor_ranges, *attempt(tensor_ranges, name, ()))
+    name = min(whole, key=lambda key: (not whole[key][2].passed, whole[key][2].mean_probability_change))
+    tensor_ranges, graph, verdict, calibration = whole[name]
     keep: list[str] = []
     moved: dict[str, float] = {}
     if not verdict.passed and sensitivity:
-        moved = sensitivities(data, found, problem.calibration[:SENSITIVITY_IMAGES], rank or answer, form, progress)
-        ranked = sorted(moved, key=lambda one: -moved[one])
+        moved = sensitivities(data, tensor_ranges, problem.calibration[:SENSITIVITY_IMAGES], rank or answer, form, progress)
+        ranked = sorted(moved, key=lambda layer: -moved[layer])
         fails, passes = 0, 0
         while not passes and fails < len(ranked) // 2:  # with half of its layers in float a graph is no int8 any more
             count = min(max(1, 2 * fails), len(ranked) // 2)
-            graph, verdict, calibration = attempt(found, name, ranked[:count])
+            graph, verdict, calibration = attempt(tensor_ranges, name, ranked[:count])
             fails, passes = (fails, count) if verdict.passed else (count, 0)
         while passes - fails > 1:
             count = (passes + fails) // 2
-            candidate = attempt(found, name, ranked[:count])
+            candidate = attempt(tensor_ranges, name, ranked[:count])
             if candidate[1].passed:
                 (graph, verdict, calibration), passes = candidate, count
             else:
                 fails = count
         keep = ranked[:passes]
     if not verdict.passed:
-        best = min(tried, key=lambda one: one["mean_probability_change"])
+        best = min(tried, key=lambda trial: trial["mean_probability_change"])
         how = (f"the nearest of {len(tried)} attempts ({best['calibration']}, {best['layers_in_float']} layers in float): "
                f"{best['changed_decisions']} of {verdict.decisions} decisions flipped")
         raise UserError(f"int8 does not pass: {'; '.join(verdict.reasons)}; {how}. Use --precision fp16 or fp32, another --student, or "
                         "raise the limit by name; no artifact was written", PARITY)
     return Int8Result(graph, calibration, {"calibration": name, "calibration_images": len(problem.calibration), "layers_in_float": keep,
-                                      "sensitivities": {one: float(value) for one, value in moved.items()}, "attempts": tried,
-                                      "verdict": verdict.told()})
+                                      "sensitivities": {layer: float(value) for layer, value in moved.items()}, "attempts": tried,
+                                      "verdict": verdict.describe()})

@@ -15,12 +15,12 @@ from runtimes.artifact.targets import Runtime
 CALLS = 60  # of each of two models, behind a ratio of their speeds
 
 
-def pace(one: Runtime, other: Runtime, batch: Any, calls: int = CALLS) -> float:
-    """Median time of a call of `one` over that of `other`, turn by turn on the same batch."""
+def pace(first: Runtime, second: Runtime, batch: Any, calls: int = CALLS) -> float:
+    """Median time of a call of `first` over that of `second`, turn by turn on the same batch."""
     clock = time.perf_counter_ns
     times: tuple[list[int], list[int]] = ([], [])
     for index in range(calls + 5):
-        for place, runtime in ((0, one), (1, other)) if index % 2 else ((1, other), (0, one)):
+        for place, runtime in ((0, first), (1, second)) if index % 2 else ((1, second), (0, first)):
             start = clock()
             runtime.run(batch)
             times[place].append(clock() - start)

@@ -37,10 +37,10 @@ class Layer:
 def layers_from_json(text: str) -> list[Layer]:
     """Layers of the inspector's JSON; empty where the engine was built with names only, or the text is something else."""
     try:
-        found = json.loads(text).get("Layers", [])
+        entries = json.loads(text).get("Layers", [])
     except (ValueError, AttributeError):
         return []
-    return [_layer_of(entry) for entry in found if isinstance(entry, dict)]
+    return [_layer_of(entry) for entry in entries if isinstance(entry, dict)]
 
 
 def layers_from_log(text: str) -> list[Layer]:
@@ -73,10 +73,10 @@ def engine_share(layers: Sequence[Layer], weights: Mapping[str, int]) -> dict[st
     """
     counts = dict.fromkeys(PRECISIONS, 0)
     for node, count in weights.items():
-        made = [layer for layer in layers if node in layer.nodes]
-        if not made:
+        parts = [layer for layer in layers if node in layer.nodes]
+        if not parts:
             return None
-        precision = max(made, key=lambda layer: layer.weights).precision
+        precision = max(parts, key=lambda layer: layer.weights).precision
         if precision not in counts:
             return None
         counts[precision] += count

@@ -40,17 +40,17 @@ def _count(graph: onnx.GraphProto) -> dict[str, int]:
     import onnx
 
     kinds = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
-    stored = {one.name: one.data_type for one in graph.initializer}
-    stored |= {one.name: one.type.tensor_type.elem_type for one in (*graph.value_info, *graph.input, *graph.output)}
+    stored = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    stored |= {info.name: info.type.tensor_type.elem_type for info in (*graph.value_info, *graph.input, *graph.output)}
     stored |= {node.output[0]: node.attribute[0].i for node in graph.node if node.op_type == "Cast"}
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for node in graph.node:
         if node.op_type in INTEGER:
-            found["int8"] += 1
+            counts["int8"] += 1
         elif node.op_type in FLOATING:
             types = [stored[name] for name in node.input[:2] if name in stored]
-            found[next((kinds[one] for one in types if one in kinds), "fp32")] += 1
-    return dict(sorted(found.items()))
+            counts[next((kinds[code] for code in types if code in kinds), "fp32")] += 1
+    return dict(sorted(counts.items()))
 
 
 def shares(layers: Mapping[str, int]) -> dict[str, float]:
@@ -64,12 +64,12 @@ def check_honoured(precision: str, asked: Mapping[str, float], executed: Mapping
 
     asked: shares of the graph's layers; executed: of those that run. Layers that were left in float on purpose are no fault.
     """
-    wanted = 1.0 if precision in ("fp32", "bf16") else asked.get(precision, 0.0)
-    found = executed.get(precision, 0.0)
-    if not executed or found >= 0.7 * wanted:  # layers are not weights, and some are fused away: a downgrade is most of them
+    expected = 1.0 if precision in ("fp32", "bf16") else asked.get(precision, 0.0)
+    actual = executed.get(precision, 0.0)
+    if not executed or actual >= 0.7 * expected:  # layers are not weights, and some are fused away: a downgrade is most of them
         return ""
-    told = ", ".join(f"{100 * share:.0f} % {kind}" for kind, share in executed.items())
-    text = f"asked for {precision}, {where} computes {told}"
+    summary = ", ".join(f"{100 * share:.0f} % {kind}" for kind, share in executed.items())
+    text = f"asked for {precision}, {where} computes {summary}"
     if not allowed:
         raise UserError(f"{text}; it would be no faster here than the precision it runs in. Export on the device, choose another "
                         "--precision, or say --keep-upcast to write the artifact for a device that can", MISSING)

@@ -51,17 +51,17 @@ def posed(student: Student, artifact: Artifact, images: ImageSet, rows: Sequence
     train = images.rows("train")
     if len(train) == 0:
         raise UserError("the data has no training images to take int8 ranges from; name data that has some with --data")
-    ranged = [one.batch for one in accepted(images.images, artifact, evenly(train, options.images))]
+    ranged = [image.batch for image in accepted(images.images, artifact, evenly(train, options.images))]
     used, judged, answered = list[int](), list[tuple[NDArray[Any], ...]](), list[NDArray[Any]]()
     stream = accepted(images.images, artifact, evenly(rows, SEARCH_IMAGES))
     while part := list(islice(stream, CHUNK)):  # what PyTorch must see is large and used once
-        used += [one.row for one in part]
-        judged += [one.batch for one in part]
-        answered.append(reference_logits(checkpoint.model, [one.inputs for one in part]))
+        used += [image.row for image in part]
+        judged += [image.batch for image in part]
+        answered.append(reference_logits(checkpoint.model, [image.inputs for image in part]))
     if not ranged or not judged:
         raise UserError("no image passes the input check, so int8 ranges cannot be found; look at the images or name others with --data")
     logits = np.concatenate(answered)
-    feeds, judged_feeds = ([dict(zip(artifact.input_names, one, strict=True)) for one in batches] for batches in (ranged, judged))
+    feeds, judged_feeds = ([dict(zip(artifact.input_names, batch, strict=True)) for batch in batches] for batches in (ranged, judged))
     labels = images.labels[used]
     return Int8Task(feeds, judged_feeds, labels, calibrated(logits, artifact.task, checkpoint.calibration.temperatures),
                    artifact.task, options.limits, checkpoint.calibration, checkpoint.spec.classes)

@@ -63,10 +63,10 @@ def _find_int8(data: bytes, student: Student, problem: Int8Task, options: Quanti
         model = nncf_int8(data, problem.calibration, transformer=transformer, max_drop=options.limits.max_auc_drop,
                           validate=(lambda compiled: control_score(compiled, problem)) if control else None)
         verdict, calibration = problem.judge(by_openvino(model, problem.judged))
-        tried["NNCF with accuracy control" if control else "NNCF"] = verdict.told()
+        tried["NNCF with accuracy control" if control else "NNCF"] = verdict.describe()
         if verdict.passed:
             name = list(tried)[-1]
-            result = Int8Result(data, calibration, {"quantised_by": name, "verdict": verdict.told()})
+            result = Int8Result(data, calibration, {"quantised_by": name, "verdict": verdict.describe()})
             candidates.append((replace(in_the_graph(student, result), model=model), model))
     if not candidates:
         assert refusal is not None

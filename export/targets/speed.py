@@ -45,7 +45,7 @@ def against_fp32(data: bytes, way: str, runtime: Runtime, batch: Any, build: Bui
 
 def _others(data: bytes, whole: Runtime, batch: Any, build: Build, execution: Execution, engine: EngineOptions) -> dict[str, float]:
     """Times over fp32 of the other floating precisions that this target computes here; what it only emulates is left out."""
-    found = {}
+    times = {}
     for name in ("bf16", "fp16"):
         if name == build.precision:
             continue
@@ -56,7 +56,7 @@ def _others(data: bytes, whole: Runtime, batch: Any, build: Build, execution: Ex
         if other is None:
             continue
         try:
-            found[name] = pace(other, whole, batch)
+            times[name] = pace(other, whole, batch)
         finally:
             other.close()
-    return found
+    return times

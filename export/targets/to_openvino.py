@@ -45,13 +45,13 @@ def with_temperatures(model: Any, temperatures: Sequence[float]) -> None:
     """Put other temperatures into the tail of a model of OpenVINO, in place; ValueError where it has none of that shape."""
     from openvino import opset13
 
-    held = [one for one in model.get_ordered_ops() if one.get_type_name() == "Constant"
-            and is_temperature(one.get_friendly_name())]
-    if len(held) != 1:
-        raise ValueError(f"the model has {len(held)} temperatures, expected 1")
-    new = opset13.constant(np.asarray(temperatures, dtype=np.float32).reshape(tuple(held[0].get_output_shape(0))))
-    new.set_friendly_name(held[0].get_friendly_name())
-    for reader in list(held[0].output(0).get_target_inputs()):
+    constants = [node for node in model.get_ordered_ops() if node.get_type_name() == "Constant"
+                 and is_temperature(node.get_friendly_name())]
+    if len(constants) != 1:
+        raise ValueError(f"the model has {len(constants)} temperatures, expected 1")
+    new = opset13.constant(np.asarray(temperatures, dtype=np.float32).reshape(tuple(constants[0].get_output_shape(0))))
+    new.set_friendly_name(constants[0].get_friendly_name())
+    for reader in list(constants[0].output(0).get_target_inputs()):
         reader.replace_source_output(new.output(0))
 
 

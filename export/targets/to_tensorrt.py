@@ -51,7 +51,7 @@ def parse_gpus(names: Sequence[str]) -> tuple[str, ...]:
     """GPUs as `sm86`, sorted and each once, from names such as sm86, SM_86 or 8.6; UserError (exit 2) for any that RTX does not build."""
     if not names:
         raise UserError(f"no GPU named; expected one or more of {', '.join(RTX_GPUS)}", USAGE)
-    found = set()
+    architectures = set()
     for name in names:
         match = re.fullmatch(r"(?:sm_?)?(\d{2,3})|(\d{1,2})\.(\d)", name.strip().lower())
         gpu = f"sm{match[1] or match[2] + match[3]}" if match else name
@@ -60,8 +60,8 @@ def parse_gpus(names: Sequence[str]) -> tuple[str, ...]:
         if gpu not in RTX_GPUS:
             raise UserError(f"--gpu {name} is not one that RTX engines are built for; expected {', '.join(RTX_GPUS)}; for any other "
                             "GPU run rd-export --target trt --on-device on the machine that has it", USAGE)
-        found.add(gpu)
-    return tuple(sorted(found, key=lambda gpu: int(gpu[2:])))
+        architectures.add(gpu)
+    return tuple(sorted(architectures, key=lambda gpu: int(gpu[2:])))
 
 
 def builder_settings(library: str, version: str) -> BuilderSettings:
@@ -81,9 +81,10 @@ def build_engine(onnx_bytes: bytes, *, min_batch: int = 1, opt_batch: int = 1, m
 
     Raises UserError: exit 5 without tensorrt_rtx, 2 for an unknown GPU or batch, 1 for a graph that it does not take.
     """
-    wanted = parse_gpus(gpus)
+    architectures = parse_gpus(gpus)
     _check_batches(min_batch, opt_batch, max_batch)
-    return _build(load_library("tensorrt_rtx"), "tensorrt_rtx", onnx_bytes, (min_batch, opt_batch, max_batch), wanted, workspace_mb, None)
+    return _build(load_library("tensorrt_rtx"), "tensorrt_rtx", onnx_bytes, (min_batch, opt_batch, max_batch), architectures,
+                  workspace_mb, None)
 
 
 def build_on_device(onnx_bytes: bytes, *, min_batch: int = 1, opt_batch: int = 1, max_batch: int = 8, workspace_mb: int | None = None,
@@ -132,10 +133,10 @@ def _build(library: Any, name: str, data: bytes, batches: tuple[int, int, int], 
         write_atomic(timing_cache, bytes(cache.serialize()))
     engine = bytes(plan)
     seconds = time.perf_counter() - start
-    told = _inspected(library, engine) if not settings.names_gpus else ""
+    inspection = _inspected(library, engine) if not settings.names_gpus else ""
     facts = {
         "library": name, "version": str(library.__version__), "gpus": list(gpus), "batches": list(batches),
-        "onnx_sha256": hashlib.sha256(data).hexdigest(), "tf32": False, **precision_facts(data, told, logger.layers),
+        "onnx_sha256": hashlib.sha256(data).hexdigest(), "tf32": False, **precision_facts(data, inspection, logger.layers),
         "warnings": [text[:300] for is_error, text in logger.problems if not is_error][:MOST_WARNINGS],
     }
     return Engine(engine, facts, seconds)
@@ -200,12 +201,12 @@ def check_inputs(data: bytes) -> None:
 
 def refusal(errors: Sequence[Any]) -> str:
     """The parser's errors in one line: node, operator, reason; at most three."""
-    told = []
+    lines = []
     for error in errors[:3]:
         reason = (error.desc().strip().splitlines() or [""])[0].removeprefix("Assertion failed: ")
         reason = "its converter refuses it" if reason in ("", "false") else reason
-        told.append(f"{error.node_operator()} {error.node_name()}: {reason}" if error.node_operator() else reason)
-    return "; ".join(told) + (f"; and {len(errors) - 3} more" if len(errors) > 3 else "")
+        lines.append(f"{error.node_operator()} {error.node_name()}: {reason}" if error.node_operator() else reason)
+    return "; ".join(lines) + (f"; and {len(errors) - 3} more" if len(errors) > 3 else "")
 
 
 def advice(reason: str) -> str:

@@ -90,12 +90,12 @@ class Artifact:
         """
         name = model or self.model
         row = target_of(name)
-        held = tuple(self.read(file) for file in row.opened(name))
+        contents = tuple(self.read(file) for file in row.opened(name))
         try:
-            row.check(held)
+            row.check(contents)
         except UserError as error:
             raise UserError(f"{self.folder / name}: {error}; expected a model as rd-export writes it: export the artifact again") from None
-        return held
+        return contents
 
     @property
     def model_sha256(self) -> str:

@@ -82,45 +82,45 @@ def check_facts(facts: Any, where: str) -> None:
         raise UserError(f"{where}: {problem}; {AGAIN}")
 
 
-def check_graph(facts: Mapping[str, Any], told: GraphFacts, where: str) -> None:
+def check_graph(facts: Mapping[str, Any], graph: GraphFacts, where: str) -> None:
     """UserError where a manifest's `artifact` and the model file that it names do not say the same, with key and both values."""
-    missing = [key for key in ALWAYS if key not in told.facts]
+    missing = [key for key in ALWAYS if key not in graph.facts]
     if missing:
         raise UserError(f"{where}: the graph says nothing of {', '.join(missing)}, as every graph of rd-export does; {AGAIN}")
     claimed = {**facts, "calibration": {key: facts[key] for key in ("temperatures", "thresholds", "not_calibrated") if key in facts},
                "names": str(dict(enumerate(facts["classes"])))}
-    for key, words in sorted(told.facts.items(), key=lambda pair: pair[0] == "names"):  # which says in other words what classes do
+    for key, words in sorted(graph.facts.items(), key=lambda pair: pair[0] == "names"):  # which says in other words what classes do
         if key in claimed:
             _compare(key, claimed[key], _value(key, words, claimed[key], where), where)
-    _check_tensors(facts, told, where)
-    if told.opset is not None:
-        _compare("opset", facts["opset"], told.opset, where)
+    _check_tensors(facts, graph, where)
+    if graph.opset is not None:
+        _compare("opset", facts["opset"], graph.opset, where)
 
 
 def check_beside(facts: Mapping[str, Any], name: str, content: Mapping[str, Any], where: str) -> None:
     """UserError where a file beside the manifest, which other programs read, says another thing than the manifest; silence is none."""
     image, classes = facts["image"], facts["classes"]
     claimed: dict[str, dict[str, Any]] = {
-        "config.json": {"label_names": classes, "id2label": {str(place): one for place, one in enumerate(classes)},
+        "config.json": {"label_names": classes, "id2label": {str(place): label for place, label in enumerate(classes)},
                         "rd.model.task": facts["task"], "rd.model.classes": classes, "rd.image": image},
         "preprocessor_config.json": {"image_mean": image["mean"], "image_std": image["std"],
                                      "size": {"height": image["height"], "width": image["width"]}},
         "parity.json": {"target": facts["target"], "precision": facts["precision"], "passed": True},
         "latency.json": {"facts.target": facts["target"], "facts.precision": facts["precision"]}}
     for key, value in claimed.get(name, {}).items():
-        told: Any = content
+        actual: Any = content
         for part in key.split("."):
-            told = told.get(part) if isinstance(told, Mapping) else None
-        if told is not None:
-            _compare(key, value, told, f"{where}: {name}", "the file")
+            actual = actual.get(part) if isinstance(actual, Mapping) else None
+        if actual is not None:
+            _compare(key, value, actual, f"{where}: {name}", "the file")
 
 
-def _compare(key: str, claimed: Any, told: Any, where: str, who: str = "the graph") -> None:
-    if _plain(claimed) != _plain(told):
-        if isinstance(claimed, Mapping) and isinstance(told, Mapping):  # name the part that differs
-            parts = [name for name in {**claimed, **told} if _plain(claimed.get(name)) != _plain(told.get(name))]
-            _compare(f"{key}.{parts[0]}", claimed.get(parts[0]), told.get(parts[0]), where, who)
-        raise UserError(f"{where}: the manifest says {key} {shown(claimed)}, {who} itself says {shown(told)}; {AGAIN}")
+def _compare(key: str, claimed: Any, actual: Any, where: str, who: str = "the graph") -> None:
+    if _plain(claimed) != _plain(actual):
+        if isinstance(claimed, Mapping) and isinstance(actual, Mapping):  # name the part that differs
+            parts = [name for name in {**claimed, **actual} if _plain(claimed.get(name)) != _plain(actual.get(name))]
+            _compare(f"{key}.{parts[0]}", claimed.get(parts[0]), actual.get(parts[0]), where, who)
+        raise UserError(f"{where}: the manifest says {key} {shown(claimed)}, {who} itself says {shown(actual)}; {AGAIN}")
 
 
 def _value(key: str, words: str, claimed: Any, where: str) -> Any:
@@ -136,13 +136,13 @@ def _value(key: str, words: str, claimed: Any, where: str) -> Any:
 def _plain(value: Any) -> Any:
     """A value without what JSON does not tell apart: tuples are lists, 1.0 is 1, but true is not 1."""
     if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
+        return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     return ("truth", value) if isinstance(value, bool) else value
 
 
-def _check_tensors(facts: Mapping[str, Any], told: GraphFacts, where: str) -> None:
+def _check_tensors(facts: Mapping[str, Any], graph: GraphFacts, where: str) -> None:
     """The graph's inputs and outputs are those that follow from the manifest; what it leaves open or unsaid is no contradiction."""
     image, count = facts["image"], len(facts["classes"])
     slices = image["volume"]["slices"] if image.get("volume") else 0
@@ -154,19 +154,19 @@ def _check_tensors(facts: Mapping[str, Any], told: GraphFacts, where: str) -> No
         inputs += [GraphTensor("mask", "", (None, slices))] * bool(slices)
     outputs = [GraphTensor(name, "float32", (None, count)) for name in ("logits", "probabilities")[:1 if facts["input"] == "tensor" else 2]]
     outputs += [GraphTensor("attention", "float32", (None, slices))] * bool(slices)
-    for kind, expected, found in (("inputs", inputs, told.inputs), ("outputs", outputs, told.outputs)):
-        if len(expected) != len(found) or not all(map(_fits, expected, found)):
-            raise UserError(f"{where}: the manifest means {kind} {_listed(expected)}, the graph itself has {_listed(found)}; {AGAIN}")
+    for kind, expected, actual in (("inputs", inputs, graph.inputs), ("outputs", outputs, graph.outputs)):
+        if len(expected) != len(actual) or not all(map(_fits, expected, actual)):
+            raise UserError(f"{where}: the manifest means {kind} {_listed(expected)}, the graph itself has {_listed(actual)}; {AGAIN}")
 
 
-def _fits(expected: GraphTensor, found: GraphTensor) -> bool:
-    same_name = not found.name or found.name == expected.name
-    same_dtype = not (found.dtype and expected.dtype) or found.dtype == expected.dtype
-    same_sizes = not found.shape or (len(found.shape) == len(expected.shape) and all(
-        one is None or other is None or one == other for one, other in zip(expected.shape[1:], found.shape[1:], strict=True)))
+def _fits(expected: GraphTensor, actual: GraphTensor) -> bool:
+    same_name = not actual.name or actual.name == expected.name
+    same_dtype = not (actual.dtype and expected.dtype) or actual.dtype == expected.dtype
+    same_sizes = not actual.shape or (len(actual.shape) == len(expected.shape) and all(
+        size is None or other is None or size == other for size, other in zip(expected.shape[1:], actual.shape[1:], strict=True)))
     return same_name and same_dtype and same_sizes
 
 
 def _listed(tensors: Sequence[GraphTensor]) -> str:
-    return ", ".join(f"{one.name[:40] or 'unnamed'} {one.dtype} ({', '.join('?' if size is None else str(size) for size in one.shape)})"
-                     for one in tensors) or "none"
+    return ", ".join(f"{tensor.name[:40] or 'unnamed'} {tensor.dtype} "
+                     f"({', '.join('?' if size is None else str(size) for size in tensor.shape)})" for tensor in tensors) or "none"

@@ -45,9 +45,9 @@ def machine_facts() -> dict[str, Any]:
 
 def full_facts() -> dict[str, Any]:
     """All of `machine_facts`, and instruction sets, memory, governor, clock, power mode, GPU and library versions."""
-    told = _cpuinfo()
-    flags = set((told.get("flags") or told.get("Features") or "").split())
-    found = {**machine_facts(), "core_set": core_set(), "flags": [one for one in FLAGS if one in flags], "memory_gib": _memory_gib(),
+    cpuinfo = _cpuinfo()
+    flags = set((cpuinfo.get("flags") or cpuinfo.get("Features") or "").split())
+    facts = {**machine_facts(), "core_set": core_set(), "flags": [flag for flag in FLAGS if flag in flags], "memory_gib": _memory_gib(),
              "kernel": platform.release(), "virtual": "hypervisor" in flags, "governor": _text(CPUS / "cpu0/cpufreq/scaling_governor"),
              "clock_mhz": clock_mhz(), "clock_limit_mhz": _mhz(CPUS / "cpu0/cpufreq/scaling_max_freq"),
              "boost": _text(CPUS / "cpufreq/boost"), "cpu_quota": _quota(),
@@ -56,13 +56,13 @@ def full_facts() -> dict[str, Any]:
              "gpu": _gpus(), "libraries": {}}
     for name in LIBRARIES:
         with contextlib.suppress(PackageNotFoundError):
-            found["libraries"][name] = version(name)
-    return found
+            facts["libraries"][name] = version(name)
+    return facts
 
 
-def same_machine(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+def same_machine(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
     """Why two sets of facts are of two machines, or of one in two states; empty when they may stand in one column."""
-    return [f"{key} {one.get(key)!r} and {other.get(key)!r}" for key in IDENTITY if one.get(key) != other.get(key)]
+    return [f"{key} {first.get(key)!r} and {second.get(key)!r}" for key in IDENTITY if first.get(key) != second.get(key)]
 
 
 def clock_mhz() -> float | None:
@@ -75,12 +75,12 @@ def clock_mhz() -> float | None:
 
 def temperatures() -> dict[str, float]:
     """Degrees Celsius of every thermal zone that Linux or a Jetson names."""
-    found = {}
+    degrees = {}
     for zone in sorted(Path("/sys/class/thermal").glob("thermal_zone*")):
         value = _text(zone / "temp")
         if value and value.lstrip("-").isdigit() and int(value) > 0:
-            found[_text(zone / "type") or zone.name] = int(value) / 1000
-    return found
+            degrees[_text(zone / "type") or zone.name] = int(value) / 1000
+    return degrees
 
 
 def pulse() -> float:
@@ -115,7 +115,7 @@ class Watch:
 
 def _busy() -> dict[str, tuple[int, int]]:
     """Busy and all ticks of every core; time that a hypervisor took away counts as busy, for it is not ours."""
-    found = {}
+    cores = {}
     try:
         lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -124,8 +124,8 @@ def _busy() -> dict[str, tuple[int, int]]:
         name, *numbers = line.split()
         if name.startswith("cpu") and name != "cpu":
             ticks = [int(number) for number in numbers[:8]]  # user nice system idle iowait irq softirq steal; guest is in user
-            found[name] = (sum(ticks) - ticks[3] - ticks[4], sum(ticks))
-    return found
+            cores[name] = (sum(ticks) - ticks[3] - ticks[4], sum(ticks))
+    return cores
 
 
 def _throttles() -> int:
@@ -134,16 +134,16 @@ def _throttles() -> int:
 
 def _cpuinfo() -> dict[str, str]:
     """The first core's lines of /proc/cpuinfo, with a board's own at the end."""
-    found: dict[str, str] = {}
+    entries: dict[str, str] = {}
     for line in (_text(Path("/proc/cpuinfo")) or "").splitlines():
         key, _, value = line.partition(":")
-        found.setdefault(key.strip(), value.strip())
-    return found
+        entries.setdefault(key.strip(), value.strip())
+    return entries
 
 
 def _cpu_model() -> str:
-    told = _cpuinfo()
-    return told.get("model name") or told.get("Model") or platform.processor() or platform.machine()  # x86; some ARM boards
+    cpuinfo = _cpuinfo()
+    return cpuinfo.get("model name") or cpuinfo.get("Model") or platform.processor() or platform.machine()  # x86; some ARM boards
 
 
 def _memory_gib() -> float | None:
@@ -180,23 +180,23 @@ def _jetson() -> str | None:
 
 def _power_mode() -> str | None:
     """Jetson's power mode, or what ACPI calls the platform's profile."""
-    told = _asked("nvpmodel", "-q")
-    lines = [line.partition(":")[2].strip() for line in (told or "").splitlines() if "Power Mode" in line]
+    output = _asked("nvpmodel", "-q")
+    lines = [line.partition(":")[2].strip() for line in (output or "").splitlines() if "Power Mode" in line]
     return lines[0] if lines else _text(Path("/sys/firmware/acpi/platform_profile"))
 
 
 def _gpus() -> list[dict[str, str]]:
     """Name, driver, clock limit and power limit of every NVIDIA GPU that nvidia-smi knows."""
-    told = _asked("nvidia-smi", "--query-gpu=name,driver_version,clocks.max.sm,power.limit", "--format=csv,noheader")
+    output = _asked("nvidia-smi", "--query-gpu=name,driver_version,clocks.max.sm,power.limit", "--format=csv,noheader")
     return [dict(zip(("name", "driver", "clock_limit", "power_limit"), [part.strip() for part in line.split(",")], strict=False))
-            for line in (told or "").splitlines() if line]
+            for line in (output or "").splitlines() if line]
 
 
 def gpu_state() -> list[dict[str, str]]:
     """Clock, power, temperature and reasons for throttling of every NVIDIA GPU, at this moment."""
     names = ("clocks.sm", "power.draw", "temperature.gpu", "clocks_throttle_reasons.active")
-    told = _asked("nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader")
-    return [dict(zip(names, [part.strip() for part in line.split(",")], strict=False)) for line in (told or "").splitlines() if line]
+    output = _asked("nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader")
+    return [dict(zip(names, [part.strip() for part in line.split(",")], strict=False)) for line in (output or "").splitlines() if line]
 
 
 def _asked(*command: str) -> str | None:

@@ -46,9 +46,9 @@ class OrtSession:
             raise UserError(f"device {device!r} is not known; expected {' or '.join(PROVIDERS)}", USAGE)
         check_threads(threads, "threads")
         runtime = load_runtime()
-        wanted, available = PROVIDERS[device], runtime.get_available_providers()
-        if wanted not in available:
-            raise UserError(f"device {device} needs {wanted}, this onnxruntime has {', '.join(available)}; "
+        provider, available = PROVIDERS[device], runtime.get_available_providers()
+        if provider not in available:
+            raise UserError(f"device {device} needs {provider}, this onnxruntime has {', '.join(available)}; "
                             f"install a build that has it or use another device", MISSING)
         self.threads = threads or allowed_cores()
         options = runtime.SessionOptions()
@@ -62,21 +62,21 @@ class OrtSession:
         if not optimise:
             options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            session = runtime.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=[wanted])
+            session = runtime.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=[provider])
         except Exception as error:  # its exception types are many and private
             what = name or ("the graph" if isinstance(model, bytes) else str(model))
             raise UserError(f"{what}: onnxruntime {runtime.__version__} cannot open it: {_first_line(error)}") from None
         used = session.get_providers()
-        if used[0] != wanted:
-            raise UserError(f"asked for {wanted}, onnxruntime uses {', '.join(used)} (available: {', '.join(available)}); "
+        if used[0] != provider:
+            raise UserError(f"asked for {provider}, onnxruntime uses {', '.join(used)} (available: {', '.join(available)}); "
                             "its drivers are missing or too old", MISSING)
-        self.provider = wanted
+        self.provider = provider
         self.spin = spin
         self.version = str(runtime.__version__)
         self._session: Any = session
         session.disable_fallback()  # to another provider, at the first call that fails
         session._model_bytes = None  # it keeps them for that fallback: a second copy of every weight
-        self._inputs = [one.name for one in session.get_inputs()]
+        self._inputs = [argument.name for argument in session.get_inputs()]
         self._outputs = [output.name for output in session.get_outputs()]
 
     def run(self, batch: NDArray[Any] | tuple[NDArray[Any], ...]) -> tuple[NDArray[np.float32], Any, Any]:

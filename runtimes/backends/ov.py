@@ -44,9 +44,9 @@ def load_runtime() -> Any:
 def capabilities(device: str = "cpu") -> frozenset[str]:
     """What a device computes in by its own account, such as FP32, BF16, INT8; empty where it is not there."""
     core = load_runtime().Core()
-    wanted = DEVICES.get(device, "")
-    found = [one for one in core.available_devices if one.split(".")[0] == wanted]
-    return frozenset(core.get_property(found[0], "OPTIMIZATION_CAPABILITIES")) if found else frozenset()
+    plugin = DEVICES.get(device, "")
+    devices = [full_name for full_name in core.available_devices if full_name.split(".")[0] == plugin]
+    return frozenset(core.get_property(devices[0], "OPTIMIZATION_CAPABILITIES")) if devices else frozenset()
 
 
 class OpenVinoSession:
@@ -65,16 +65,16 @@ class OpenVinoSession:
         check_threads(threads, "threads")
         runtime = load_runtime()
         core = runtime.Core()
-        wanted, available = DEVICES[device], list(core.available_devices)
-        if not any(one.split(".")[0] == wanted for one in available):
-            raise UserError(f"device {device} needs OpenVINO's {wanted}, this machine has {', '.join(available)}; "
+        plugin, available = DEVICES[device], list(core.available_devices)
+        if not any(full_name.split(".")[0] == plugin for full_name in available):
+            raise UserError(f"device {device} needs OpenVINO's {plugin}, this machine has {', '.join(available)}; "
                             "install its driver or use another device", MISSING)
-        self.threads, self.provider, self.version = threads or allowed_cores(), wanted, str(runtime.__version__).split("-")[0]
+        self.threads, self.provider, self.version = threads or allowed_cores(), plugin, str(runtime.__version__).split("-")[0]
         self.hint = HINTS[precision]
-        if precision == "fp16" and "FP16" not in core.get_property(wanted, "OPTIMIZATION_CAPABILITIES"):
+        if precision == "fp16" and "FP16" not in core.get_property(plugin, "OPTIMIZATION_CAPABILITIES"):
             self.hint = "f32"  # asked for f16, a processor without it computes in bf16, which is less exact, and says so nowhere
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": self.hint, "PERFORMANCE_HINT": hint.upper()}
-        if wanted == "CPU":
+        if plugin == "CPU":
             settings["INFERENCE_NUM_THREADS"] = self.threads
         if counters:
             settings["PERF_COUNT"] = True
@@ -82,10 +82,10 @@ class OpenVinoSession:
             _check_cache(cache)
             settings["CACHE_DIR"] = str(cache)
         try:
-            self._compiled: Any = core.compile_model(_read(core, model), wanted, settings)
+            self._compiled: Any = core.compile_model(_read(core, model), plugin, settings)
         except RuntimeError as error:
             what = name or (str(model) if isinstance(model, Path) else "the graph")
-            raise UserError(f"{what}: OpenVINO {self.version} cannot compile it for {wanted}: {_reason(error)}") from None
+            raise UserError(f"{what}: OpenVINO {self.version} cannot compile it for {plugin}: {_reason(error)}") from None
         self._request: Any = self._compiled.create_infer_request()
         self._tensor: Any = runtime.Tensor
         self._bound: dict[int, NDArray[Any]] = {}
@@ -101,10 +101,10 @@ class OpenVinoSession:
                     self._feed(index, feed)
             else:
                 self._feed(0, batch)
-            found = self._request.infer()
+            results = self._request.infer()
         except RuntimeError as error:  # a graph that compiles may still be one that cannot run
             raise UserError(f"OpenVINO {self.version} cannot run this graph: {_reason(error)}; export the artifact again") from None
-        outputs = [*found.values(), None, None]
+        outputs = [*results.values(), None, None]
         return outputs[0], outputs[1], outputs[2]
 
     def _feed(self, index: int, feed: NDArray[Any]) -> None:
@@ -130,8 +130,8 @@ class OpenVinoSession:
 def _check_cache(folder: Path) -> None:
     """Refuse (exit 2) a cache that others may write to: a compiled model in it answers, and nothing checks its bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    held = folder.stat()
-    if hasattr(os, "getuid") and (held.st_uid not in (os.getuid(), 0) or held.st_mode & stat.S_IWOTH):
+    status = folder.stat()
+    if hasattr(os, "getuid") and (status.st_uid not in (os.getuid(), 0) or status.st_mode & stat.S_IWOTH):
         raise UserError(f"cache {folder} can be written by others, and a model that they left there would answer unchecked; "
                         "name a folder of your own, or take their right to write", USAGE)
 
@@ -149,31 +149,31 @@ def _read(core: Any, model: Any) -> Any:
 def _check_cost(model: Any, images: int) -> None:
     """UserError where a graph takes memory or work without bound, by OpenVINO's own account of its shapes before it is compiled."""
     graph = model.clone()
-    graph.reshape({one: [images, *list(one.get_partial_shape())[1:]] for one in graph.inputs})
-    made, work = 0, 0
+    graph.reshape({port: [images, *list(port.get_partial_shape())[1:]] for port in graph.inputs})
+    elements, work = 0, 0
     for layer in graph.get_ordered_ops():
         name = str(layer.get_friendly_name())[:80]
-        for one in layer.outputs():
-            if one.get_partial_shape().is_dynamic:
+        for port in layer.outputs():
+            if port.get_partial_shape().is_dynamic:
                 raise UserError(f"layer {name} has a size that depends on the image, so its memory cannot be bounded")
-            count = prod(one.get_shape())
-            made += count
+            count = prod(port.get_shape())
+            elements += count
             if count > MOST_ELEMENTS * images:
                 raise UserError(f"layer {name} makes {count:,} numbers of {images} images, which no network of ours does")
         work += _macs(layer)
-    if work + made > MOST_WORK * images:
-        raise UserError(f"it takes {work + made:,} multiply-adds for {images} images, which no network of ours does")
+    if work + elements > MOST_WORK * images:
+        raise UserError(f"it takes {work + elements:,} multiply-adds for {images} images, which no network of ours does")
 
 
 def _layers(graph: Any) -> dict[str, int]:
     """How many layers that multiply run in each precision, from the runtime's own graph after compilation."""
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for layer in graph.get_ordered_ops():
-        told = layer.get_rt_info()
-        if "layerType" in told and str(told["layerType"].astype(str)) in COUNTED:
-            kind = str(told["runtimePrecision"].astype(str))
-            found[KINDS.get(kind, kind)] += 1
-    return dict(sorted(found.items()))
+        info = layer.get_rt_info()
+        if "layerType" in info and str(info["layerType"].astype(str)) in COUNTED:
+            kind = str(info["runtimePrecision"].astype(str))
+            counts[KINDS.get(kind, kind)] += 1
+    return dict(sorted(counts.items()))
 
 
 def counted_macs(model: tuple[bytes, ...], shapes: Sequence[Sequence[int]]) -> int:
@@ -205,8 +205,8 @@ def profiled(model: tuple[bytes, ...], batch: tuple[NDArray[Any], ...], *, preci
     for turn in range(runs + 5):
         session.run(batch)
         if turn >= 5:
-            times += [(one.node_name, f"{one.node_type} ({one.exec_type})", one.real_time.total_seconds() * 1e6)
-                      for one in session._request.get_profiling_info() if str(one.status).endswith("EXECUTED")]
+            times += [(node.node_name, f"{node.node_type} ({node.exec_type})", node.real_time.total_seconds() * 1e6)
+                      for node in session._request.get_profiling_info() if str(node.status).endswith("EXECUTED")]
     layers = dict(session.layers)
     session.close()
     return layers, times

@@ -70,15 +70,15 @@ class Tensor:
 
 def tensors_of(engine: Any, library: Any) -> list[Tensor]:
     """Inputs and outputs of an engine in its own order; UserError where one has another open size than its batch."""
-    found = []
+    tensors = []
     for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)
         shape = tuple(int(side) for side in engine.get_tensor_shape(name))[1:]
         if min(shape, default=1) < 1:
             raise UserError(f"the engine's {name} has shape (batch, {', '.join(map(str, shape))}); expected fixed sizes after the batch")
-        found.append(Tensor(name, engine.get_tensor_mode(name) == library.TensorIOMode.INPUT,
-                            np.dtype(library.nptype(engine.get_tensor_dtype(name))), shape))
-    return found
+        tensors.append(Tensor(name, engine.get_tensor_mode(name) == library.TensorIOMode.INPUT,
+                              np.dtype(library.nptype(engine.get_tensor_dtype(name))), shape))
+    return tensors
 
 
 def pieces(count: int, smallest: int, largest: int) -> Iterator[slice]:

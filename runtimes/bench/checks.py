@@ -27,13 +27,13 @@ def names_of(folders: Sequence[Path]) -> list[str]:
 
 def check_alike(artifacts: dict[str, Artifact], *, mixed: bool) -> None:
     """Refuse artifacts whose figures would not answer the same question: other classes, or another input (unless `mixed`)."""
-    (first, one), *others = artifacts.items()
+    (first, reference), *others = artifacts.items()
     for name, other in others:
-        if (one.task, one.classes) != (other.task, other.classes):
-            raise UserError(f"{first} decides {one.task} between {', '.join(one.classes)}, {name} {other.task} between "
+        if (reference.task, reference.classes) != (other.task, other.classes):
+            raise UserError(f"{first} decides {reference.task} between {', '.join(reference.classes)}, {name} {other.task} between "
                             f"{', '.join(other.classes)}; measure them in two reports", USAGE)
         different = [f"{what} {mine} and {theirs}" for what, mine, theirs in zip(
-            ("graph size", "input", "pixels", "channels", "slices"), entrance(one), entrance(other), strict=True) if mine != theirs]
+            ("graph size", "input", "pixels", "channels", "slices"), entrance(reference), entrance(other), strict=True) if mine != theirs]
         if different and not mixed:
             raise UserError(f"{first} and {name} take different inputs ({'; '.join(different)}), so their latencies are of different work; "
                             "say --mixed to have them in one report all the same", USAGE)

@@ -118,14 +118,14 @@ def new_scratch(root: Path, place: int) -> Path:
 def hire(crew: Crew, artifacts: Mapping[str, Artifact], threads: Sequence[int], *, files: Mapping[str, list[Path]], device: str,
          spin: Sequence[str], cores: Sequence[int], pin: bool) -> list[Member]:
     """A process for every artifact, thread count and way of waiting; one thread does not wait for others."""
-    made = []
+    members = []
     for name, artifact in artifacts.items():
         for count in threads:
             ways = [way == "on" for way in spin] if artifact.row.spins and count > 1 else [None]
             for way in ways:
-                held = (list(cores) or core_set())[:count] if pin else list(cores) or None
-                made.append(crew.open(name, artifact, threads=count, device=device, spin=way, cores=held, files=files.get(name, [])))
-    return made
+                affinity = (list(cores) or core_set())[:count] if pin else list(cores) or None
+                members.append(crew.open(name, artifact, threads=count, device=device, spin=way, cores=affinity, files=files.get(name, [])))
+    return members
 
 
 def plan(members: Sequence[Member], paths: Sequence[str], batches: Sequence[int]) -> list[tuple[Member, Cell]]:
@@ -147,18 +147,18 @@ def measure_cells(cells: Sequence[tuple[Member, Cell]], timing: Timing, tell: Ca
         for member, cell in cells:
             cell.blocks.append(member.ask("block", path=cell.path, batch=cell.batch, least=-(-timing.samples // timing.rounds),
                                           seconds=timing.seconds / timing.rounds))
-        taken = time.monotonic() - start
-        tell(f"round     {turn + 1} of {timing.rounds}  {taken / (turn + 1) * (timing.rounds - turn - 1):.0f} s left")
+        elapsed = time.monotonic() - start
+        tell(f"round     {turn + 1} of {timing.rounds}  {elapsed / (turn + 1) * (timing.rounds - turn - 1):.0f} s left")
 
 
 def streamed(member: Member, count: int, batch: int, seconds: float) -> dict[str, Any]:
     """Images a second of several sessions side by side."""
-    found = member.ask("streams", streams=count, batch=batch, seconds=seconds)
-    shown = percentiles_ms(found["samples_ns"])
+    block = member.ask("streams", streams=count, batch=batch, seconds=seconds)
+    shown = percentiles_ms(block["samples_ns"])
     return {"artifact": member.name, "threads": member.threads, "streams": count, "batch": batch, "path": "array",
-            "images_per_s": batch * len(found["samples_ns"]) / found["elapsed_ns"] * 1e9, "mean_ms": shown["mean_ms"],
-            "p50_ms": shown["p50_ms"], "calls": len(found["samples_ns"]), "in_flight": len(found["samples_ns"]) / found["elapsed_ns"]
-            * shown["mean_ms"] * 1e6, **used_by_others([found], len(member.cores))}
+            "images_per_s": batch * len(block["samples_ns"]) / block["elapsed_ns"] * 1e9, "mean_ms": shown["mean_ms"],
+            "p50_ms": shown["p50_ms"], "calls": len(block["samples_ns"]), "in_flight": len(block["samples_ns"]) / block["elapsed_ns"]
+            * shown["mean_ms"] * 1e6, **used_by_others([block], len(member.cores))}
 
 
 def look_inside(crew: Crew, members: Sequence[Member], rows: Sequence[dict[str, Any]], tell: Callable[[str], None], *, device: str,
@@ -166,13 +166,13 @@ def look_inside(crew: Crew, members: Sequence[Member], rows: Sequence[dict[str, 
     """MACs, and where they are asked for roofline and slowest operators: into the rows, and for the report."""
     single = [member for member in members if member.spin is not False]
     tell("inside    operators and peaks of this machine")
-    found = {id(member): member.ask("inside", threads=member.threads, device=device, operators=profile)
-             for member in single}
-    counts = sorted({one.threads for one in single}) if roofline else []
+    details = {id(member): member.ask("inside", threads=member.threads, device=device, operators=profile)
+               for member in single}
+    counts = sorted({member.threads for member in single}) if roofline else []
     limits = {count: crew.peaks(single[0].artifact, count) for count in counts}
     for row in rows:
-        member = next(one for one in single if (one.name, one.threads) == (row["artifact"], row["threads"]))
-        known = found[id(member)]
+        member = next(member for member in single if (member.name, member.threads) == (row["artifact"], row["threads"]))
+        known = details[id(member)]
         row.update(macs=known.get("macs"), layers=known.get("layers") or row["layers"])
         if row["path"] == "array" and row["threads"] in limits:
             line = bound(known, limits[row["threads"]], model_bytes=row["model_bytes"], batch=row["batch"], p50_ms=row["p50_ms"])
@@ -181,13 +181,13 @@ def look_inside(crew: Crew, members: Sequence[Member], rows: Sequence[dict[str, 
     first = min(member.threads for member in single)
     return {"peaks": list(limits.values()), "profiles": [
         {"artifact": member.name, "threads": member.threads,
-         **{key: found[id(member)].get(key) for key in ("operators", "kinds", "reason")}}
+         **{key: details[id(member)].get(key) for key in ("operators", "kinds", "reason")}}
         for member in single if member.threads == first] if profile else []}
 
 
 def state() -> dict[str, Any]:
     """The machine at this moment."""
-    return {"facts": full_facts(), "load_average": [round(one, 2) for one in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+    return {"facts": full_facts(), "load_average": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
             "temperatures": temperatures(), "gpu": gpu_state(), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
 
 

@@ -49,11 +49,11 @@ def compare(old: Path, new: Path, *, noise: float, gate: bool, other_machine: bo
         raise UserError(f"{old} and {new} have no cell in common (artifact, batch, threads, path); measure the same with both", USAGE)
     slower = 0
     for first, second in pairs:
-        found = judged(blocks_of(before, first), blocks_of(after, second), noise)
-        slower += found["verdict"] == "slower"
+        change = judged(blocks_of(before, first), blocks_of(after, second), noise)
+        slower += change["verdict"] == "slower"
         doubt = "" if first["valid"] and second["valid"] else "  [not valid: see the reports]"
-        tell(f"{found['verdict']:<8} {second['artifact']}, {second['path']}, batch {second['batch']}, {threads_text(second)}: p50 "
-             f"{first['p50_ms']:.3g} -> {second['p50_ms']:.3g} ms, x {found['ratio']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+        tell(f"{change['verdict']:<8} {second['artifact']}, {second['path']}, batch {second['batch']}, {threads_text(second)}: p50 "
+             f"{first['p50_ms']:.3g} -> {second['p50_ms']:.3g} ms, x {change['ratio']:.3f} ({change['low']:.3f} to {change['high']:.3f})"
              f"{doubt}")
     tell(f"{slower} of {len(pairs)} cells slower beyond noise (95 % interval of the ratio of p50 above {1 + noise:g})")
     return BUDGET if gate and slower else DONE
@@ -70,14 +70,14 @@ def matched(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[d
     """Rows of the same cell; where each report has one artifact alone, that one stands for the other whatever its folder is called."""
     alone = all(len({row["artifact"] for row in report["rows"]}) == 1 for report in (before, after))
     keys = KEY[1:] if alone else KEY
-    held = {tuple(row[key] for key in keys): row for row in before["rows"]}
-    return [(held[key], row) for row in after["rows"] if (key := tuple(row[key] for key in keys)) in held]
+    earlier = {tuple(row[key] for key in keys): row for row in before["rows"]}
+    return [(earlier[key], row) for row in after["rows"] if (key := tuple(row[key] for key in keys)) in earlier]
 
 
 def blocks_of(report: Mapping[str, Any], row: Mapping[str, Any]) -> list[Any]:
     """A row's raw blocks where they lie beside its report, else the median of each block."""
-    kept = report["samples"].get(report["rows"].index(row))
-    return kept["blocks_ns"] if kept else [[one] for one in row["block_p50_ms"]]
+    samples = report["samples"].get(report["rows"].index(row))
+    return samples["blocks_ns"] if samples else [[median] for median in row["block_p50_ms"]]
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -96,8 +96,8 @@ def read_report(path: Path) -> dict[str, Any]:
         rows = list(samples["rows"].values())
     if len(rows) != len(report["rows"]):
         return {**report, "samples": {}}
-    for place, (row, kept) in enumerate(zip(report["rows"], rows, strict=True)):
-        medians = [float(np.median(block)) / 1e6 for block in kept["blocks_ns"]]
+    for place, (row, series) in enumerate(zip(report["rows"], rows, strict=True)):
+        medians = [float(np.median(block)) / 1e6 for block in series["blocks_ns"]]
         if len(medians) != len(row["block_p50_ms"]) or not np.allclose(medians, row["block_p50_ms"], rtol=1e-3):
             raise UserError(f"{path}: rows[{place}].block_p50_ms is {shown(row['block_p50_ms'])}, the samples beside it say "
                             f"{shown(medians)}; {AGAIN}")

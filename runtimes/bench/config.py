@@ -80,7 +80,7 @@ class BenchSettings:
 
     def __post_init__(self) -> None:
         for name in ("batch", "streams"):
-            if any(one < 1 for one in getattr(self, name)):
+            if any(value < 1 for value in getattr(self, name)):
                 raise UserError(f"--{name} {' '.join(map(str, getattr(self, name)))}: expected 1 or more", USAGE)
         for count in self.threads:
             check_threads(count)

@@ -108,10 +108,10 @@ def input_files(artifact: Artifact, images: Path | None, folder: Path) -> list[P
     """
     if images is not None:
         kinds = (".nii", ".gz") if artifact.image_spec.volume is not None else SUFFIXES
-        found = sorted(path for path in images.rglob("*") if path.suffix.lower() in kinds) if images.is_dir() else []
-        if not found:
+        files = sorted(path for path in images.rglob("*") if path.suffix.lower() in kinds) if images.is_dir() else []
+        if not files:
             raise UserError(f"--images {images} holds no file that ends in {', '.join(kinds)}; name a folder of images")
-        return found[:64]
+        return files[:64]
     if artifact.image_spec.volume is not None or artifact.input_kind == "tensor":
         return []
     golden, _, _ = read_golden(artifact)

@@ -24,7 +24,7 @@ DASHES = ("", "7 4", "2 3", "10 3 2 3")
 def as_html(report: Mapping[str, Any], samples: Mapping[str, Any]) -> str:
     """The page of a report; samples: raw nanoseconds of its rows, in their order."""
     rows = list(report["rows"])
-    raw = [np.concatenate([np.asarray(block, dtype=np.float64) for block in kept["blocks_ns"]]) / 1e6 for kept in samples.values()]
+    raw = [np.concatenate([np.asarray(block, dtype=np.float64) for block in series["blocks_ns"]]) / 1e6 for series in samples.values()]
     machine = report["machine"]
     style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
     names = list(dict.fromkeys(row["artifact"] for row in rows))
@@ -45,9 +45,9 @@ def _header(title: str, report: Mapping[str, Any], names: list[str]) -> str:
 
 
 def _warnings(report: Mapping[str, Any]) -> str:
-    told = "".join(f"<h2>{title}</h2><ul>{''.join(f'<li>{html_text(line)}</li>' for line in lines)}</ul>"
-                   for title, lines in warnings_of(report["rows"]))
-    return f'<section class="warnings">{told}</section>' if told else ""
+    lists = "".join(f"<h2>{title}</h2><ul>{''.join(f'<li>{html_text(line)}</li>' for line in lines)}</ul>"
+                    for title, lines in warnings_of(report["rows"]))
+    return f'<section class="warnings">{lists}</section>' if lists else ""
 
 
 def _colour(names: list[str], name: str) -> str:
@@ -57,23 +57,24 @@ def _colour(names: list[str], name: str) -> str:
 def _front(rows: list[dict[str, Any]], names: list[str]) -> str:
     """AUROC over p50 of a single image: the front of what is worth having, and the teacher."""
     head = "<section><h2>Latency against AUROC</h2>"
-    scored = [row for row in rows if row["path"] == "array" and row["batch"] == min(one["batch"] for one in rows) and row.get("score")]
+    scored = [row for row in rows if row["path"] == "array" and row["batch"] == min(other["batch"] for other in rows) and row.get("score")]
     if not scored:
         return (f'{head}<p class="note">No picture: none of these artifacts carries an AUROC. rd-export takes it along from the student\'s '
                 "metrics.json.</p></section>")
     value = {id(row): row["score"]["auroc"]["value"] for row in scored}
-    told = {row["score"]["teacher_auroc"]["value"] for row in scored if row["score"].get("teacher_auroc")}
+    teachers = {row["score"]["teacher_auroc"]["value"] for row in scored if row["score"].get("teacher_auroc")}
     measured = any(row.get("teacher") for row in rows)
     bounds = [row["score"]["auroc"].get(end, value[id(row)]) for row in scored for end in ("low", "high")]
-    bounds += [] if measured else list(told)
+    bounds += [] if measured else list(teachers)
     low, high = min(bounds), max(bounds)
     room = max(0.01, (high - low) * 0.12)
     x, y = svg.horizontal([row["p50_ms"] for row in scored]), svg.vertical(low - room, min(high + room, 1.002))
-    body = [svg.line([(svg.LEFT, y.at(one)), (svg.WIDTH - svg.RIGHT, y.at(one))], "var(--muted)", dashes="6 4")
-            for one in sorted(told) if not measured]
+    body = [svg.line([(svg.LEFT, y.at(auroc)), (svg.WIDTH - svg.RIGHT, y.at(auroc))], "var(--muted)", dashes="6 4")
+            for auroc in sorted(teachers) if not measured]
     front = sorted(scored, key=lambda row: (row["p50_ms"], -value[id(row)]))
-    best = [row for place, row in enumerate(front) if all(value[id(row)] > value[id(one)] for one in front[:place])]
-    body.append(svg.line([(x.at(row["p50_ms"]), y.at(value[id(row)])) for row in best], "var(--muted)", width=1.2, told="the best of each"))
+    best = [row for place, row in enumerate(front) if all(value[id(row)] > value[id(other)] for other in front[:place])]
+    body.append(svg.line([(x.at(row["p50_ms"]), y.at(value[id(row)])) for row in best], "var(--muted)", width=1.2,
+                         title="the best of each"))
     threads = sorted({row["threads"] for row in scored})
     for row in scored:
         colour, place, score = _colour(names, row["artifact"]), x.at(row["p50_ms"]), row["score"]["auroc"]
@@ -86,7 +87,8 @@ def _front(rows: list[dict[str, Any]], names: list[str]) -> str:
     keys = "".join(f"<span>{svg.sample('teacher' if teacher else precision, _colour(names, name))}{html_text(name)}"
                    f"{' (teacher)' if teacher else ''}</span>" for name, precision, teacher in dict.fromkeys(
                        (row["artifact"], row["precision"], bool(row.get("teacher"))) for row in scored))
-    line = f" Dashed: the teacher {', '.join(f'{one:.3f}' for one in sorted(told))}, not measured here." if told and not measured else ""
+    line = (f" Dashed: the teacher {', '.join(f'{auroc:.3f}' for auroc in sorted(teachers))}, not measured here."
+            if teachers and not measured else "")
     hollow = f" Hollow: more than {threads_text({'threads': threads[0]})}." if len(threads) > 1 else ""
     return (f'{head}<p class="note">AUROC of the student on its {html_text(scored[0]["score"]["split"])} split with its 95 % interval; '
             f'array to decision, batch {scored[0]["batch"]}.{hollow}{line}</p>{picture}<div class="legend">{keys}</div></section>')
@@ -114,9 +116,9 @@ def _distributions(rows: list[dict[str, Any]], raw: list[Any], names: list[str],
         dashes = DASHES[ways.index((row["threads"], row["spin"] is not False)) % len(DASHES)]
         shares = np.linspace(0, 1, min(len(values), 240))
         places = np.quantile(values, shares)
-        told = f"{row['artifact']}, {threads_text(row)}: p50 {number(row['p50_ms'])} ms"
+        label = f"{row['artifact']}, {threads_text(row)}: p50 {number(row['p50_ms'])} ms"
         body.append(svg.line([(x.at(float(ms)), y.at(float(share))) for ms, share in zip(places, shares, strict=True)],
-                             _colour(names, row["artifact"]), dashes=dashes, told=told))
+                             _colour(names, row["artifact"]), dashes=dashes, title=label))
     title = "Array to decision" if path == "array" else "File on disk to decision"
     keys = "".join(f"<span>{svg.stroke_sample(_colour(names, name))}{html_text(name)}</span>"
                    for name in dict.fromkeys(row["artifact"] for row, _ in chosen))
@@ -146,13 +148,14 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _verdicts(report: Mapping[str, Any]) -> str:
-    lines = [f"<li>{html_text(one['artifact'])}: int8 is {'' if one['keep'] else 'not '}worth it here, {html_text(one['reason'])}.</li>"
-             for one in report.get("int8", ())]
-    lines += [f"<li>{html_text(one['artifact'])}, {one['streams']} streams of {threads_text(one)}: {number(one['images_per_s'])} "
-              f"images/s, {number(one['mean_ms'])} ms each on average.</li>" for one in report.get("streams", ())]
-    lines += [f"<li>{html_text(name)}: {number(one['images_per_s'])} images/s at most, batch {one['batch']}"
-              f"{', ' + str(one['streams']) + ' streams' if one['streams'] > 1 else ''}.</li>"
-              for name, one in report.get("offline", {}).items() if len({row["batch"] for row in report["rows"]}) > 1]
+    lines = [f"<li>{html_text(verdict['artifact'])}: int8 is {'' if verdict['keep'] else 'not '}worth it here, "
+             f"{html_text(verdict['reason'])}.</li>"
+             for verdict in report.get("int8", ())]
+    lines += [f"<li>{html_text(entry['artifact'])}, {entry['streams']} streams of {threads_text(entry)}: {number(entry['images_per_s'])} "
+              f"images/s, {number(entry['mean_ms'])} ms each on average.</li>" for entry in report.get("streams", ())]
+    lines += [f"<li>{html_text(name)}: {number(entry['images_per_s'])} images/s at most, batch {entry['batch']}"
+              f"{', ' + str(entry['streams']) + ' streams' if entry['streams'] > 1 else ''}.</li>"
+              for name, entry in report.get("offline", {}).items() if len({row["batch"] for row in report["rows"]}) > 1]
     return f"<section><h2>Precision and throughput</h2><ul>{''.join(lines)}</ul></section>" if lines else ""
 
 
@@ -160,10 +163,10 @@ def _roofline(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for row in rows:
         if row.get("roofline"):
-            one = row["roofline"]
+            limit = row["roofline"]
             lines.append(f"<tr><th>{html_text(row['artifact'])}</th>" + "".join(f"<td>{html_text(cell)}</td>" for cell in (
-                str(row["batch"]), str(row["threads"]), number(one["macs"] / 1e6), number(one["bytes"] / 1e6), one["precision"],
-                number(one["compute_ms"]), number(one["memory_ms"]), number(row["p50_ms"]), f"{100 * one['share']:.0f} %")) + "</tr>")
+                str(row["batch"]), str(row["threads"]), number(limit["macs"] / 1e6), number(limit["bytes"] / 1e6), limit["precision"],
+                number(limit["compute_ms"]), number(limit["memory_ms"]), number(row["p50_ms"]), f"{100 * limit['share']:.0f} %")) + "</tr>")
     if not lines:
         return ""
     head = ("artifact", "batch", "threads", "M MACs", "MB moved", "computed in", "arithmetic ms", "memory ms", "p50 ms", "share of limit")
@@ -174,16 +177,16 @@ def _roofline(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _operators(report: Mapping[str, Any]) -> str:
     parts = []
-    for one in report.get("profiles", ()):
-        if one.get("operators"):
+    for profile in report.get("profiles", ()):
+        if profile.get("operators"):
             lines = [f"<tr><th>{html_text(operator['name'])}</th><td>{html_text(operator['kind'])}</td><td>{number(operator['us'])}</td>"
-                     f"<td>{100 * operator['share']:.1f} %</td></tr>" for operator in one["operators"]]
-            kinds = ", ".join(f"{kind['kind']} {100 * kind['share']:.0f} %" for kind in one.get("kinds") or () if kind["share"] >= 0.01)
-            parts += [f"<h3>{html_text(one['artifact'])}, {threads_text(one)}</h3>",
+                     f"<td>{100 * operator['share']:.1f} %</td></tr>" for operator in profile["operators"]]
+            kinds = ", ".join(f"{kind['kind']} {100 * kind['share']:.0f} %" for kind in profile.get("kinds") or () if kind["share"] >= 0.01)
+            parts += [f"<h3>{html_text(profile['artifact'])}, {threads_text(profile)}</h3>",
                       f'<p class="note">All operators by kind: {html_text(kinds)}.</p>' if kinds else "",
                       _scrolled(("operator", "kind", "microseconds", "share"), lines)]
         else:
-            parts.append(f'<p class="note">{html_text(one["artifact"])}: {html_text(one.get("reason", "no profile"))}</p>')
+            parts.append(f'<p class="note">{html_text(profile["artifact"])}: {html_text(profile.get("reason", "no profile"))}</p>')
     return (f'<section><h2>Slowest operators</h2><p class="note">By the runtime\'s own profiler, which slows it down; batch 1.</p>'
             f"{''.join(parts)}</section>") if parts else ""
 

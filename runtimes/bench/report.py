@@ -46,11 +46,11 @@ def number(value: Any, digits: int = 3) -> str:
 
 def auroc_text(row: Mapping[str, Any]) -> str:
     """A row's AUROC with its interval."""
-    found = (row.get("score") or {}).get("auroc")
-    if not found:
+    auroc = (row.get("score") or {}).get("auroc")
+    if not auroc:
         return "-"
-    interval = f" ({found['low']:.3f} to {found['high']:.3f})" if "low" in found else ""
-    return f"{found['value']:.3f}{interval}"
+    interval = f" ({auroc['low']:.3f} to {auroc['high']:.3f})" if "low" in auroc else ""
+    return f"{auroc['value']:.3f}{interval}"
 
 
 def line_of(row: Mapping[str, Any]) -> str:
@@ -73,8 +73,9 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     parts = [f"# Latency on {markdown(machine['cpu'])}", "", markdown(machine_text(machine, report)), "", table(head, body), ""]
     for title, lines in warnings_of(rows):
         parts += [f"{title}:", "", *(f"- {markdown(line)}" for line in lines), ""]
-    parts += [f"- {markdown(one['artifact'])}: int8 {'is worth it' if one['keep'] else 'is NOT worth it'} here: {markdown(one['reason'])}."
-              for one in report.get("int8", ())]
+    parts += [f"- {markdown(verdict['artifact'])}: int8 {'is worth it' if verdict['keep'] else 'is NOT worth it'} here: "
+              f"{markdown(verdict['reason'])}."
+              for verdict in report.get("int8", ())]
     parts += streams_text(report)
     parts += ["", "A percentile is left out where there are too few samples for it (64 for p90, 130 for p95, 662 for p99, 6,636 for "
               "p99.9). Path array: pixels in memory to probabilities and decision. Path file: file on disk (in the page cache) "
@@ -92,30 +93,30 @@ def threads_text(row: Mapping[str, Any]) -> str:
 def warnings_of(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
     """What to know before quoting, under a title each: of rows that are not valid, and of the others."""
     bad, good = ([row for row in rows if row["valid"] is valid] for valid in (False, True))
-    told = [(f"{len(bad)} of {len(rows)} rows are not fit to be quoted", notices_of(bad)),
-            (f"To know before quoting {'the others' if bad else 'a figure'}", notices_of(good))]
-    return [(title, lines) for title, lines in told if lines]
+    sections = [(f"{len(bad)} of {len(rows)} rows are not fit to be quoted", notices_of(bad)),
+                (f"To know before quoting {'the others' if bad else 'a figure'}", notices_of(good))]
+    return [(title, lines) for title, lines in sections if lines]
 
 
 def notices_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What rows say of themselves, each sentence with the rows that say it."""
-    found: dict[str, list[tuple[str, str]]] = {}
+    groups: dict[str, list[tuple[str, str]]] = {}
     for row in rows:
         for notice in row["notices"]:  # sentences that differ in their figures alone are one
             who = f"{row['artifact']}, {row['path']}, batch {row['batch']}, {threads_text(row)}"
-            found.setdefault(re.sub(r"[\d.]+", "#", notice), []).append((notice, who))
-    told = []
-    for same in found.values():
+            groups.setdefault(re.sub(r"[\d.]+", "#", notice), []).append((notice, who))
+    sentences = []
+    for same in groups.values():
         others = f"; much the same in {len(same) - 1} more of {len(rows)} rows" if len(same) > 1 else ""
-        told.append(f"{same[0][0]} ({same[0][1]}{others})")
-    return told
+        sentences.append(f"{same[0][0]} ({same[0][1]}{others})")
+    return sentences
 
 
 def machine_text(machine: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     """The machine in two sentences."""
     libraries = ", ".join(f"{name} {version}" for name, version in machine["libraries"].items())
     clock = f", {machine['clock_mhz']:.0f} MHz" if machine.get("clock_mhz") else ""
-    gpu = "".join(f", {one.get('name')} (driver {one.get('driver')})" for one in machine.get("gpu") or ())
+    gpu = "".join(f", {device.get('name')} (driver {device.get('driver')})" for device in machine.get("gpu") or ())
     virtual = ", a virtual machine: what its neighbours outside take is not seen" if machine.get("virtual") else ""
     mode = f", power mode {machine['power_mode']}" if machine.get("power_mode") else ""
     return (f"{machine['cpu']}, {machine['cores_allowed']} of {machine['cores']} cores (set {machine['core_set']}){clock}, governor "
@@ -127,10 +128,11 @@ def machine_text(machine: Mapping[str, Any], report: Mapping[str, Any]) -> str:
 
 def streams_text(report: Mapping[str, Any]) -> list[str]:
     """Throughput in words."""
-    lines = [f"- {markdown(one['artifact'])}, {one['streams']} streams of {threads_text(one)}, batch {one['batch']}: "
-             f"{number(one['images_per_s'])} images/s, {number(one['mean_ms'])} ms each on average" for one in report.get("streams", ())]
-    best = [f"- {markdown(name)}: {number(one['images_per_s'])} images/s at most (batch {one['batch']}, {one['streams']} stream(s))"
-            for name, one in report.get("offline", {}).items()]
+    lines = [f"- {markdown(entry['artifact'])}, {entry['streams']} streams of {threads_text(entry)}, batch {entry['batch']}: "
+             f"{number(entry['images_per_s'])} images/s, {number(entry['mean_ms'])} ms each on average"
+             for entry in report.get("streams", ())]
+    best = [f"- {markdown(name)}: {number(entry['images_per_s'])} images/s at most (batch {entry['batch']}, {entry['streams']} stream(s))"
+            for name, entry in report.get("offline", {}).items()]
     return ["", "Throughput, all images at hand (MLPerf's offline):", "", *best, *lines] if best else lines
 
 

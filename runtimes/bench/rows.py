@@ -44,7 +44,7 @@ class Cell:
     @property
     def samples(self) -> list[int]:
         """Nanoseconds of all calls, in order."""
-        return [one for block in self.blocks for one in block["samples_ns"]]
+        return [sample for block in self.blocks for sample in block["samples_ns"]]
 
 
 def row_of(cell: Cell, opened: Mapping[str, Any], artifact: Artifact, *, spin: bool | None, pinned: bool,
@@ -82,12 +82,12 @@ def row_of(cell: Cell, opened: Mapping[str, Any], artifact: Artifact, *, spin: b
 
 def used_by_others(blocks: Sequence[Mapping[str, Any]], own_cores: int) -> dict[str, Any]:
     """The share of all processors that others used during the blocks, and throttle events; None where the system does not say."""
-    told = [block["used"] for block in blocks if block.get("used")]
-    capacity = sum(one["capacity"] for one in told)
+    usages = [block["used"] for block in blocks if block.get("used")]
+    capacity = sum(usage["capacity"] for usage in usages)
     if not capacity:
         return {"others_share": None, "throttled": None}
-    theirs = sum(max(0.0, one["busy"] - one["own"]) for one in told)
-    return {"others_share": theirs / capacity, "throttled": sum(one["throttled"] for one in told), "own_cores": own_cores}
+    theirs = sum(max(0.0, usage["busy"] - usage["own"]) for usage in usages)
+    return {"others_share": theirs / capacity, "throttled": sum(usage["throttled"] for usage in usages), "own_cores": own_cores}
 
 
 def verdict(row: Mapping[str, Any], cell: Cell) -> tuple[bool, list[str]]:
@@ -148,17 +148,17 @@ def int8_verdicts(rows: Sequence[Mapping[str, Any]], students: Mapping[str, str]
 
     students: the hash of the student behind each artifact.
     """
-    told = []
+    verdicts = []
     single = [row for row in rows if row["batch"] == 1 and row["path"] == "array" and row.get("spin") is not False]
     for row in single:
         if row["precision"] != "int8":
             continue
-        floats = [one for one in single if one["precision"] != "int8" and one["target"] == row["target"]
-                  and one["threads"] == row["threads"] and students.get(one["artifact"]) == students[row["artifact"]]]
+        floats = [other for other in single if other["precision"] != "int8" and other["target"] == row["target"]
+                  and other["threads"] == row["threads"] and students.get(other["artifact"]) == students[row["artifact"]]]
         if floats:
-            best = min(floats, key=lambda one: one["p50_ms"])
+            best = min(floats, key=lambda other: other["p50_ms"])
             factor = best["p50_ms"] / row["p50_ms"]
-            told.append({"artifact": row["artifact"], "threads": row["threads"], "against": best["artifact"], "faster": factor,
-                         "keep": bool(factor >= WORTH), "reason": f"{factor:.2f} times as fast as {best['artifact']} with "
-                         f"{row['threads']} thread{'' if row['threads'] == 1 else 's'}; worth it from {WORTH} on"})
-    return told
+            verdicts.append({"artifact": row["artifact"], "threads": row["threads"], "against": best["artifact"], "faster": factor,
+                             "keep": bool(factor >= WORTH), "reason": f"{factor:.2f} times as fast as {best['artifact']} with "
+                             f"{row['threads']} thread{'' if row['threads'] == 1 else 's'}; worth it from {WORTH} on"})
+    return verdicts

@@ -56,13 +56,13 @@ def soak(settings: BenchSettings, tell: Callable[[str], None] = print, minute_s:
                 warm = ", ".join(f"{name} {value:.0f} C" for name, value in latest["temperatures"].items()) or "temperature not told"
                 tell(f"minute    {len(minutes)}: p50 {latest['p50_ms']:.3g}, {tail} {latest.get(tail + '_ms', 0):.3g} ms, {warm}")
             opened = member.opened["facts"]
-        found = verdict(minutes)
-        with new_folder(settings.out, overwrite=settings.overwrite) as made:
-            write_json(made / "soak.json", {"format": 1, "artifact": member.name, "model_sha256": artifact.model_sha256, "machine": facts,
-                                            "facts": opened, "minutes": minutes, **found})
-            write_manifest(made, "soak", {"model_sha256": artifact.model_sha256})
-        tell(f"{'steady' if found['steady'] else 'DRIFTS'}: {found['told']}; {settings.out}/soak.json")
-        return BUDGET if settings.gate and not found["steady"] else DONE
+        outcome = verdict(minutes)
+        with new_folder(settings.out, overwrite=settings.overwrite) as out:
+            write_json(out / "soak.json", {"format": 1, "artifact": member.name, "model_sha256": artifact.model_sha256, "machine": facts,
+                                           "facts": opened, "minutes": minutes, **outcome})
+            write_manifest(out, "soak", {"model_sha256": artifact.model_sha256})
+        tell(f"{'steady' if outcome['steady'] else 'DRIFTS'}: {outcome['told']}; {settings.out}/soak.json")
+        return BUDGET if settings.gate and not outcome["steady"] else DONE
 
 
 def verdict(minutes: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -72,16 +72,17 @@ def verdict(minutes: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return {"percentile": name, "drift": None, "steady": True, "quiet": True, "told": "one minute has no later one to be compared with"}
     first, last = (minutes[place].get(f"{name}_ms", minutes[place]["max_ms"]) for place in (0, -1))
     drift = last / first - 1
-    busy = [place + 1 for place, one in enumerate(minutes) if (one["others_share"] or 0) > QUIET]
-    hot = [place + 1 for place, one in enumerate(minutes) if one["throttled"]]
-    told = f"{name} of the last minute {100 * drift:+.0f} % against the first ({first:.3g} -> {last:.3g} ms, allowed +{100 * DRIFT:.0f} %)"
-    told += f"; throttled in minutes {hot}" if hot else ""
-    told += f"; others used the machine in minutes {busy}, so this proves nothing" if busy else ""
-    return {"percentile": name, "drift": drift, "steady": bool(drift <= DRIFT and not hot), "quiet": not busy, "told": told}
+    busy = [place + 1 for place, minute in enumerate(minutes) if (minute["others_share"] or 0) > QUIET]
+    hot = [place + 1 for place, minute in enumerate(minutes) if minute["throttled"]]
+    summary = (f"{name} of the last minute {100 * drift:+.0f} % against the first ({first:.3g} -> {last:.3g} ms, allowed "
+               f"+{100 * DRIFT:.0f} %)")
+    summary += f"; throttled in minutes {hot}" if hot else ""
+    summary += f"; others used the machine in minutes {busy}, so this proves nothing" if busy else ""
+    return {"percentile": name, "drift": drift, "steady": bool(drift <= DRIFT and not hot), "quiet": not busy, "told": summary}
 
 
 def _tail(minutes: Sequence[dict[str, Any]]) -> str:
     """The highest percentile up to p99 that every minute has samples for."""
-    least = int(np.min([one["samples"] for one in minutes]))
+    least = int(np.min([minute["samples"] for minute in minutes]))
     return max((f"p{percent:g}" for percent, fewest in FEWEST_SAMPLES.items() if least >= fewest and percent <= 99),
-               key=lambda one: float(one[1:]))
+               key=lambda percentile: float(percentile[1:]))

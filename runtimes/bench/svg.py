@@ -40,10 +40,10 @@ class Scale:
             return [round(place * step, 10) for place in range(first, math.floor(self.high / step + 1e-9) + 1)]
         powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
-            found = [digit * 10.0**power for power in powers for digit in digits if self.low <= digit * 10.0**power <= self.high]
-            if len(found) >= 4:
-                return found
-        return found
+            ticks = [digit * 10.0**power for power in powers for digit in digits if self.low <= digit * 10.0**power <= self.high]
+            if len(ticks) >= 4:
+                return ticks
+        return ticks
 
 
 def horizontal(values: Sequence[float], *, log: bool = True) -> Scale:
@@ -75,7 +75,7 @@ def chart(x: Scale, y: Scale, body: Sequence[str], *, x_label: str, y_label: str
     return "".join([*parts, *body, "</svg>"])
 
 
-def mark(kind: str, x: float, y: float, colour: str, told: str, *, hollow: bool = False, size: float = 6) -> str:
+def mark(kind: str, x: float, y: float, colour: str, title: str, *, hollow: bool = False, size: float = 6) -> str:
     """One point, with words for who hovers or listens."""
     shape = MARKS.get(kind, "circle")
     fill = f'style="fill:{"var(--card)" if hollow else colour};stroke:{colour}" class="mark"'
@@ -84,15 +84,15 @@ def mark(kind: str, x: float, y: float, colour: str, told: str, *, hollow: bool 
     else:
         corners = " ".join(f"{x + size * dx:.1f},{y + size * dy:.1f}" for dx, dy in _corners(shape))
         drawn = f'<polygon points="{corners}" {fill}>'
-    return f"{drawn}<title>{html_text(told)}</title></{'circle' if shape == 'circle' else 'polygon'}>"
+    return f"{drawn}<title>{html_text(title)}</title></{'circle' if shape == 'circle' else 'polygon'}>"
 
 
-def line(points: Sequence[tuple[float, float]], colour: str, *, dashes: str = "", told: str = "", width: float = 2) -> str:
+def line(points: Sequence[tuple[float, float]], colour: str, *, dashes: str = "", title: str = "", width: float = 2) -> str:
     """A line through points of the picture."""
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     dashed = f'stroke-dasharray="{dashes}" ' if dashes else ""
     return (f'<polyline points="{path}" {dashed}style="fill:none;stroke:{colour};stroke-width:{width}">'
-            f"<title>{html_text(told)}</title></polyline>")
+            f"<title>{html_text(title)}</title></polyline>")
 
 
 def words(x: float, y: float, text: str, *, anchor: str = "start", colour: str = "var(--muted)") -> str:

@@ -57,7 +57,7 @@ class Bench:
         names = needed_files(self.artifact.model)
         return {"load_ns": self.load_ns, "first_ns": first, "facts": self.session.facts(), "cores": core_set(),
                 "model_bytes": sum((self.artifact.folder / name).stat().st_size for name in names),
-                "rss_before_mib": self.before, "golden": [list(one.shape) for one in self.golden], "files": len(self.files)}
+                "rss_before_mib": self.before, "golden": [list(array.shape) for array in self.golden], "files": len(self.files)}
 
     def call(self, path: str, batch: int) -> Callable[[], object]:
         """A call without arguments: a batch of golden inputs, or files, another at every turn."""
@@ -68,8 +68,9 @@ class Bench:
     def batches(self, batch: int) -> list[Any]:
         """Eight batches of golden inputs, each beginning with another image."""
         count = len(self.golden[0])
-        made = [tuple(np.ascontiguousarray(one[(np.arange(batch) + turn) % count]) for one in self.golden) for turn in range(min(8, count))]
-        return [one if len(one) > 1 else one[0] for one in made]
+        batches = [tuple(np.ascontiguousarray(array[(np.arange(batch) + turn) % count]) for array in self.golden)
+                   for turn in range(min(8, count))]
+        return [arrays if len(arrays) > 1 else arrays[0] for arrays in batches]
 
     def file_batches(self, batch: int) -> list[Any]:
         """Eight batches of files, each beginning with another."""
@@ -99,14 +100,14 @@ class Bench:
         times: list[list[int]] = [[] for _ in range(streams)]
         gate = threading.Barrier(streams + 1)
 
-        def one(place: int, session: Session) -> None:
+        def stream(place: int, session: Session) -> None:
             turns = cycle(self.batches(batch))
             for _ in range(REWARM):
                 session.run(next(turns))
             gate.wait()
             times[place], _ = timed_block(lambda: session.run(next(turns)), least=1, seconds=seconds)
 
-        threads = [threading.Thread(target=one, args=(place, session)) for place, session in enumerate([self.session, *others])]
+        threads = [threading.Thread(target=stream, args=(place, session)) for place, session in enumerate([self.session, *others])]
         for thread in threads:
             thread.start()
         gate.wait()
@@ -118,7 +119,7 @@ class Bench:
         for session in others:
             session.close()
         self.settle()
-        return {"samples_ns": [one for each in times for one in each], "elapsed_ns": elapsed, "used": used}
+        return {"samples_ns": [sample for each in times for sample in each], "elapsed_ns": elapsed, "used": used}
 
     def inside(self, threads: int, device: str, operators: bool) -> dict[str, Any]:
         """Multiply-adds, precision of the layers, where the time goes."""

@@ -48,8 +48,8 @@ def parse(kind: type[Settings], arguments: Sequence[str], prog: str, description
                         USAGE)
     path = config_path(arguments)
     begins_with_its_own = bool(arguments) and not arguments[0].startswith("-")
-    given = [*yaml_flags(kind, path, positionals=not begins_with_its_own), *arguments] if path else list(arguments)
-    return tyro.cli(kind, prog=prog, description=description, args=given, config=(tyro.conf.AvoidSubcommands,))
+    words = [*yaml_flags(kind, path, positionals=not begins_with_its_own), *arguments] if path else list(arguments)
+    return tyro.cli(kind, prog=prog, description=description, args=words, config=(tyro.conf.AvoidSubcommands,))
 
 
 def _page(kind: type[Any], arguments: Sequence[str], prog: str, description: str, examples: Examples) -> str | None:
@@ -85,19 +85,19 @@ def yaml_flags(kind: type[Any], path: Path, positionals: bool = True) -> list[st
     known = {setting.name: setting for setting in settings_of(kind) if setting.name != "config"}
     flags: list[str] = []
     first: list[str] = []
-    seen: dict[str, str] = {}
+    keys: dict[str, str] = {}
     for key, values in entries:
         name = key.replace("-", "_")
         if name not in known:
             near = difflib.get_close_matches(name, list(known), n=1)
             raise UserError(f"--config {path}: unknown setting {key!r}" + (f"; did you mean {near[0]}?" if near else ""), USAGE)
-        if name in seen:
-            before = "" if key == seen[name] else f", once as {seen[name]}"
+        if name in keys:
+            before = "" if key == keys[name] else f", once as {keys[name]}"
             raise UserError(f"--config {path}: {key} stands twice{before}; say it once", USAGE)
-        seen[name] = key
+        keys[name] = key
         flag, positional, kinds = known[name].flag, known[name].positional, _kinds(known[name].hint)
         if isinstance(values, list):
-            words = [_word(one, key, kinds, path) for one in values]
+            words = [_word(value, key, kinds, path) for value in values]
             (first if positional else flags).extend(words if positional else [flag, *words])
         elif values.tag == "null":
             continue
@@ -147,8 +147,8 @@ def _entries(path: Path, yaml: Any) -> list[tuple[str, _Scalar | list[_Scalar]]]
     if root is None:
         return []
     if not isinstance(root, yaml.MappingNode):
-        found = "list" if isinstance(root, yaml.SequenceNode) else root.tag.rpartition(":")[2]
-        raise refuse(f"holds {found}, expected `key: value` lines")
+        kind = "list" if isinstance(root, yaml.SequenceNode) else root.tag.rpartition(":")[2]
+        raise refuse(f"holds {kind}, expected `key: value` lines")
 
     def scalar(node: Any, key: str) -> _Scalar:
         if not isinstance(node, yaml.ScalarNode):
@@ -158,7 +158,7 @@ def _entries(path: Path, yaml: Any) -> list[tuple[str, _Scalar | list[_Scalar]]]
     entries: list[tuple[str, _Scalar | list[_Scalar]]] = []
     for key_node, node in root.value:
         key = scalar(key_node, "a key").value
-        values = [scalar(one, key) for one in node.value] if isinstance(node, yaml.SequenceNode) else scalar(node, key)
+        values = [scalar(item, key) for item in node.value] if isinstance(node, yaml.SequenceNode) else scalar(node, key)
         entries.append((key, values))
     return entries
 
@@ -173,29 +173,29 @@ def _kinds(hint: Any) -> set[Any]:
     return set().union(*map(_kinds, inner)) if inner else {hint}
 
 
-def _word(given: _Scalar, key: str, kinds: set[Any], path: Path) -> str:
+def _word(scalar: _Scalar, key: str, kinds: set[Any], path: Path) -> str:
     """A value as one word of a command line, as it stands in the file; UserError where YAML and a reader would take it for two things."""
     def refuse(reason: str) -> UserError:
-        return UserError(f"--config {path}: {key}: {given.value[:60]!r} {reason}", USAGE)
+        return UserError(f"--config {path}: {key}: {scalar.value[:60]!r} {reason}", USAGE)
 
-    value = given.value
+    value = scalar.value
     if any(ord(letter) < 32 or ord(letter) == 127 for letter in value):
         raise refuse("holds a control character or a line break; write one line")
     if value.startswith("-") and not NUMBER.fullmatch(value):
         raise refuse("begins with a dash and would be read as a flag; flags stand in lines of their own, as `key: value`")
-    if given.tag == "null":
+    if scalar.tag == "null":
         raise refuse("is nothing, expected a value in its place")
     if value in kinds:  # one of the words that the setting knows, whatever YAML takes it for
         return value
     plain = kinds & {str, Path}
-    if given.tag == "bool":
+    if scalar.tag == "bool":
         raise refuse(f"is read by YAML as true or false; quote it if the text is meant: \"{value}\"" if plain else
                      "is true or false, which this setting is not")
     if bool in kinds:
         raise refuse("is neither true nor false")
     if kinds & {int, float} and not plain:
         if not NUMBER.fullmatch(value):
-            raise refuse("is no plain decimal number" + (", and YAML reads another one there than you may" if given.tag == "int" else ""))
+            raise refuse("is no plain decimal number" + (", and YAML reads another one there than you may" if scalar.tag == "int" else ""))
         return value.replace("_", "")
     return value
 

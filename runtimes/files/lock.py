@@ -105,8 +105,8 @@ def holder(place: Path) -> dict[str, Any] | None:
     try:
         free = _flock(descriptor, wait=False)
         note = parse_note(os.pread(descriptor, LONGEST_BYTES, 0))
-        taken = free is False or (free is None and note is not None and lives(note) is True)
-        return (note or writer_note()) if taken else None
+        locked = free is False or (free is None and note is not None and lives(note) is True)
+        return (note or writer_note()) if locked else None
     finally:
         os.close(descriptor)
 

@@ -175,11 +175,11 @@ def _chain(path: Path | str) -> list[object]:
     chain: list[object] = []
     for folder in (real, *real.parents):
         try:
-            found = folder.stat()
+            status = folder.stat()
         except OSError:
             chain.append(str(folder))
         else:
-            chain.append((found.st_dev, found.st_ino))
+            chain.append((status.st_dev, status.st_ino))
     return chain
 
 
@@ -258,9 +258,9 @@ def new_folder(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
                 check_out(out, overwrite=overwrite)
             except UserError as error:
                 beside = (place.with_name(f"{place.name}.new-{number}") for number in itertools.count(1))
-                kept = next(path for path in beside if not os.path.lexists(path))
-                os.replace(temporary, kept)
-                raise UserError(f"{error}; what was made now is in {kept}", error.exit_code) from None
+                fallback = next(path for path in beside if not os.path.lexists(path))
+                os.replace(temporary, fallback)
+                raise UserError(f"{error}; what was made now is in {fallback}", error.exit_code) from None
             old = place.with_name(f".{place.name}.tmp-old-{temporary.name.rpartition('-')[2]}")
             if place.exists() and any(place.iterdir()):
                 os.replace(place, old)  # an empty folder is replaced where it is

@@ -44,11 +44,11 @@ def open_plain(path: Path, most_bytes: int | None = None) -> BufferedReader:
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
     file = os.fdopen(descriptor, "rb")
     try:
-        held = os.fstat(descriptor)
-        if kind := kind_of(held.st_mode):  # it may be another one by now
+        status = os.fstat(descriptor)
+        if kind := kind_of(status.st_mode):  # it may be another one by now
             raise UserError(f"{path} is {kind}; expected a file")
-        if most_bytes is not None and held.st_size > most_bytes:
-            raise UserError(f"{path} has {held.st_size:,} bytes; expected at most {most_bytes:,} in a file of this kind")
+        if most_bytes is not None and status.st_size > most_bytes:
+            raise UserError(f"{path} has {status.st_size:,} bytes; expected at most {most_bytes:,} in a file of this kind")
     except BaseException:
         file.close()
         raise

@@ -90,7 +90,7 @@ def list_of(rule: Rule, least: int = 0, most: int | None = None) -> Rule:
         if not isinstance(value, list | tuple) or not least <= len(value) <= (len(value) if most is None else most):
             count = f"{least}" if most == least else f"at least {least}" if most is None else f"{least} to {most}"
             return _unlike(value, key, f"a list of {count} values")
-        return next((rule(one, f"{key}[{place}]") for place, one in enumerate(value) if rule(one, "")), "")  # keys only where needed
+        return next((rule(item, f"{key}[{place}]") for place, item in enumerate(value) if rule(item, "")), "")  # keys only where needed
     return check_list
 
 
@@ -99,7 +99,7 @@ def mapping_of(rule: Rule) -> Rule:
     def check_mapping(value: Any, key: str) -> str:
         if not isinstance(value, Mapping):
             return _unlike(value, key, "an object")
-        return next((problem for name, one in value.items() if (problem := rule(one, _below(key, name)))), "")
+        return next((problem for name, item in value.items() if (problem := rule(item, _below(key, name)))), "")
     return check_mapping
 
 
@@ -129,13 +129,13 @@ def of_type(hint: Any) -> Rule:
     """The rule of a type as a frozen dataclass of settings names it: plain types, Path, Literal, unions, tuples; JSON has lists."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        rules = [of_type(one) for one in inner if one is not type(None)]
+        rules = [of_type(member) for member in inner if member is not type(None)]
         either: Rule = rules[0] if len(rules) == 1 else _any_of(rules)
         return maybe(either) if type(None) in inner else either
     if origin is Literal:
         return one_of(*inner)
     if origin is tuple:
-        return list_of(of_type(inner[0])) if inner[-1] is ... else _each(tuple(of_type(one) for one in inner))
+        return list_of(of_type(inner[0])) if inner[-1] is ... else _each(tuple(of_type(item) for item in inner))
     plain: dict[Any, Rule] = {bool: truth, int: whole(-(2**64), 2**64), float: number(-1.8e308, 1.8e308), str: text(65536),
                               Path: text(65536)}
     return plain.get(hint, anything)
@@ -149,6 +149,6 @@ def _each(rules: tuple[Rule, ...]) -> Rule:
     def check_each(value: Any, key: str) -> str:
         if not isinstance(value, list | tuple) or len(value) != len(rules):
             return _unlike(value, key, f"a list of {len(rules)} values")
-        return next((problem for place, (one, rule) in enumerate(zip(value, rules, strict=True))
-                     if (problem := rule(one, f"{key}[{place}]"))), "")
+        return next((problem for place, (item, rule) in enumerate(zip(value, rules, strict=True))
+                     if (problem := rule(item, f"{key}[{place}]"))), "")
     return check_each

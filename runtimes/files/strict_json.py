@@ -55,7 +55,7 @@ def _check_depth(value: Any) -> None:
     """ValueError for containers too deep, level by level: what walks the value later may recurse."""
     level = [value]
     for _ in range(MAX_DEPTH):
-        level = [child for one in level for child in _children(one) if isinstance(child, dict | list)]
+        level = [child for parent in level for child in _children(parent) if isinstance(child, dict | list)]
         if not level:
             return
     raise ValueError(f"lists and objects more than {MAX_DEPTH} deep")
@@ -70,9 +70,9 @@ def _check_finite(value: Any, key: str = "") -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{key or 'the value'} is {value}, expected a finite number")
     if isinstance(value, dict):
-        for name, one in value.items():
-            _check_finite(one, f"{key}.{name}" if key else name)
+        for name, item in value.items():
+            _check_finite(item, f"{key}.{name}" if key else name)
     elif isinstance(value, list):
-        for place, one in enumerate(value):
-            if type(one) in (float, dict, list):
-                _check_finite(one, f"{key}[{place}]")
+        for place, item in enumerate(value):
+            if type(item) in (float, dict, list):
+                _check_finite(item, f"{key}[{place}]")

@@ -95,15 +95,15 @@ class ImageSpec:
     def each(self, raw: NDArray[Any], make: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
         """What `make` makes of every slice of a raw volume that the network sees, the rest of (S, h, w, C) zeros."""
         assert self.volume is not None
-        made = [make(raw[place]) for place in self.volume.places(len(raw)).tolist()]
-        stack = np.zeros((self.volume.slices, *made[0].shape), dtype=made[0].dtype)
-        stack[:len(made)] = made
+        slices = [make(raw[place]) for place in self.volume.places(len(raw)).tolist()]
+        stack = np.zeros((self.volume.slices, *slices[0].shape), dtype=slices[0].dtype)
+        stack[:len(slices)] = slices
         return stack
 
     def channelled(self, raw: NDArray[Any]) -> NDArray[Any]:
         """Give a raw image (H, W, C) the spec's number of channels: grey is repeated, colour is weighed to luma."""
-        found = raw.shape[-1]
-        if found == self.channels:
+        channels = raw.shape[-1]
+        if channels == self.channels:
             return raw
         if self.channels == 3:
             return np.repeat(raw, 3, axis=-1)

@@ -97,7 +97,7 @@ def predicted_ms(table: Mapping[str, Any], *, student: str, params: int, macs: i
         raise UserError(f"the latency table has {len(points)} networks in fp32 for {target} with {threads} thread(s){weak}, and not "
                         f"{student} at {size[0]}x{size[1]}; it takes that very one, or {FEWEST} others. Measure more artifacts on the "
                         "device with rd-bench --save-table", USAGE)
-    off = max(abs(_on_line([*points[:place], *points[place + 1:]], one[0]) / one[1] - 1) for place, one in enumerate(points))
+    off = max(abs(_on_line([*points[:place], *points[place + 1:]], point[0]) / point[1] - 1) for place, point in enumerate(points))
     how = f"by MACs from {len(points)} networks measured there, {100 * off:.0f} % off at worst"
     return _on_line(points, macs) * (1 + off) * MARGIN, how
 

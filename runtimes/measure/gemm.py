@@ -25,15 +25,15 @@ Names = Sequence[str]
 
 def peaks(threads: int) -> dict[str, Any]:
     """Operations a second (two per multiply-add) by precision, with the runtime that reached them, and bytes a second of copies by size."""
-    found: dict[str, dict[str, Any]] = {}
+    products: dict[str, dict[str, Any]] = {}
 
     def best(precision: str, runtime: str, open_call: Callable[[], Callable[[], object]]) -> None:
         try:
             rate = 2 * SIDE**3 / fastest(open_call())
         except UserError:  # not installed, or not on this processor
             return
-        if rate > found.get(precision, {"ops_per_s": 0})["ops_per_s"]:
-            found[precision] = {"ops_per_s": rate, "by": runtime}
+        if rate > products.get(precision, {"ops_per_s": 0})["ops_per_s"]:
+            products[precision] = {"ops_per_s": rate, "by": runtime}
 
     random = np.random.default_rng(0)
     a, b = random.standard_normal((2, SIDE, SIDE), dtype=np.float32)
@@ -44,7 +44,7 @@ def peaks(threads: int) -> dict[str, Any]:
     best("fp32", "openvino", lambda: _openvino(floats, a, threads, "fp32"))
     best("bf16", "openvino", lambda: _openvino(floats, a, threads, "bf16"))
     best("int8", "openvino", lambda: _openvino(pairs, a, threads, "int8"))
-    return {"threads": threads, "products": found, "copies": {str(size): copy_rate(size, threads) for size in COPIES}}
+    return {"threads": threads, "products": products, "copies": {str(size): copy_rate(size, threads) for size in COPIES}}
 
 
 def fastest(call: Callable[[], object], seconds: float = SECONDS) -> float:
@@ -81,7 +81,7 @@ def copy_rate(size: int, threads: int) -> float:
         worker.start()
     for worker in workers:
         worker.join()
-    return sum(2 * share * turns / one for one in spent)
+    return sum(2 * share * turns / seconds for seconds in spent)
 
 
 def _ort(model: bytes, a: NDArray[Any], threads: int) -> Callable[[], object]:
@@ -110,10 +110,10 @@ def integer_product(b: NDArray[np.int8]) -> bytes:
 
 def quantised_product(b: NDArray[np.int8]) -> bytes:
     """An ONNX model of a float product between Q/DQ pairs, which runtimes compute in int8."""
-    one, zero = np.asarray(0.02, np.float32), np.asarray(128, np.uint8)
+    scale, zero = np.asarray(0.02, np.float32), np.asarray(128, np.uint8)
     nodes = [_node("QuantizeLinear", ("a", "s", "z"), ("qa",)), _node("DequantizeLinear", ("qa", "s", "z"), ("da",)),
              _node("DequantizeLinear", ("b", "s", "zb"), ("db",)), _node("MatMul", ("da", "db"), ("c",))]
-    return _model(nodes, {"b": b, "s": one, "z": zero, "zb": np.asarray(0, np.int8)}, ("a", FLOAT), ("c", FLOAT))
+    return _model(nodes, {"b": b, "s": scale, "z": zero, "zb": np.asarray(0, np.int8)}, ("a", FLOAT), ("c", FLOAT))
 
 
 def _varint(value: int) -> bytes:
@@ -144,8 +144,9 @@ def _value(name: str, kind: int) -> bytes:
     return _field(1, name.encode()) + _field(2, _field(1, _field(1, kind) + _field(2, shape)))
 
 
-def _model(nodes: Sequence[bytes], tensors: Mapping[str, NDArray[Any]], given: tuple[str, int], made: tuple[str, int]) -> bytes:
+def _model(nodes: Sequence[bytes], tensors: Mapping[str, NDArray[Any]], graph_input: tuple[str, int],
+           graph_output: tuple[str, int]) -> bytes:
     graph = b"".join([*(_field(1, node) for node in nodes), _field(2, b"product"),
                       *(_field(5, _tensor(name, array)) for name, array in tensors.items()),
-                      _field(11, _value(*given)), _field(12, _value(*made))])
+                      _field(11, _value(*graph_input)), _field(12, _value(*graph_output))])
     return _field(1, 8) + _field(8, _field(1, b"") + _field(2, 17)) + _field(7, graph)

@@ -69,8 +69,8 @@ def measure(call: Callable[[], object], *, warmups: int, samples: int, facts: di
         start = clock()
         call()
         times.append(clock() - start)
-    found = {**machine_facts(), "load_average_before": load_before, "load_average_after": _load_average(), **(facts or {})}
-    return LatencyReport(tuple(times[:warmups]), tuple(times[warmups:]), found)
+    conditions = {**machine_facts(), "load_average_before": load_before, "load_average_after": _load_average(), **(facts or {})}
+    return LatencyReport(tuple(times[:warmups]), tuple(times[warmups:]), conditions)
 
 
 def _load_average() -> float | None:

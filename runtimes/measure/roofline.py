@@ -12,18 +12,18 @@ from typing import Any
 RESNET_SHARE = 0.7  # a ResNet in fp32 below that means a wrong set-up, not a slow machine
 
 
-def bound(found: Mapping[str, Any], peak: Mapping[str, Any], *, model_bytes: int, batch: int, p50_ms: float) -> dict[str, Any] | None:
+def bound(profile: Mapping[str, Any], peak: Mapping[str, Any], *, model_bytes: int, batch: int, p50_ms: float) -> dict[str, Any] | None:
     """MACs, bytes, the two times in milliseconds and the share of the longer one in p50; None where either side is not known.
 
-    found: what profile.inside says of one image. Layers of several precisions each count at their own pace; one without a measured pace
+    profile: what profile.inside says of one image. Layers of several precisions each count at their own pace; one without a measured pace
     counts at that of fp32, which is slower.
     """
-    layers, products = found.get("layers") or {}, peak["products"]
-    if not found.get("macs") or "fp32" not in products:
+    layers, products = profile.get("layers") or {}, peak["products"]
+    if not profile.get("macs") or "fp32" not in products:
         return None
     total = sum(layers.values())
     shares = {kind: count / total for kind, count in layers.items()} if total else {"fp32": 1.0}
-    macs, moved = found["macs"] * batch, model_bytes + found["io_bytes"] * batch
+    macs, moved = profile["macs"] * batch, model_bytes + profile["io_bytes"] * batch
     compute = sum(2e3 * macs * share / products.get(kind, products["fp32"])["ops_per_s"] for kind, share in shares.items())
     sizes = sorted((int(size), rate) for size, rate in peak["copies"].items())
     rate = next((rate for size, rate in sizes if size >= moved), sizes[-1][1])

@@ -42,23 +42,23 @@ def onnx_facts(model: memoryview) -> GraphFacts:
     graphs = list(_messages(model, GRAPH))
     if len(graphs) != 1:
         raise UserError(f"{len(graphs)} graphs found, expected one")
-    told: dict[str, str] = {}
+    facts: dict[str, str] = {}
     for entry in _messages(model, METADATA):
         key, value = _text(entry, 1), _text(entry, 2)
         if key.startswith("rd.") or key == "names":
-            if key in told:
+            if key in facts:
                 raise UserError(f"its metadata says {key} twice")
-            told[key] = value
+            facts[key] = value
     opsets = [_number(entry, 2) for entry in _messages(model, OPSET_IMPORT) if _text(entry, 1) in ("", "ai.onnx")]
     if len(opsets) > 1:
         raise UserError("it says twice which opset it needs")
     inputs, outputs = (tuple(_tensor(entry) for entry in _messages(graphs[0], number)) for number in (GRAPH_INPUT, GRAPH_OUTPUT))
-    return GraphFacts({key.removeprefix("rd."): value for key, value in told.items()}, inputs, outputs, opsets[0] if opsets else None)
+    return GraphFacts({key.removeprefix("rd."): value for key, value in facts.items()}, inputs, outputs, opsets[0] if opsets else None)
 
 
 def _messages(data: memoryview, number: int) -> Iterator[memoryview]:
-    for found, wire, value in fields(data):
-        if found == number and wire == BYTES and not isinstance(value, int):
+    for field, wire, value in fields(data):
+        if field == number and wire == BYTES and not isinstance(value, int):
             yield value
 
 
@@ -70,7 +70,7 @@ def _text(data: memoryview, number: int) -> str:
 
 
 def _number(data: memoryview, number: int) -> int:
-    return ([value for found, wire, value in fields(data) if found == number and wire == VARINT and isinstance(value, int)] or [0])[-1]
+    return ([value for field, wire, value in fields(data) if field == number and wire == VARINT and isinstance(value, int)] or [0])[-1]
 
 
 def _tensor(value_info: memoryview) -> GraphTensor:
@@ -86,7 +86,7 @@ def _tensor(value_info: memoryview) -> GraphTensor:
 
 def ir_facts(xml: bytes) -> GraphFacts:
     """What an IR's XML says of itself; UserError where it is no XML, declares a document type, or says one thing twice."""
-    told: dict[str, str] = {}
+    facts: dict[str, str] = {}
     tensors: dict[str, list[GraphTensor]] = {"Parameter": [], "Result": []}
     path: list[str] = []
     layer: dict[str, str] = {}
@@ -97,9 +97,9 @@ def ir_facts(xml: bytes) -> GraphFacts:
         if len(path) > 64:
             raise UserError("elements more than 64 deep")
         if path[:3] == ["net", "rt_info", "rd"] and len(path) == 4:
-            if tag in told:
+            if tag in facts:
                 raise UserError(f"its rt_info says {tag} twice")
-            told[tag] = attributes.get("value", "")
+            facts[tag] = attributes.get("value", "")
         elif path == ["net", "layers", "layer"]:
             layer.clear()
             layer.update(attributes)
@@ -131,4 +131,4 @@ def ir_facts(xml: bytes) -> GraphFacts:
         parser.Parse(xml, True)
     except (expat.ExpatError, ValueError) as error:
         raise UserError(f"it is not readable XML ({error})") from None
-    return GraphFacts(told, tuple(tensors["Parameter"]), tuple(tensors["Result"]))
+    return GraphFacts(facts, tuple(tensors["Parameter"]), tuple(tensors["Result"]))

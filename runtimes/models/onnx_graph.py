@@ -97,11 +97,11 @@ class _Reader:
             yield number, wire, value
 
     def graph(self, model: memoryview) -> OnnxGraph:
-        found, whole = OnnxGraph(), None
+        graph, whole = OnnxGraph(), None
         for number, wire, value in self.walk(model, "model"):
             if number == 8:
                 domain, version = self.opset(_bytes(value, wire))
-                if found.opsets.setdefault(domain, version) != version:
+                if graph.opsets.setdefault(domain, version) != version:
                     raise UserError("it says twice which opset it needs")
             elif number == 7:
                 whole = _bytes(value, wire)
@@ -109,22 +109,22 @@ class _Reader:
             raise UserError("no graph found")
         for number, wire, value in self.walk(whole, "graph"):
             if number == 1:
-                found.nodes.append(self.node(_bytes(value, wire)))
-                if len(found.nodes) > MOST_NODES:
+                graph.nodes.append(self.node(_bytes(value, wire)))
+                if len(graph.nodes) > MOST_NODES:
                     raise UserError(f"more than {MOST_NODES:,} operators, which no network of ours has")
             elif number == 5:
                 name, constant = self.tensor(_bytes(value, wire))
-                if name in found.constants:
+                if name in graph.constants:
                     raise UserError(f"constant {name[:80]!r} stands there twice")
-                found.constants[name] = constant
+                graph.constants[name] = constant
             elif number == 11:
                 name, described = self.value_info(_bytes(value, wire))
-                if name in found.inputs:
+                if name in graph.inputs:
                     raise UserError(f"input {name[:80]!r} stands there twice")
-                found.inputs[name] = described
+                graph.inputs[name] = described
             elif number == 12:
-                found.outputs.append(self.value_info(_bytes(value, wire))[0])
-        return found
+                graph.outputs.append(self.value_info(_bytes(value, wire))[0])
+        return graph
 
     def opset(self, data: memoryview) -> tuple[str, int]:
         domain, version = "", 0
@@ -145,30 +145,30 @@ class _Reader:
             elif number in texts:
                 texts[number] = _text(value, wire)
             elif number == 5:
-                name, held = self.attribute(_bytes(value, wire))
+                name, content = self.attribute(_bytes(value, wire))
                 if name in attributes:
                     raise UserError(f"attribute {name[:80]!r} stands there twice")
-                attributes[name] = held
+                attributes[name] = content
         return Node(texts[4], texts[7], texts[3], tuple(inputs), tuple(outputs), attributes)
 
     def attribute(self, data: memoryview) -> tuple[str, Any]:
-        name, held, ints, floats = "", None, list[int](), list[float]()
+        name, content, ints, floats = "", None, list[int](), list[float]()
         for number, wire, value in self.walk(data, "attribute"):
             if number == 1:
                 name = _text(value, wire)
             elif number == 2:
-                held = struct.unpack("<f", value)[0] if wire == FIXED32 and not isinstance(value, int) else _number(value, wire)
+                content = struct.unpack("<f", value)[0] if wire == FIXED32 and not isinstance(value, int) else _number(value, wire)
             elif number == 3:
-                held = _signed(_number(value, wire))
+                content = _signed(_number(value, wire))
             elif number == 4:
-                held = bytes(_bytes(value, wire)[:400])
+                content = bytes(_bytes(value, wire)[:400])
             elif number == 5:
-                held = self.tensor(_bytes(value, wire))[1]
+                content = self.tensor(_bytes(value, wire))[1]
             elif number == 7:
                 floats += _floats(value, wire)
             elif number == 8:
                 ints += self.varints(value, wire)
-        return name, ints or floats or ([] if held is None else held)
+        return name, ints or floats or ([] if content is None else content)
 
     def tensor(self, data: memoryview) -> tuple[str, Constant]:
         name, shape, code, raw, typed_bytes, ints = "", list[int](), 0, None, 0, list[int]()
@@ -205,7 +205,8 @@ class _Reader:
                         if part == 1:
                             code = _number(inner, wire__)
                         elif part == 2:
-                            sizes += [self.size(_bytes(one, w)) for n, w, one in self.walk(_bytes(inner, wire__), "shape") if n == 1]
+                            sizes += [self.size(_bytes(dimension, w)) for n, w, dimension in self.walk(_bytes(inner, wire__), "shape")
+                                      if n == 1]
         return name, (code in INTEGERS, tuple(sizes))
 
     def size(self, data: memoryview) -> int | None:
@@ -216,14 +217,14 @@ class _Reader:
         """Whole numbers of a repeated field, packed or one by one."""
         if wire == VARINT:
             return [_signed(_number(value, wire))]
-        view, at, found = _bytes(value, wire), 0, list[int]()
+        view, at, numbers = _bytes(value, wire), 0, list[int]()
         while at < len(view):
             number, at = read_varint(view, at)
-            found.append(_signed(number))
+            numbers.append(_signed(number))
             self.left -= 1
             if self.left < 0:
                 raise UserError(f"more than {MOST_FIELDS:,} fields, which no network has")
-        return found
+        return numbers
 
 
 def constant(name: str, shape: list[int], code: int, raw: memoryview | None, typed_bytes: int, ints: list[int]) -> Constant:
@@ -273,4 +274,4 @@ def _floats(value: int | memoryview, wire: int) -> list[float]:
     """Floats of a repeated field, packed or one by one."""
     if isinstance(value, int) or wire not in (BYTES, FIXED32) or len(value) % 4:
         raise UserError("not an ONNX file: a list of floats that is none")
-    return [float(one) for one in np.frombuffer(value, "<f4")[:SMALL]]
+    return [float(number) for number in np.frombuffer(value, "<f4")[:SMALL]]

@@ -97,7 +97,7 @@ class _IrReader:
     def refuse(self, what: str) -> None:
         raise UserError(f"it holds {what}, which rd-export never writes")
 
-    def opened(self, tag: str, told: dict[str, str]) -> None:
+    def opened(self, tag: str, attributes: dict[str, str]) -> None:
         self.path.append(tag)
         if len(self.path) > MOST_DEPTH:
             raise UserError(f"elements more than {MOST_DEPTH} deep")
@@ -105,22 +105,23 @@ class _IrReader:
             self.refuse(f"a graph within layer {self.name[:80]}")
         if self.path == ["net", "layers", "layer"]:
             self.layers += 1
-            self.kind, self.name = told.get("type", ""), told.get("name", "")
+            self.kind, self.name = attributes.get("type", ""), attributes.get("name", "")
             if self.layers > MOST_NODES:
                 raise UserError(f"more than {MOST_NODES:,} layers, which no network of ours has")
-            if self.kind not in LAYERS or not OPSET.fullmatch(told.get("version", "")):
-                raise UserError(f"layer {told.get('version', '')[:40]}::{self.kind[:80]} ({self.name[:80]}) is none that rd-export writes")
+            if self.kind not in LAYERS or not OPSET.fullmatch(attributes.get("version", "")):
+                raise UserError(f"layer {attributes.get('version', '')[:40]}::{self.kind[:80]} ({self.name[:80]}) "
+                                "is none that rd-export writes")
         elif tag == "layer" and "rt_info" not in self.path:
             self.refuse(f"a layer within {self.name[:80] or 'no layers'}")
         elif self.path == ["net", "layers", "layer", "data"] and self.kind == "Const":
-            self.check_constant(told)
+            self.check_constant(attributes)
 
-    def check_constant(self, told: dict[str, str]) -> None:
+    def check_constant(self, attributes: dict[str, str]) -> None:
         """Whether a constant's values lie within the weights, and fit its shape."""
         try:
-            offset, size = int(told["offset"]), int(told["size"])
-            shape = [int(one) for one in told["shape"].split(",") if one.strip()]
-            bits = int(re.sub(r"\D", "", told["element_type"].split("e")[0]) or 8)  # f16, i64, u8; boolean takes a byte
+            offset, size = int(attributes["offset"]), int(attributes["size"])
+            shape = [int(side) for side in attributes["shape"].split(",") if side.strip()]
+            bits = int(re.sub(r"\D", "", attributes["element_type"].split("e")[0]) or 8)  # f16, i64, u8; boolean takes a byte
         except (KeyError, ValueError):
             raise UserError(f"constant {self.name[:80]} does not say where its values are") from None
         if min(offset, size, *shape, 0) < 0 or offset + size > self.weights_bytes:

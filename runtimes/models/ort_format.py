@@ -68,22 +68,23 @@ def read_ort(model: bytes) -> tuple[OnnxGraph, GraphFacts]:
     for name in (*inputs, *outputs, *(name for node in nodes.values() for name in (*node.inputs, *node.outputs) if name)):
         if name not in values:
             raise UserError(f"it says nothing of the type of {name[:80]!r}")
-    for name, held in constants.items():
-        if name in values and values[name][1] != held.shape:
-            raise UserError(f"constant {name[:80]!r} has shape {list(held.shape)}, and is said to have {list(values[name][1])}")
+    for name, tensor in constants.items():
+        if name in values and values[name][1] != tensor.shape:
+            raise UserError(f"constant {name[:80]!r} has shape {list(tensor.shape)}, and is said to have {list(values[name][1])}")
     if len(set(inputs)) < len(inputs):
         raise UserError("an input stands there twice")
     graph = OnnxGraph({"": opset}, _ordered(nodes), constants,
                       {name: (values[name][0] in INTEGERS, values[name][1]) for name in inputs}, outputs)
-    given, made = (tuple(GraphTensor(name, _dtype(values[name][0]), values[name][1]) for name in names) for names in (inputs, outputs))
-    return graph, GraphFacts(_facts(whole), given, made, opset)
+    graph_inputs, graph_outputs = (tuple(GraphTensor(name, _dtype(values[name][0]), values[name][1]) for name in names)
+                                   for names in (inputs, outputs))
+    return graph, GraphFacts(_facts(whole), graph_inputs, graph_outputs, opset)
 
 
 def _table(parent: Table, field: int, name: str) -> Table:
-    found = parent.table(field)
-    if found is None:
+    table = parent.table(field)
+    if table is None:
         raise UserError(f"no {name} found")
-    return found
+    return table
 
 
 def _dtype(code: int) -> str:
@@ -91,36 +92,36 @@ def _dtype(code: int) -> str:
 
 
 def _opset(model: Table) -> int:
-    told = [(entry.text(0), entry.number(1, "<q")) for entry in model.tables(1)]
-    opsets = [version for domain, version in told if domain in ("", "ai.onnx")]  # it lists all that the library knows
+    entries = [(entry.text(0), entry.number(1, "<q")) for entry in model.tables(1)]
+    opsets = [version for domain, version in entries if domain in ("", "ai.onnx")]  # it lists all that the library knows
     if len(opsets) != 1:
         raise UserError(f"it says {len(opsets)} times which opset it needs, expected once")
     return opsets[0]
 
 
 def _facts(model: Table) -> dict[str, str]:
-    told: dict[str, str] = {}
+    facts: dict[str, str] = {}
     for entry in model.tables(9):
         key, value = entry.text(0), entry.text(1)
         if key.startswith("rd.") or key == "names":
-            if key in told:
+            if key in facts:
                 raise UserError(f"its metadata says {key} twice")
-            told[key] = value
-    return {key.removeprefix("rd."): value for key, value in told.items()}
+            facts[key] = value
+    return {key.removeprefix("rd."): value for key, value in facts.items()}
 
 
 def _constants(graph: Table) -> dict[str, Constant]:
-    held: dict[str, Constant] = {}
+    constants: dict[str, Constant] = {}
     room = len(graph.buffer.data)
     for tensor in graph.tables(0):
-        name, value, taken = _constant(tensor)
-        if name in held:
+        name, value, size = _constant(tensor)
+        if name in constants:
             raise UserError(f"constant {name[:80]!r} stands there twice")
-        room -= taken  # many constants may point at the same bytes, and each of them is copied
+        room -= size  # many constants may point at the same bytes, and each of them is copied
         if room < 0:
             raise UserError("its constants are more than the file holds")
-        held[name] = value
-    return held
+        constants[name] = value
+    return constants
 
 
 def _constant(tensor: Table) -> tuple[str, Constant, int]:
@@ -135,13 +136,13 @@ def _constant(tensor: Table) -> tuple[str, Constant, int]:
 
 def _values(graph: Table) -> dict[str, tuple[int, tuple[int | None, ...]]]:
     """Data type and sizes of every value, by name; None where a size is open."""
-    held: dict[str, tuple[int, tuple[int | None, ...]]] = {}
+    values: dict[str, tuple[int, tuple[int | None, ...]]] = {}
     for entry in graph.tables(1):
         name, kind = entry.only("value", range(3)).text(0), entry.table(2)
-        if name in held:
+        if name in values:
             raise UserError(f"value {name[:80]!r} stands there twice")
         if kind is None:  # an input that an operator leaves out
-            held[name] = (0, ())
+            values[name] = (0, ())
             continue
         if kind.only("type", range(3)).number(1, "<B") != 1:
             raise UserError(f"value {name[:80]!r} is no tensor")
@@ -150,8 +151,8 @@ def _values(graph: Table) -> dict[str, tuple[int, tuple[int | None, ...]]]:
         sizes = [_size(size) for size in shape.only("shape", (0,)).tables(0)] if shape is not None else []
         if len(sizes) > MAX_RANK:
             raise UserError(f"a value of more than {MAX_RANK} axes")
-        held[name] = (tensor.number(0), tuple(sizes))
-    return held
+        values[name] = (tensor.number(0), tuple(sizes))
+    return values
 
 
 def _size(dimension: Table) -> int | None:
@@ -185,26 +186,26 @@ def _nodes(graph: Table, opset: int) -> dict[int, Node]:
 
 
 def _attributes(node: Table) -> dict[str, Any]:
-    held: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     for entry in node.tables(10):
         name, kind = entry.only("attribute", (0, 1, 2, 3, 4, 5, 6, 8, 9)).text(0), entry.number(2)
-        if name in held:
+        if name in attributes:
             raise UserError(f"attribute {name[:80]!r} stands there twice")
         if kind == FLOAT:
-            held[name] = entry.real(3)
+            attributes[name] = entry.real(3)
         elif kind == INT:
-            held[name] = entry.number(4, "<q")
+            attributes[name] = entry.number(4, "<q")
         elif kind == STRING:
-            held[name] = entry.text(5).encode()[:400]
+            attributes[name] = entry.text(5).encode()[:400]
         elif kind == TENSOR:
-            held[name] = _constant(_table(entry, 6, "tensor"))[1]
+            attributes[name] = _constant(_table(entry, 6, "tensor"))[1]
         elif kind == FLOATS:
-            held[name] = [value for (value,) in iter_unpack("<f", entry.vector(8, 4))]
+            attributes[name] = [value for (value,) in iter_unpack("<f", entry.vector(8, 4))]
         elif kind == INTS:
-            held[name] = entry.numbers(9, "<q")
+            attributes[name] = entry.numbers(9, "<q")
         else:
             raise UserError(f"attribute {name[:80]!r} is of kind {kind}, which rd-export never writes")
-    return held
+    return attributes
 
 
 def _check_edges(graph: Table, nodes: dict[int, Node]) -> None:
@@ -225,9 +226,9 @@ def _check_edges(graph: Table, nodes: dict[int, Node]) -> None:
     seen: set[int] = set()
     for entry in graph.tables(4):
         index = entry.only("edge", range(3)).number(0, "<I")
-        told = [{(other, source, target) for other, source, target in iter_unpack("<Iii", entry.vector(field, 12))} for field in (1, 2)]
-        graph.buffer.spend(sum(map(len, told)))
-        if index in seen or index not in nodes or told != [into[index], out[index]]:
+        edges = [{(other, source, target) for other, source, target in iter_unpack("<Iii", entry.vector(field, 12))} for field in (1, 2)]
+        graph.buffer.spend(sum(map(len, edges)))
+        if index in seen or index not in nodes or edges != [into[index], out[index]]:
             raise UserError(f"its edges at operator {index} are not those that the names of values mean")
         seen.add(index)
     if any(into[index] or out[index] for index in set(nodes) - seen):

@@ -140,14 +140,14 @@ def parse_tensor(data: memoryview) -> NDArray[Any]:
 
 def external_tensors(model: memoryview) -> list[str]:
     """Names of all tensors of a ModelProto with any external data; UserError when the bytes are not a model with a graph."""
-    found: list[str] = []
-    graphs = _scan(model, "model", found, 0)
+    names: list[str] = []
+    graphs = _scan(model, "model", names, 0)
     if not graphs:
         raise UserError("no graph found")
-    return found
+    return names
 
 
-def _scan(data: memoryview, message: str, found: list[str], depth: int) -> int:
+def _scan(data: memoryview, message: str, names: list[str], depth: int) -> int:
     """Collect external tensors below one message; returns how many of its fields were followed."""
     if depth > 4 * MAX_DEPTH:
         raise UserError(f"graphs nested more than {MAX_DEPTH} deep")
@@ -159,12 +159,12 @@ def _scan(data: memoryview, message: str, found: list[str], depth: int) -> int:
             elif number == 13 or (number == 14 and value != 0):  # external_data, data_location
                 external = True
         if external:
-            found.append(name)
+            names.append(name)
         return 1
     followed = 0
     for number, _, value in fields(data):
         inner = PATHS[message].get(number)
         if inner is not None:
-            _scan(_view(value, inner), inner, found, depth + 1)
+            _scan(_view(value, inner), inner, names, depth + 1)
             followed += 1
     return followed
