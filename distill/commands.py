@@ -51,14 +51,14 @@ from runtimes.measure.device_table import read_table
 
 
 @dataclass(frozen=True)
-class Given:
+class OwnNetworks:
     """What Python hands over in place of names: a teacher, a student's network; None where the settings name it."""
 
     teacher: Teacher | None = None
     student: OwnStudent | None = None
 
 
-NAMED = Given()
+NAMED = OwnNetworks()
 
 
 def distill(settings: DistillSettings, command: str) -> int:
@@ -77,15 +77,15 @@ def distill(settings: DistillSettings, command: str) -> int:
         return 0
 
 
-def story(settings: DistillSettings, command: str, opened: Run, given: Given = NAMED, *,
+def story(settings: DistillSettings, command: str, opened: Run, networks: OwnNetworks = NAMED, *,
           listing: Path | None = None) -> tuple[RunResult, dict[str, Any]]:
     """Data to a tested student: the result, and what was chosen on the way by trial; nothing is written but the run's folder and banks.
 
     listing: where a list of bad images goes, should there be any; nowhere when not given.
     """
     run, resume, banked = opened.folder, settings.resume, needs_bank(settings.method)
-    arch = check_names(settings, given)
-    source = TeacherSource(settings.teacher, settings.teacher_size, settings.teacher_weights, settings.teacher_adapter, given.teacher)
+    arch = check_names(settings, networks)
+    source = TeacherSource(settings.teacher, settings.teacher_size, settings.teacher_weights, settings.teacher_adapter, networks.teacher)
     if settings.adapt != "none":
         folder = teacher_folder(settings.out)
         adapt(settings.adaptation(folder), command)
@@ -98,13 +98,13 @@ def story(settings: DistillSettings, command: str, opened: Run, given: Given = N
     for note in images.facts.get("notes", []):
         say("", note)
     check_method(settings.method, images)
-    spec = student_image_spec(settings.part(StudentOptions), images, given.student)
-    like = ModelSpec(arch or "auto", spec.height, spec.width, images.task, images.classes, _arguments(arch, spec, given.student),
+    spec = student_image_spec(settings.part(StudentOptions), images, networks.student)
+    like = ModelSpec(arch or "auto", spec.height, spec.width, images.task, images.classes, _arguments(arch, spec, networks.student),
                      slices=spec.slices, pooling=settings.slice_pooling)
     views = ViewSpec(flip=0.5 if settings.flip else 0.0)
     method = settings.part(MethodOptions)
-    if given.student is not None:  # what this method cannot teach is refused before the bank is built
-        _check_stages(build_own(like, given.student, settings.seed), method)
+    if networks.student is not None:  # what this method cannot teach is refused before the bank is built
+        _check_stages(build_own(like, networks.student, settings.seed), method)
     signals = None
     if banked:
         plan = BankPlan(settings.bank, settings.bank_views, settings.bank_seed, grid_of(method, settings.bank_grid), settings.bank_runtime,
@@ -112,7 +112,7 @@ def story(settings: DistillSettings, command: str, opened: Run, given: Given = N
         signals = prepare_teacher(source, plan, images, views, device, second=settings.second_teacher, probe_seed=settings.split_seed)
     else:
         say("teacher", f"none: --method {settings.method} trains on labels alone")
-    start = partial(named_student, weights=settings.student_weights, seed=settings.seed, method=method, device=device, own=given.student)
+    start = partial(named_student, weights=settings.student_weights, seed=settings.seed, method=method, device=device, own=networks.student)
     student = None if arch is None else start(like)
     start_run(opened, {"images": images_digest(images), "teacher": signals.facts["teacher_hash"] if signals else None})
     with track("pixels") as update:
@@ -149,23 +149,23 @@ def story(settings: DistillSettings, command: str, opened: Run, given: Given = N
     branches = build_branches(method, student, signals, len(images.rows("train")))
     with torch.random.fork_rng():
         history = train(recipe, data, branches, signals, run, resume=resume)
-    made = {split: run_on(branches, data, split, signals, device) for split in ("val", "test")}
-    calibrations = {branch: calibrate(images, getattr(made["val"], branch), made["val"].rows)
-                    for branch in ("student", "teacher", "probe") if getattr(made["val"], branch) is not None}
-    splits = score(images, made, calibrations, bootstrap=settings.bootstrap, seed=settings.seed)
+    predictions = {split: run_on(branches, data, split, signals, device) for split in ("val", "test")}
+    calibrations = {branch: calibrate(images, getattr(predictions["val"], branch), predictions["val"].rows)
+                    for branch in ("student", "teacher", "probe") if getattr(predictions["val"], branch) is not None}
+    splits = score(images, predictions, calibrations, bootstrap=settings.bootstrap, seed=settings.seed)
     warnings = judge_gain(splits)
     for line in summary(splits, calibrations["student"]):
         say(*line.split(" ", 1))
     for warning in warnings:
         say("warning", warning)
-    return RunResult(branches.student, spec, images, made, calibrations, splits, history, warnings, macs,
+    return RunResult(branches.student, spec, images, predictions, calibrations, splits, history, warnings, macs,
                      signals.facts if signals else {}, record(settings), command), choices
 
 
-def check_names(settings: DistillSettings, given: Given = NAMED) -> str | None:
+def check_names(settings: DistillSettings, networks: OwnNetworks = NAMED) -> str | None:
     """The student's architecture, None for auto; UserError for whatever is named and is not there, before any image is looked at."""
-    if given.student is not None:
-        arch: str | None = given.student.arch
+    if networks.student is not None:
+        arch: str | None = networks.student.arch
     else:
         arch = None if settings.student == "auto" else timm_name(settings.student)
     if arch is not None and settings.student_weights is not None:
@@ -173,7 +173,7 @@ def check_names(settings: DistillSettings, given: Given = NAMED) -> str | None:
     if settings.latency_table is not None:
         read_table(settings.latency_table)
     if needs_bank(settings.method):
-        if given.teacher is None:
+        if networks.teacher is None:
             check_teacher(settings.teacher, weights=settings.teacher_weights, adapter=settings.teacher_adapter)
         if settings.second_teacher is not None:
             check_teacher(settings.second_teacher, flag="--second-teacher")

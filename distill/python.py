@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from distill.commands import Given, story
+from distill.commands import OwnNetworks, story
 from distill.data.memory import TABLE, Pairs, array_of, check_table, write_images
 from distill.data.named import PHANTOMS
 from distill.data.views import normalise, unit_levels
@@ -140,7 +140,7 @@ def distil(data: str | Path | Pairs = "phantom", *, teacher: str | Path | Teache
     number, {finding: 0, 1 or None}, or None. splits, patients: of such pairs, an entry each. settings: those of rd-distill, dashes as
     underscores. quiet: print nothing. Works in a temporary folder; the bank is kept where `bank` names a folder. Raises UserError.
     """
-    given, names = _networks(teacher, student, settings)
+    networks, names = _networks(teacher, student, settings)
     _check_keywords(settings)
     if isinstance(data, str | Path) and (splits is not None or patients is not None):
         raise UserError("splits and patients are about images in memory; a table or folder brings its own", USAGE)
@@ -160,18 +160,18 @@ def distil(data: str | Path | Pairs = "phantom", *, teacher: str | Path | Teache
             call = _call({"data": about, "teacher": teacher, "student": student, **settings})
             with opened_run(chosen.part(RunOptions), record(chosen), "student", drawn=named in PHANTOMS, more={}) as run:
                 assert run is not None  # nothing is finished in a new folder
-                result, choices = story(chosen, call, run, given)
+                result, choices = story(chosen, call, run, networks)
             say("done", "the student is in memory; .save(FOLDER) keeps it for rd-export")
     except BaseException:
         if images is not None:
             shutil.rmtree(images, ignore_errors=True)
         raise
-    kept = {**result.settings, "bank": str(settings["bank"]) if settings.get("bank") else None}
-    result = replace(result, settings=kept, model=_laid_out(result.model))
-    made = Distilled(metrics_of(result, choices), result.model, result.image_spec, result, choices, images)
+    result_settings = {**result.settings, "bank": str(settings["bank"]) if settings.get("bank") else None}
+    result = replace(result, settings=result_settings, model=_laid_out(result.model))
+    distilled = Distilled(metrics_of(result, choices), result.model, result.image_spec, result, choices, images)
     if images is not None:
-        weakref.finalize(made, shutil.rmtree, images, ignore_errors=True)
-    return made
+        weakref.finalize(distilled, shutil.rmtree, images, ignore_errors=True)
+    return distilled
 
 
 def _chosen(values: dict[str, Any], work: Path) -> DistillSettings:
@@ -189,7 +189,7 @@ def _laid_out(model: Model) -> Model:
     return model
 
 
-def _networks(teacher: Any, student: Any, settings: dict[str, Any]) -> tuple[Given, dict[str, str]]:
+def _networks(teacher: Any, student: Any, settings: dict[str, Any]) -> tuple[OwnNetworks, dict[str, str]]:
     """The networks that were handed over, and what the settings call teacher and student."""
     for name, value, kind in (("teacher", teacher, "TeacherNetwork(net, mean=..., std=..., size=...)"),
                               ("student", student, "StudentNetwork(net, features=...)")):
@@ -205,7 +205,7 @@ def _networks(teacher: Any, student: Any, settings: dict[str, Any]) -> tuple[Giv
                                     (body, OF_A_KNOWN, "a StudentNetwork is trained as it is, from its own weights; it is not pruned")):
         if network is not None and (needless := [name for name in names if settings.get(name) is not None]):
             raise UserError(f"{instead}; leave {' and '.join(needless)} out", USAGE)
-    return Given(own, body), {"teacher": own.name if own else str(teacher), "student": body.arch if body else str(student)}
+    return OwnNetworks(own, body), {"teacher": own.name if own else str(teacher), "student": body.arch if body else str(student)}
 
 
 def _check_keywords(settings: dict[str, Any]) -> None:

@@ -54,7 +54,7 @@ class Run:
     """A run that may begin or go on: its own folder, the settings that decide it, whether it replaces what --out holds."""
 
     folder: Path
-    wanted: dict[str, Any]
+    settings: dict[str, Any]
     overwrite: bool
 
 
@@ -69,23 +69,23 @@ def opened_run(options: RunOptions, values: dict[str, Any], kind: str, *, drawn:
     with claimed(options.out) as place:
         plain = Path(os.path.normpath(options.out))
         folder = (plain if plain.absolute() == place else place).with_name(f"{place.name}.partial")  # as the user named it, but for links
-        wanted = what_decides(values)
-        held = _held(folder, wanted, resume=options.resume, overwrite=options.overwrite)
-        if options.resume and finished(place, wanted, kind):
+        settings = what_decides(values)
+        note = _interrupted(folder, settings, resume=options.resume, overwrite=options.overwrite)
+        if options.resume and finished(place, settings, kind):
             yield None  # killed between the folder's last rename and the end
         else:
-            overwrite = options.overwrite or (held is not None and bool(held["replaces"]))
+            overwrite = options.overwrite or (note is not None and bool(note["replaces"]))
             check_out(options.out, overwrite=overwrite)
-            yield Run(folder, wanted, overwrite)
+            yield Run(folder, settings, overwrite)
         remove_run(folder)
 
 
-def _held(folder: Path, wanted: dict[str, Any], *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+def _interrupted(folder: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
     """What an interrupted run was started with, which goes on now; None where a new one begins, in a folder that is its own."""
-    held = _note(folder)
+    note = _note(folder)
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise UserError(f"{folder} is in the way of this run's own folder; move it away, or name another --out", USAGE)
-    if held is None and folder.is_dir():
+    if note is None and folder.is_dir():
         left = sorted(path.name for path in folder.iterdir() if not BEGUN.fullmatch(path.name))
         if left:
             raise UserError(f"{folder} is where this run would keep its state, and holds what none of our commands wrote ({left[0]}); "
@@ -93,22 +93,22 @@ def _held(folder: Path, wanted: dict[str, Any], *, resume: bool, overwrite: bool
     if overwrite:
         remove_run(folder)
         return None
-    if held is not None and not resume:
+    if note is not None and not resume:
         raise UserError(f"{folder} holds an interrupted run; --resume goes on with it, --overwrite starts anew", USAGE)
-    if held is not None:
-        changed = [f"--{key.replace('_', '-')} was {_said(held['settings'].get(key))}, now {_said(value)}" for key, value in wanted.items()
-                   if held["settings"].get(key) != value]
+    if note is not None:
+        changed = [f"--{key.replace('_', '-')} was {_value_text(note['settings'].get(key))}, now {_value_text(value)}"
+                   for key, value in settings.items() if note["settings"].get(key) != value]
         if changed:
             raise UserError(f"--resume: {folder} was started with other settings ({'; '.join(changed)}); "
                             "repeat them, or start anew with --overwrite", USAGE)
-    return held
+    return note
 
 
 def start_run(run: Run, parents: dict[str, Any]) -> None:
     """Note in a run's folder what it was started with; refuse to go on where its images or teacher are no longer those."""
     run.folder.mkdir(parents=True, exist_ok=True)
     check_parents(run.folder, parents)
-    write_json(run.folder / NOTE, {"settings": run.wanted, "replaces": run.overwrite, "parents": parents})
+    write_json(run.folder / NOTE, {"settings": run.settings, "replaces": run.overwrite, "parents": parents})
 
 
 def remove_run(run: Path) -> None:
@@ -122,22 +122,22 @@ def _note(run: Path) -> dict[str, Any] | None:
     if not (run / NOTE).is_file():
         return None
     try:
-        held = read_json(run / NOTE)
+        note = read_json(run / NOTE)
     except UserError as error:
         raise UserError(f"{error} It says what the interrupted run was started with; move {run} away, or name another --out",
                         error.exit_code) from None
-    whole = isinstance(held.get("settings"), dict) and isinstance(held.get("parents"), dict) and "replaces" in held
-    return held if whole else None
+    whole = isinstance(note.get("settings"), dict) and isinstance(note.get("parents"), dict) and "replaces" in note
+    return note if whole else None
 
 
-def _said(value: Any) -> str:
+def _value_text(value: Any) -> str:
     return "not given" if value is None else repr(value)
 
 
 def check_parents(run: Path, parents: dict[str, Any]) -> None:
     """Refuse to go on with a run whose images or teacher are no longer those it was started with."""
-    held = (_note(run) or {}).get("parents", {})
-    changed = [name for name, value in held.items() if parents.get(name) != value]
+    run_parents = (_note(run) or {}).get("parents", {})
+    changed = [name for name, value in run_parents.items() if parents.get(name) != value]
     if changed:
         raise UserError(f"--resume: the {' and the '.join(changed)} of {run} are no longer those it was started with; "
                         "bring them back, or start anew with --overwrite", USAGE)
@@ -149,10 +149,10 @@ def what_decides(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in aside}
 
 
-def finished(out: Path, wanted: dict[str, Any], kind: str = "student") -> bool:
+def finished(out: Path, settings: dict[str, Any], kind: str = "student") -> bool:
     """Whether a folder is the finished result of these settings."""
     if not (out / MANIFEST).is_file():
         return False
     manifest = read_json(out / MANIFEST)
-    held = manifest.get("settings")
-    return manifest.get("kind") == kind and isinstance(held, dict) and what_decides(held) == wanted
+    manifest_settings = manifest.get("settings")
+    return manifest.get("kind") == kind and isinstance(manifest_settings, dict) and what_decides(manifest_settings) == settings

@@ -66,7 +66,7 @@ def _export(settings: ExportSettings, command: str, images_of: Callable[[Checkpo
         checkpoint = load_checkpoint(settings.student_dir, "student")
         say("student", f"{settings.student_dir}: {checkpoint.spec.arch}, {checkpoint.spec.task}, {len(checkpoint.spec.classes)} classes, "
                        f"{checkpoint.image_spec.height}x{checkpoint.image_spec.width} {checkpoint.image_spec.dtype}, "
-                       f"{checkpoint.calibration.told()}")
+                       f"{checkpoint.calibration.describe()}")
         _check_data(settings, checkpoint)
         return checkpoint, images_of(checkpoint) if images_of is not None else _images(checkpoint, settings.data)
 
@@ -136,7 +136,7 @@ def _export_one(settings: ExportSettings, student: Student, data: bytes, images:
         finally:
             session.close()
         card = artifact_card(artifact, facts=facts["artifact"], parity=proof, latency=timing, latency_facts=read_json(
-            folder / "latency.json")["facts"], metrics=dict(student.metrics), calibrated=graph.student.checkpoint.calibration.told())
+            folder / "latency.json")["facts"], metrics=dict(student.metrics), calibrated=graph.student.checkpoint.calibration.describe())
         write_atomic(folder / "README.md", card.encode())
         write_manifest(folder, "artifact", facts)
         if key is not None:

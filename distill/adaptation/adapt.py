@@ -103,18 +103,19 @@ def _adapt(settings: AdaptSettings, command: str, opened: Run) -> int:
         history = train(adapter, training, data, branches, signals, run, answer, seed=settings.seed, device=device, resume=settings.resume)
     for router in routers_of(model.net):
         router.share = 0.0 if settings.merge_aware else 1.0
-    model.spec = replace(model.spec, adapters={name: replace(one.spec, constant=bool(settings.merge_aware))
-                                               for name, one in adapters_of(model.net)})
+    model.spec = replace(model.spec, adapters={name: replace(adapter.spec, constant=bool(settings.merge_aware))
+                                               for name, adapter in adapters_of(model.net)})
     unmerged = copy.deepcopy(model.net) if settings.peft else None
     folded = merged(adapter, branches, data, answer, seed=settings.seed, device=device)
-    made = {split: answer(branches, images.rows(split)) for split in ("val", "test")}
-    calibrations = {branch: calibrate(images, getattr(made["val"], branch), made["val"].rows) for branch in ("student", "probe")}
-    splits = score(images, made, calibrations, bootstrap=settings.bootstrap, seed=settings.seed)
+    predictions = {split: answer(branches, images.rows(split)) for split in ("val", "test")}
+    calibrations = {branch: calibrate(images, getattr(predictions["val"], branch), predictions["val"].rows)
+                    for branch in ("student", "probe")}
+    splits = score(images, predictions, calibrations, bootstrap=settings.bootstrap, seed=settings.seed)
     for line in summary(splits, calibrations["student"]):
         say(line.split(" ", 1)[0], line.split(" ", 1)[1].replace("student AUROC", "teacher AUROC", 1))
     macs = count_macs(branches.student, spec.height, spec.width)
-    result = RunResult(branches.student, spec, images, made, calibrations, splits, history, [], macs, signals.facts, record(settings),
-                       command)
+    result = RunResult(branches.student, spec, images, predictions, calibrations, splits, history, [], macs, signals.facts,
+                       record(settings), command)
     earlier = load_heads(Path(settings.teacher)) if Path(settings.teacher).is_dir() else []
 
     def also(folder: Path) -> None:
@@ -131,16 +132,16 @@ def _adapt(settings: AdaptSettings, command: str, opened: Run) -> int:
 
 def build_adapters(options: AdapterOptions, model: Model, spec: ImageSpec, teacher: str) -> Model:
     """The teacher with fresh adapters at their start, or with those it has; says which layers were left alone and why."""
-    held = dict(model.spec.adapters)
+    adapters = dict(model.spec.adapters)
     if options.pooled:
-        if POOLED in held:
+        if POOLED in adapters:
             raise UserError(f"teacher {teacher} has an adapter behind its pool already, and what is trained now would follow it; "
                             "adapt the original teacher, or use --place blocks", USAGE)
         return adapt_model(model, {} if options.method == "linear" else {POOLED: options.spec(feature_width(model))})
-    inside = {name: one for name, one in held.items() if name != POOLED}
+    inside = {name: adapter for name, adapter in adapters.items() if name != POOLED}
     if inside:
-        wanted, own = options.spec(64), next(iter(inside.values()))
-        if any((getattr(wanted, part) != getattr(own, part)) for part in ("experts", "rank", "gate", "top_k")):
+        requested, own = options.spec(64), next(iter(inside.values()))
+        if any((getattr(requested, part) != getattr(own, part)) for part in ("experts", "rank", "gate", "top_k")):
             raise UserError(f"teacher {teacher} has adapters of {own.experts} experts of rank {own.rank}, gate {own.gate}; go on "
                             "with the same --method, --experts, --rank and --top-k, or fold them first with --merge mean", USAGE)
         say("", f"going on with the {len(inside)} adapters of {teacher}")
@@ -151,10 +152,10 @@ def build_adapters(options: AdapterOptions, model: Model, spec: ImageSpec, teach
     inputs = {name: model.net.get_submodule(name).weight[0].numel() for name in chosen.layers}  # type: ignore[index,union-attr,operator]
     model = adapt_model(model, {name: options.spec(count) for name, count in inputs.items()})
     unused = remove_unused(model.net, lambda: model.trunk(torch.zeros(1, 3, spec.height, spec.width)))
-    model.spec = replace(model.spec, adapters={name: one.spec for name, one in adapters_of(model.net)})
+    model.spec = replace(model.spec, adapters={name: adapter.spec for name, adapter in adapters_of(model.net)})
     reasons = [*chosen.left.values(), *("read, not called" for _ in unused)]
     if reasons:
-        say("", f"{len(reasons)} layers left alone: " + ", ".join(f"{reasons.count(one)} {one}" for one in dict.fromkeys(reasons)))
+        say("", f"{len(reasons)} layers left alone: " + ", ".join(f"{reasons.count(reason)} {reason}" for reason in dict.fromkeys(reasons)))
     if options.start != "zero":
         for _, adapter in adapters_of(model.net):
             start_from_svd(adapter, rho=1.0 if options.start == "pissa" else options.rho)
@@ -191,16 +192,16 @@ def merged(options: AdapterOptions, branches: Branches, data: TrainingData, answ
     train_rows, val_rows = (np.sort(generator.permutation(images.rows(split))[:FOLD_IMAGES]) for split in ("train", "val"))
 
     def load(rows: Any) -> tuple[Tensor, ...]:
-        return tuple(one.to(device) for one in data.pixels.inputs(rows, data.spec))
+        return tuple(tensor.to(device) for tensor in data.pixels.inputs(rows, data.spec))
 
     def logits() -> Any:
         return answer(branches, val_rows).student
 
-    def decide(found: Any) -> Any:
-        return found > 0 if images.task == "multilabel" else found.argmax(axis=1)
+    def decide(outputs: Any) -> Any:
+        return outputs > 0 if images.task == "multilabel" else outputs.argmax(axis=1)
 
-    def auroc(found: Any) -> float | None:
-        return judge(images, Predictions(val_rows, found, None, None, None)).get("val_auroc_student")
+    def auroc(outputs: Any) -> float | None:
+        return judge(images, Predictions(val_rows, outputs, None, None, None)).get("val_auroc_student")
 
     folded = fold_teacher(branches.student, options.merge, most=options.max_fold_error, train=lambda: batched(train_rows, load),
                           val=lambda: batched(val_rows, load), logits=logits, decide=decide, auroc=auroc)

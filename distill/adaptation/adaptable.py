@@ -52,29 +52,30 @@ def adaptable(name: str, images: ImageSet, *, size: int | None, weights: str | N
     spec = replace(base, channels=images.facts.get("channels", 3), dtype=images.facts.get("dtype", "uint8"),
                    window=(float(low), float(high)), volume=images.volume)
     if Path(name).is_dir():
-        held = load_checkpoint(Path(name)).model
-        wanted = ModelSpec(held.spec.arch, spec.height, spec.width, images.task, images.classes, held.spec.arguments, held.spec.adapters)
-        net = held.net
+        parent = load_checkpoint(Path(name)).model
+        model_spec = ModelSpec(parent.spec.arch, spec.height, spec.width, images.task, images.classes, parent.spec.arguments,
+                               parent.spec.adapters)
+        net = parent.net
     elif name.startswith("hf:"):
         encoder: Any = teacher.net.encoder
         width = teacher.features(torch.zeros(1, 3, spec.height, spec.width)).shape[1]
         config = encoder.config.to_dict()
-        wanted = ModelSpec(f"{PREFIX}{encoder.config.model_type}", spec.height, spec.width, images.task, images.classes,
-                           {"config": config, "features": width})
+        model_spec = ModelSpec(f"{PREFIX}{encoder.config.model_type}", spec.height, spec.width, images.task, images.classes,
+                               {"config": config, "features": width})
         net = TransformersNet(encoder)
     else:
-        wanted = ModelSpec(timm_name(name), spec.height, spec.width, images.task, images.classes)
+        model_spec = ModelSpec(timm_name(name), spec.height, spec.width, images.task, images.classes)
         net = teacher.net.net  # type: ignore[assignment]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if isinstance(net, TransformersNet):
-            net.classifier = torch.nn.Linear(int(wanted.arguments["features"]), wanted.outputs)
+            net.classifier = torch.nn.Linear(int(model_spec.arguments["features"]), model_spec.outputs)
         else:
-            net.reset_classifier(wanted.outputs)  # type: ignore[operator]
+            net.reset_classifier(model_spec.outputs)  # type: ignore[operator]
         if images.volume is not None:
-            wanted = replace(wanted, slices=images.volume.slices, pooling=pooling)
+            model_spec = replace(model_spec, slices=images.volume.slices, pooling=pooling)
         if hasattr(net, SLICES):
             delattr(net, SLICES)
-        model = Model(wanted, net)
+        model = Model(model_spec, net)
         model.head.reset_parameters()  # timm's own start is huge for a few classes
     return model, spec

@@ -66,24 +66,25 @@ def fold_teacher(model: Model, mode: MergeMode, *, most: float, train: Callable[
     stay = merge_exact(model.net)
     errors: dict[str, dict[str, float]] = {}
     if mode != "exact" and stay:
-        seen = watch(model.net, train(), lambda inputs: model(*inputs), moments=mode == "least-squares")
-        inside = {name: adapter for name, adapter in adapters_of(model.net) if name in seen and name in stay and adapter.foldable}
-        folds = {name: least_squares(seen[name]) if mode == "least-squares" else (weight_change(adapter, mean_gates(seen[name])), None)
+        moments = watch(model.net, train(), lambda inputs: model(*inputs), moments=mode == "least-squares")
+        inside = {name: adapter for name, adapter in adapters_of(model.net) if name in moments and name in stay and adapter.foldable}
+        folds = {name: least_squares(moments[name]) if mode == "least-squares"
+                 else (weight_change(adapter, mean_gates(moments[name])), None)
                  for name, adapter in inside.items()}
         errors = fold_errors(model.net, folds, val(), lambda inputs: model(*inputs))  # type: ignore[arg-type]
         for name, (change, shift) in folds.items():
             fold(model.net, name, change, shift)
-    kept = {name: adapter.spec for name, adapter in adapters_of(model.net)}
-    model.spec = replace(model.spec, adapters=kept)
+    specs = {name: adapter.spec for name, adapter in adapters_of(model.net)}
+    model.spec = replace(model.spec, adapters=specs)
     after = logits()
     moved = float(np.linalg.norm(after - before)) / max(float(np.linalg.norm(before - before.mean(0))), 1e-30)
-    made = FoldReport(mode, count - len(stay), len(errors), len(kept), len(before), moved, int((decide(before) != decide(after)).sum()),
+    report = FoldReport(mode, count - len(stay), len(errors), len(specs), len(before), moved, int((decide(before) != decide(after)).sum()),
                   auroc(before), auroc(after), errors)
     if moved > most:
-        raise UserError(f"--merge {mode} moves the logits by {100 * moved:.2g} % on {len(before)} validation images ({made.flips} flips), "
-                        f"more than --max-fold-error {most:g}: keep the adapters with --merge exact (add --resume: nothing is trained "
-                        "again), raise the limit, or train with --merge-aware", PARITY)
-    return made
+        raise UserError(f"--merge {mode} moves the logits by {100 * moved:.2g} % on {len(before)} validation images ({report.flips} "
+                        f"flips), more than --max-fold-error {most:g}: keep the adapters with --merge exact (add --resume: nothing is "
+                        "trained again), raise the limit, or train with --merge-aware", PARITY)
+    return report
 
 
 def batched(rows: NDArray[np.int64], inputs: Callable[[NDArray[np.int64]], Inputs], size: int = 16) -> Iterable[Inputs]:

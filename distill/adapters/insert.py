@@ -58,8 +58,8 @@ def choose_layers(net: nn.Module, kind: Layers, least: int = 1, ranks: int = 1, 
         else:
             layers.append(name)
     if not layers:
-        kinds = ", ".join(one for one in ("all-linear", "attention", "mlp", "pointwise")
-                          if any(_of_kind(name, module, one) for name, module in net.named_modules()))  # type: ignore[arg-type]
+        kinds = ", ".join(option for option in ("all-linear", "attention", "mlp", "pointwise")
+                          if any(_of_kind(name, module, option) for name, module in net.named_modules()))  # type: ignore[arg-type]
         raise UserError(f"--adapt-layers {kind} matches no layer that takes rank {least} ({len(left)} too small or grouped); "
                         f"this network has {kinds or 'no such layers'}; choose another kind, a lower --rank or a higher --adapt-share",
                         USAGE)

@@ -59,10 +59,10 @@ class Router(nn.Module):
     def gates(self, logits: Tensor) -> Tensor:
         """Gates (..., E) of logits: softmax over those of the top k, which is the whole softmax renormalised."""
         logits = logits.float()
-        kept = logits
+        scores = logits
         if self.top_k:
-            kept = torch.where(logits >= logits.topk(self.top_k, dim=-1).values[..., -1:], logits, -math.inf)
-        gates = torch.softmax(kept, dim=-1)
+            scores = torch.where(logits >= logits.topk(self.top_k, dim=-1).values[..., -1:], logits, -math.inf)
+        gates = torch.softmax(scores, dim=-1)
         if self.training:
             places, experts = logits.flatten(0, -2), logits.shape[-1]
             if self.share == 1.0:  # where the gates would stand still, should they have to: their logits' running mean
@@ -154,9 +154,9 @@ class Adapter(nn.Module):
         """A x and the gates of a 1x1 convolution: one convolution reads its wide maps once for both."""
         down: Any = self.down
         bias = router.first.bias
-        found = down._conv_forward(inputs, torch.cat([down.weight, router.first.weight[:, :, None, None]]),
-                                   None if bias is None else torch.cat([bias.new_zeros(len(down.weight)), bias]))
-        low, hidden = found.split([len(down.weight), len(router.first.weight)], dim=1)
+        outputs = down._conv_forward(inputs, torch.cat([down.weight, router.first.weight[:, :, None, None]]),
+                                     None if bias is None else torch.cat([bias.new_zeros(len(down.weight)), bias]))
+        low, hidden = outputs.split([len(down.weight), len(router.first.weight)], dim=1)
         gates = router.gates(router.rest(hidden.permute(0, 2, 3, 1))).to(low.dtype)
         return low, gates.permute(0, 3, 1, 2)
 
@@ -190,11 +190,11 @@ def _reduced(base: nn.Conv2d, channels: int) -> nn.Conv2d:
     """The same convolution (kernel, stride, padding, also of subclasses that pad by themselves) to fewer channels, no bias."""
     if base.groups != 1:
         raise UserError(f"a convolution of {base.groups} groups takes no adapter")
-    made = copy.deepcopy(base)
-    made.out_channels = channels
-    made.weight = nn.Parameter(torch.empty(channels, *base.weight.shape[1:], dtype=base.weight.dtype, device=base.weight.device))
-    made.bias = None
-    return made
+    convolution = copy.deepcopy(base)
+    convolution.out_channels = channels
+    convolution.weight = nn.Parameter(torch.empty(channels, *base.weight.shape[1:], dtype=base.weight.dtype, device=base.weight.device))
+    convolution.bias = None
+    return convolution
 
 
 def adapters_of(net: nn.Module) -> Iterator[tuple[str, Adapter]]:
@@ -204,14 +204,14 @@ def adapters_of(net: nn.Module) -> Iterator[tuple[str, Adapter]]:
 
 def routers_of(net: nn.Module) -> list[Router]:
     """The gates inside a network whose gates still depend on the input."""
-    return [one.router for _, one in adapters_of(net) if one.router is not None]
+    return [adapter.router for _, adapter in adapters_of(net) if adapter.router is not None]
 
 
 def balance_loss(net: nn.Module) -> Tensor | None:
     """Mean over adapted layers of the balance loss of the last training call, handed out once; None where nothing is sparse."""
-    found = []
+    losses = []
     for router in routers_of(net):
         if router.balance is not None and router.top_k:
-            found.append(router.balance)
+            losses.append(router.balance)
         router.balance = None  # it holds the whole graph of its step
-    return torch.stack(found).mean() if found else None
+    return torch.stack(losses).mean() if losses else None

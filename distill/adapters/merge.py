@@ -83,47 +83,47 @@ class FoldMoments:
 @torch.no_grad()
 def watch(net: nn.Module, batches: Iterable[Any], run: Callable[[Any], Tensor], *, moments: bool) -> dict[str, FoldMoments]:
     """Run calibration batches and collect, for each adapter with a gate, what its folds need; `moments` for least squares."""
-    seen = {name: FoldMoments() for name, adapter in adapters_of(net) if adapter.router is not None and adapter.foldable}
+    statistics = {name: FoldMoments() for name, adapter in adapters_of(net) if adapter.router is not None and adapter.foldable}
 
     def look(name: str, adapter: Adapter, inputs: Tensor) -> None:
-        one = seen[name]
+        sums = statistics[name]
         gates = adapter.gates(inputs)
         assert gates is not None
         mean = _rows(adapter, gates).double()
-        one.gates = mean.sum(0) + (0 if one.gates is None else one.gates)
-        one.gate_rows += len(mean)
+        sums.gates = mean.sum(0) + (0 if sums.gates is None else sums.gates)
+        sums.gate_rows += len(mean)
         if moments:
             x = unfolded(adapter, inputs).double()
             y = _rows(adapter, adapter.change(inputs)).double()
-            one.count += len(x)
+            sums.count += len(x)
             for slot, value in (("inputs", x.sum(0)), ("moments", x.T @ x), ("changes", y.sum(0)), ("products", y.T @ x)):
-                held = getattr(one, slot)
-                setattr(one, slot, value if held is None else held + value)
+                total = getattr(sums, slot)
+                setattr(sums, slot, value if total is None else total + value)
 
     with _hooks(net, look):
         for batch in batches:
             run(batch)
-    return seen
+    return statistics
 
 
-def mean_gates(seen: FoldMoments) -> Tensor:
+def mean_gates(statistics: FoldMoments) -> Tensor:
     """Gates averaged over the calibration inputs, (E,) float64."""
-    assert seen.gates is not None
-    return seen.gates / seen.gate_rows
+    assert statistics.gates is not None
+    return statistics.gates / statistics.gate_rows
 
 
-def least_squares(seen: FoldMoments, ridge: float = 1e-6) -> tuple[Tensor, Tensor]:
+def least_squares(statistics: FoldMoments, ridge: float = 1e-6) -> tuple[Tensor, Tensor]:
     """The linear map (m, n) and shift (m,) nearest to the routed change over the calibration inputs, float64.
 
     min E |c(x) - M x - b|^2 from centred moments, with a ridge relative to the mean eigenvalue (METHODS 5.3).
     """
-    assert seen.inputs is not None
-    assert seen.moments is not None
-    assert seen.changes is not None
-    assert seen.products is not None
-    x, y = seen.inputs / seen.count, seen.changes / seen.count
-    covariance = seen.moments / seen.count - torch.outer(x, x)
-    cross = seen.products / seen.count - torch.outer(y, x)
+    assert statistics.inputs is not None
+    assert statistics.moments is not None
+    assert statistics.changes is not None
+    assert statistics.products is not None
+    x, y = statistics.inputs / statistics.count, statistics.changes / statistics.count
+    covariance = statistics.moments / statistics.count - torch.outer(x, x)
+    cross = statistics.products / statistics.count - torch.outer(y, x)
     covariance += torch.eye(len(x), dtype=covariance.dtype) * (ridge * covariance.diagonal().mean() + 1e-30)
     mapped = torch.linalg.solve(covariance, cross.T).T
     return mapped, y - mapped @ x
@@ -150,8 +150,8 @@ def fold_errors(net: nn.Module, folds: dict[str, tuple[Tensor, Tensor | None]], 
     with _hooks(net, look):
         for batch in batches:
             run(batch)
-    return {name: {"of_change": float((found[0] / found[1].clamp_min(1e-30)).sqrt()),
-                   "of_output": float((found[0] / found[2].clamp_min(1e-30)).sqrt())} for name, found in sums.items()}
+    return {name: {"of_change": float((squares[0] / squares[1].clamp_min(1e-30)).sqrt()),
+                   "of_output": float((squares[0] / squares[2].clamp_min(1e-30)).sqrt())} for name, squares in sums.items()}
 
 
 def unfolded(adapter: Adapter, inputs: Tensor) -> Tensor:
@@ -164,13 +164,13 @@ def unfolded(adapter: Adapter, inputs: Tensor) -> Tensor:
         return inputs[:, :, ::base.stride[0], ::base.stride[1]].permute(0, 2, 3, 1).flatten(0, 2)
     # The layer itself cuts the patches: one-hot kernels, so padding is whatever the layer does.
     kernel = base.weight[0].numel()
-    held = base.weight
-    base.weight = nn.Parameter(torch.eye(kernel, dtype=inputs.dtype, device=inputs.device).view(kernel, *held.shape[1:]),
+    weight = base.weight
+    base.weight = nn.Parameter(torch.eye(kernel, dtype=inputs.dtype, device=inputs.device).view(kernel, *weight.shape[1:]),
                                requires_grad=False)
     try:
         return base(inputs).permute(0, 2, 3, 1).flatten(0, 2)  # type: ignore[no-any-return]
     finally:
-        base.weight = held
+        base.weight = weight
 
 
 def _rows(adapter: Adapter, values: Tensor) -> Tensor:

@@ -32,10 +32,10 @@ def _pairs(names: set[str]) -> list[tuple[str, str, str]]:
     """Split ("" where there is none), name of the images and of the labels, of every part that an archive holds."""
     parts = [(part, images.format(word), labels.format(word)) for part, words in WORDS.items() for word in words
              for images, labels in LAYOUTS]
-    held = [pair for pair in parts if pair[1] in names and pair[2] in names]
-    if not held:
-        held = [("", images, labels) for images, labels in WHOLE if images in names and labels in names][:1]
-    return held
+    present = [pair for pair in parts if pair[1] in names and pair[2] in names]
+    if not present:
+        present = [("", images, labels) for images, labels in WHOLE if images in names and labels in names][:1]
+    return present
 
 
 def _arrays(path: Path) -> tuple[NDArray[Any], NDArray[Any], list[str]]:
@@ -90,7 +90,7 @@ def _block(path: Path, name: str, block: NDArray[Any]) -> NDArray[Any]:
 def list_npz(path: Path, task: str | None, names: Sequence[str] = ()) -> Listing:
     """List an archive; classes are `names` by label value, or else the numbers; UserError for a broken file."""
     try:
-        images, given, parts = _arrays(path)
+        images, table, parts = _arrays(path)
     except (OSError, ValueError, TypeError, AttributeError, EOFError, KeyError, RuntimeError, MemoryError,
             zipfile.BadZipFile, zlib.error) as error:  # numpy and zipfile raise all of these on damaged files
         raise UserError(f"{path} is not a readable MedMNIST .npz ({type(error).__name__}: {str(error)[:120]}); "
@@ -101,24 +101,24 @@ def list_npz(path: Path, task: str | None, names: Sequence[str] = ()) -> Listing
     facts: dict[str, Any] = {"form": "npz", "published": published, "notes": []}
     problems: list[BadImage] = []
     kind: Task
-    exclusive = given.shape[1] > 1 and bool(np.isin(given, (0, 1)).all() and (given.sum(axis=1) == 1).all())
+    exclusive = table.shape[1] > 1 and bool(np.isin(table, (0, 1)).all() and (table.sum(axis=1) == 1).all())
     if exclusive and task in ("binary", "multiclass"):
-        given = given.argmax(axis=1)[:, None]
+        table = table.argmax(axis=1)[:, None]
     elif exclusive and task is None:
-        which = "binary" if given.shape[1] == 2 else "multiclass"
-        facts["notes"].append(f"exactly one of {given.shape[1]} labels is 1 in every row: --task {which} reads them as one label an image")
-    if given.shape[1] > 1:
+        which = "binary" if table.shape[1] == 2 else "multiclass"
+        facts["notes"].append(f"exactly one of {table.shape[1]} labels is 1 in every row: --task {which} reads them as one label an image")
+    if table.shape[1] > 1:
         if task not in (None, "multilabel"):
-            raise UserError(f"--task {task} needs one label an image; {path} has {given.shape[1]} findings each", USAGE)
-        labels = given.astype(np.float32)
+            raise UserError(f"--task {task} needs one label an image; {path} has {table.shape[1]} findings each", USAGE)
+        labels = table.astype(np.float32)
         wrong = np.flatnonzero(~(np.isnan(labels) | (labels == 0) | (labels == 1)).all(axis=1))
         labels[wrong] = np.nan
-        classes = tuple(names) or tuple(str(index) for index in range(given.shape[1]))
-        if len(classes) != given.shape[1]:
-            raise UserError(f"{path} has {given.shape[1]} findings, that set {len(classes)}; fetch it again")
+        classes = tuple(names) or tuple(str(index) for index in range(table.shape[1]))
+        if len(classes) != table.shape[1]:
+            raise UserError(f"{path} has {table.shape[1]} findings, that set {len(classes)}; fetch it again")
         kind, facts["task_from"] = "multilabel", "--task" if task else f"{len(classes)} findings an image"
     else:
-        column = given[:, 0]
+        column = table[:, 0]
         fits = (column == np.floor(column)) & (column >= 0) & (column < (len(names) or 2**31))
         wrong = np.flatnonzero(~fits)
         if len(wrong) > 0.1 * len(column):
@@ -131,6 +131,6 @@ def list_npz(path: Path, task: str | None, names: Sequence[str] = ()) -> Listing
         labels = np.full(len(column), -1, dtype=np.int64)
         whole = column[fits].astype(np.int64)
         labels[fits] = whole if names else np.searchsorted(values, whole)
-    problems += [BadImage(place[row], "wrongly labelled", f"label {given[row].tolist()}", row) for row in wrong.tolist()]
+    problems += [BadImage(place[row], "wrongly labelled", f"label {table[row].tolist()}", row) for row in wrong.tolist()]
     rows = cast("Sequence[NDArray[Any]]", images)  # an array of images is a sequence of them, though not by type
     return Listing(rows, tuple(place), labels, classes, kind, np.asarray(parts, dtype=object), {}, problems, facts)

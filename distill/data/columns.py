@@ -81,7 +81,7 @@ def split_of(cell: str) -> str | None:
 
 def image_column(path: Path, columns: Mapping[str, Sequence[str]], notes: list[str]) -> str:
     """The column that names images: `image` or `path`, else the one clear name; UserError says which it could be."""
-    exact = [name for wanted in IMAGE_COLUMNS for name in columns if plain(name) == wanted]
+    exact = [name for spelling in IMAGE_COLUMNS for name in columns if plain(name) == spelling]
     alike = exact or [name for name in columns if squeezed(name) in IMAGE_NAMES]
     if not alike:
         raise UserError(f"{path}, line 1: no column image or path; it has {listed(list(columns))}{_image_guess(path, columns)}")
@@ -149,7 +149,7 @@ def group_columns(
     One that names less than a patient (a lesion) counts where no patient is known, if its values are many, and leave room for a split.
     """
     values = {name: ["" if nothing(cell) else cell for cell in cells] for name, cells in columns.items()}
-    groups = {name: cells for wanted in GROUP_COLUMNS for name, cells in values.items() if plain(name) == wanted and any(cells)}
+    groups = {name: cells for spelling in GROUP_COLUMNS for name, cells in values.items() if plain(name) == spelling and any(cells)}
     aside: list[str] = []
     for name, cells in values.items():
         if name not in groups and (squeezed(name) in PATIENTS or PATIENT.fullmatch(squeezed(name))) and _repeats(cells):
@@ -207,7 +207,7 @@ def _within(cells: Sequence[str], patients: Sequence[str]) -> bool:
     for cell, patient in zip(cells, patients, strict=True):
         if cell and patient:
             home[cell].add(patient)
-    return all(len(held) == 1 for held in home.values())
+    return all(len(owners) == 1 for owners in home.values())
 
 
 def _room(groups: Sequence[Sequence[str]], labels: NDArray[np.int64] | NDArray[np.float32]) -> bool:

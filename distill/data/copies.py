@@ -46,9 +46,9 @@ def find_copies(
         rows = sorted(rows, key=lambda row: (row not in known, KEPT_FIRST.get(str(split[row]), 3), missing[row], row))
         if len(known) > 1 and _disagree(labels[known]):
             for row in known:
-                other = next((one for one in known if _disagree(labels[[row, one]])), known[0])
-                told = "" if several else f", there {classes[int(labels[other])]!r}, here {classes[int(labels[row])]!r}"
-                problems.append(BadImage(paths[row], "contradicting labels", f"same picture as {paths[other]}{told}", row))
+                other = next((candidate for candidate in known if _disagree(labels[[row, candidate]])), known[0])
+                difference = "" if several else f", there {classes[int(labels[other])]!r}, here {classes[int(labels[row])]!r}"
+                problems.append(BadImage(paths[row], "contradicting labels", f"same picture as {paths[other]}{difference}", row))
             rows = [known[0], *(row for row in rows if row not in known)]
         for row in rows[1:]:
             here, there = str(split[row]), str(split[rows[0]])
@@ -85,7 +85,7 @@ def near(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> NDArray[np.bool
     return hits
 
 
-def find_near_copies(seen: Sequence[ImageRecord | None]) -> list[tuple[int, int]]:
+def find_near_copies(records: Sequence[ImageRecord | None]) -> list[tuple[int, int]]:
     """Pairs of rows with nearly the same picture: not every pair, but enough to link all rows that near pairs connect.
 
     Each row is linked to the first of its very hash. Different hashes within 8 bits agree in one band of nine, so only those that
@@ -93,10 +93,10 @@ def find_near_copies(seen: Sequence[ImageRecord | None]) -> list[tuple[int, int]
     """
     first: dict[bytes, int] = {}
     links: list[tuple[int, int]] = []
-    for row, one in enumerate(seen):
-        if one is None or not one.fingerprint:
+    for row, record in enumerate(records):
+        if record is None or not record.fingerprint:
             continue
-        origin = first.setdefault(one.fingerprint, row)
+        origin = first.setdefault(record.fingerprint, row)
         if origin != row:
             links.append((origin, row))
     if not first:
@@ -168,9 +168,9 @@ def join_near(
     a, b = np.asarray(links, dtype=np.int64).reshape(-1, 2).T
     edges = np.concatenate([[np.arange(count), groups], [groups[a], groups[b]]], axis=1)
     total, cluster = connected_components(coo_matrix((np.ones(edges.shape[1], dtype=bool), edges), shape=(count, count)), directed=False)
-    held = np.zeros((total, positives.shape[1]), dtype=np.int64)
-    np.add.at(held, cluster, positives.astype(np.int64))
-    large = (held > MOST_OF_A_CLASS * positives.sum(axis=0)).any(axis=1)
+    counts = np.zeros((total, positives.shape[1]), dtype=np.int64)
+    np.add.at(counts, cluster, positives.astype(np.int64))
+    large = (counts > MOST_OF_A_CLASS * positives.sum(axis=0)).any(axis=1)
     several = np.bincount(cluster[np.unique(groups)], minlength=total) > 1
     home = np.full(total, count, dtype=np.int64)
     np.minimum.at(home, cluster, groups)

@@ -68,13 +68,13 @@ class Tree:
         def cut(names: tuple[str, ...]) -> tuple[str, ...]:
             return (*names[:level], *names[level + 1:])
 
-        images, others = ([replace(one, folders=cut(one.folders)) for one in kind if len(one.folders) > level]
+        images, others = ([replace(file, folders=cut(file.folders)) for file in kind if len(file.folders) > level]
                           for kind in (self.images, self.others))
         return replace(self, images=images, others=others, folders={cut(names) for names in self.folders if len(names) > level} - {()})
 
     def names(self, level: int) -> set[str]:
         """Names of the folders of a level that hold images."""
-        return {one.folders[level] for one in self.images if len(one.folders) > level}
+        return {file.folders[level] for file in self.images if len(file.folders) > level}
 
 
 def hidden(name: str) -> bool:
@@ -85,23 +85,23 @@ def hidden(name: str) -> bool:
 def image_files(folder: Path) -> tuple[list[Path], list[Path], list[str]]:
     """Files below a folder in sorted order: images, others that may be lost images, and notes on what was left out."""
     tree = read_tree(folder)
-    return [one.path for one in tree.images], [one.path for one in tree.others], tree.notes
+    return [file.path for file in tree.images], [file.path for file in tree.others], tree.notes
 
 
 def read_tree(root: Path) -> Tree:
     """All that lies below a folder, through links to folders too; masks, and files known to be no images, are left out and named."""
     files, folders = _walk(root)
     masks = _masks(files, folders)
-    kept = [one for one in files if one.path not in masks]
-    images = [one for one in kept if one.path.name.lower().endswith(SUFFIXES)]
-    beside = [one for one in kept if not one.path.name.lower().endswith(SUFFIXES)]
-    sidecars = {one.path for one in beside if one.path.suffix.lower() in SIDECARS}
+    rest = [file for file in files if file.path not in masks]
+    images = [file for file in rest if file.path.name.lower().endswith(SUFFIXES)]
+    beside = [file for file in rest if not file.path.name.lower().endswith(SUFFIXES)]
+    sidecars = {file.path for file in beside if file.path.suffix.lower() in SIDECARS}
     notes = []
     for what, left in (("masks and annotations of images", masks), ("files that are no images", sidecars)):
         if left:
             named = ", ".join(path.relative_to(root).as_posix() for path in sorted(left)[:SHOWN])
             notes.append(f"{len(left):,} {what} are left out: {named}{' ...' if len(left) > SHOWN else ''}")
-    return Tree(images, [one for one in beside if one.path not in sidecars], folders, notes)
+    return Tree(images, [file for file in beside if file.path not in sidecars], folders, notes)
 
 
 def _walk(root: Path) -> tuple[list[FolderFile], set[tuple[str, ...]]]:
@@ -146,27 +146,27 @@ def _stem(path: Path) -> str:
 def _masks(files: list[FolderFile], folders: set[tuple[str, ...]]) -> set[Path]:
     """Files that are masks: named after an image beside them, or in a folder of masks beside the images they belong to."""
     stems: dict[tuple[str, ...], set[str]] = defaultdict(set)
-    for one in files:
-        if one.path.name.lower().endswith(SUFFIXES):
-            stems[one.folders].add(_stem(one.path))
+    for file in files:
+        if file.path.name.lower().endswith(SUFFIXES):
+            stems[file.folders].add(_stem(file.path))
     inside: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for names in folders:
         inside[names[:-1]].add(names[-1].lower())
     everywhere = set().union(*stems.values()) if stems else set()
 
-    def is_mask(one: FolderFile) -> bool:
-        named = MASK_NAME.fullmatch(_stem(one.path))
-        if named and named[1] in stems[one.folders]:
+    def is_mask(file: FolderFile) -> bool:
+        named = MASK_NAME.fullmatch(_stem(file.path))
+        if named and named[1] in stems[file.folders]:
             return True
-        for depth, name in enumerate(one.folders):
+        for depth, name in enumerate(file.folders):
             if not _for_masks(name):
                 continue
-            above = one.folders[:depth]
-            if inside[above] & IMAGE_FOLDERS or (named and named[1] in everywhere) or _stem(one.path) in stems[above]:
+            above = file.folders[:depth]
+            if inside[above] & IMAGE_FOLDERS or (named and named[1] in everywhere) or _stem(file.path) in stems[above]:
                 return True
         return False
 
-    return {one.path for one in files if is_mask(one)}
+    return {file.path for file in files if is_mask(file)}
 
 
 def folder_split(name: str) -> str:
@@ -184,19 +184,19 @@ def list_folder(root: Path, task: str | None) -> Listing:
     """List class folders below `root`, below folders of splits (`train`, `Testing`, ...), with or without patient folders in them."""
     tree = _unwrapped(read_tree(root))
     facts: dict[str, Any] = {"form": "folder", "notes": list(tree.notes)}
-    outside = [one for one in tree.images if not one.folders]
+    outside = [file for file in tree.images if not file.folders]
     tree, split = _split_of(root, tree)
-    outside += [one for one in tree.images if not one.folders and one not in outside]
-    problems = [BadImage(str(one.path), *_strange(one.path)) for one in tree.others]
-    problems += [BadImage(str(one.path), "no label", "lies beside the class folders, not in one") for one in outside]
-    labelled = [place for place, one in enumerate(tree.images) if one.folders]
+    outside += [file for file in tree.images if not file.folders and file not in outside]
+    problems = [BadImage(str(file.path), *_strange(file.path)) for file in tree.others]
+    problems += [BadImage(str(file.path), "no label", "lies beside the class folders, not in one") for file in outside]
+    labelled = [place for place, file in enumerate(tree.images) if file.folders]
     images, split = [tree.images[place] for place in labelled], [split[place] for place in labelled]
     if not images:
         raise UserError(f"{root} holds no image in a class folder ({len(problems)} other files); expected {root}/CLASS/image.png or "
                         f"{root}/train/CLASS/image.png with one of {', '.join(SUFFIXES)}, or one CSV file")
     names, groups = _classes_and_patients(root, images, split, facts)
-    held = {one.folders[0] for one in images}
-    if empty := sorted(names[0] for names in tree.folders if len(names) == 1 and names[0] not in held and not _for_masks(names[0])):
+    tops = {file.folders[0] for file in images}
+    if empty := sorted(names[0] for names in tree.folders if len(names) == 1 and names[0] not in tops and not _for_masks(names[0])):
         raise UserError(f"{root}: {', '.join(map(repr, empty[:SHOWN]))} {'holds' if len(empty) == 1 else 'hold'} no image; "
                         "a folder here is a class: give it images or remove it")
     _refuse_twins(names, images)
@@ -206,9 +206,9 @@ def list_folder(root: Path, task: str | None) -> Listing:
     kind = read_task(classes, task, numbered, facts)
     place = {name: index for index, name in enumerate(classes)}
     labels = np.asarray([place[name] for name in names], dtype=np.int64)
-    keys = tuple(one.path.relative_to(root).as_posix() for one in images)
+    keys = tuple(file.path.relative_to(root).as_posix() for file in images)
     columns = {"patient folder": groups} if any(groups) else {}
-    return Listing([one.path for one in images], keys, labels, classes, kind, np.asarray(split, dtype=object), columns, problems, facts)
+    return Listing([file.path for file in images], keys, labels, classes, kind, np.asarray(split, dtype=object), columns, problems, facts)
 
 
 def _strange(path: Path) -> tuple[str, str]:
@@ -221,7 +221,7 @@ def _unwrapped(tree: Tree) -> Tree:
     """The tree without folders that hold all the rest and name no class: `images/`, or whatever holds `train/`."""
     while True:
         tops, inner = tree.names(0), tree.names(1)
-        if len(tops) != 1 or not inner or any(not one.folders for one in tree.images):
+        if len(tops) != 1 or not inner or any(not file.folders for file in tree.images):
             return tree
         if not ({top.lower() for top in tops} & WRAPPERS or "train" in map(folder_split, inner)):
             return tree
@@ -231,30 +231,30 @@ def _unwrapped(tree: Tree) -> Tree:
 
 def _split_of(root: Path, tree: Tree) -> tuple[Tree, list[str]]:
     """The tree without the folders of splits, and each image's split: they lie above the class folders, or in all of them."""
-    held = tree.names(0)  # an empty folder counts, but one whose masks were left out does not
-    tops = sorted(names[0] for names in tree.folders if len(names) == 1 and (names[0] in held or not _for_masks(names[0])))
-    said = {name: folder_split(name) for name in tops}
+    tops_with_images = tree.names(0)  # an empty folder counts, but one whose masks were left out does not
+    tops = sorted(names[0] for names in tree.folders if len(names) == 1 and (names[0] in tops_with_images or not _for_masks(names[0])))
+    splits = {name: folder_split(name) for name in tops}
     alike = {SPLIT_NAMES[word] for name in tops for word in _split_words(name) if word in SPLIT_NAMES}
-    if "train" in said.values() or (tops and all(said.values())) or {"train", "test"} <= alike:
-        if strange := [name for name in tops if not said[name]]:
+    if "train" in splits.values() or (tops and all(splits.values())) or {"train", "test"} <= alike:
+        if strange := [name for name in tops if not splits[name]]:
             raise UserError(f"{root} has a train folder and also {', '.join(strange[:SHOWN])}; expected train, val and test, or with other "
                             "names of splits a CSV with a column split")
         level = 0
     elif any(folder_split(name) == "train" for name in tree.names(1)):
         level = 1
-        if flat := [one for one in tree.images if len(one.folders) < 2 or not folder_split(one.folders[1])]:
+        if flat := [file for file in tree.images if len(file.folders) < 2 or not folder_split(file.folders[1])]:
             raise UserError(f"{root}: some class folders hold a folder train, and {flat[0].path} lies in no split; expected "
                             "train, val and test above the class folders or in each of them")
-        said = {name: folder_split(name) for name in tree.names(1)}
+        splits = {name: folder_split(name) for name in tree.names(1)}
     else:
         return tree, [""] * len(tree.images)
-    if twice := [name for name, count in Counter(filter(None, said.values())).items() if count > 1]:
+    if twice := [name for name, count in Counter(filter(None, splits.values())).items() if count > 1]:
         raise UserError(f"{root} has several folders for the split {twice[0]}: "
-                        f"{', '.join(name for name in sorted(said) if said[name] == twice[0])}; keep one")
-    split = [said[one.folders[level]] for one in tree.images if len(one.folders) > level]
+                        f"{', '.join(name for name in sorted(splits) if splits[name] == twice[0])}; keep one")
+    split = [splits[file.folders[level]] for file in tree.images if len(file.folders) > level]
     rest = tree.below(level)
     wrappers = {name.lower() for name in rest.names(0)}
-    if len(wrappers) == 1 and wrappers <= WRAPPERS and rest.names(1) and all(len(one.folders) > 1 for one in rest.images):
+    if len(wrappers) == 1 and wrappers <= WRAPPERS and rest.names(1) and all(len(file.folders) > 1 for file in rest.images):
         rest = rest.below(0)
     return rest, split
 
@@ -265,10 +265,10 @@ def _for_masks(name: str) -> bool:
 
 def _classes_and_patients(root: Path, images: list[FolderFile], split: list[str], facts: dict[str, Any]) -> tuple[list[str], list[str]]:
     """The class of each image and its patient ("" where no folder names one)."""
-    tops, nested = {one.folders[0] for one in images}, [one for one in images if len(one.folders) > 1]
+    tops, nested = {file.folders[0] for file in images}, [file for file in images if len(file.folders) > 1]
     homes: dict[str, set[str]] = defaultdict(set)
-    for one in nested:
-        homes[one.folders[1]].add(one.folders[0])
+    for file in nested:
+        homes[file.folders[1]].add(file.folders[0])
     patients = all(PATIENT.fullmatch(name) for name in tops)
     numbered = all(IDENTIFIER.fullmatch(name) for name in tops)
     # Class names repeat below patients; below classes it is the patients who differ.
@@ -279,7 +279,7 @@ def _classes_and_patients(root: Path, images: list[FolderFile], split: list[str]
     if repeated and (patients or (many and (known or numbered)) or (known and numbered)):
         facts["notes"].append(f"the {len(tops)} folders above the classes {', '.join(sorted(homes)[:SHOWN])} are taken as patients, such "
                               f"as {min(tops)}: each is kept on one side of the split")
-        return [one.folders[1] for one in images], _apart([one.folders[0] for one in images], split, facts)
+        return [file.folders[1] for file in images], _apart([file.folders[0] for file in images], split, facts)
     if patients and len(tops) >= FEWEST:
         raise UserError(f"{root}: the folders {', '.join(sorted(tops)[:SHOWN])} are named like patients, and no folders below all of them "
                         f"name classes; arrange {root}/CLASS/PATIENT/image.png, or write a CSV with columns image, label and patient")
@@ -289,29 +289,29 @@ def _classes_and_patients(root: Path, images: list[FolderFile], split: list[str]
     if repeated and many:
         facts["notes"].append(f"{len(tops)} class folders all hold folders named {', '.join(sorted(homes)[:SHOWN])}; if they are patients, "
                               "write a CSV with columns image, label and patient")
-    return [one.folders[0] for one in images], _patients_below(images, split, facts)
+    return [file.folders[0] for file in images], _patients_below(images, split, facts)
 
 
 def _patients_below(images: list[FolderFile], split: list[str], facts: dict[str, Any]) -> list[str]:
     """The patient of each image, named by the first level of folders below the classes that is one of patients."""
-    deepest = max(len(one.folders) for one in images)
+    deepest = max(len(file.folders) for file in images)
     why = "are not taken as patients"
     for level in range(1, deepest):
-        names = {one.folders[level] for one in images if len(one.folders) > level}
-        groups = ["/".join(one.folders[1:level + 1]) if len(one.folders) > level else "" for one in images]
+        names = {file.folders[level] for file in images if len(file.folders) > level}
+        groups = ["/".join(file.folders[1:level + 1]) if len(file.folders) > level else "" for file in images]
         called = all(PATIENT.fullmatch(name) for name in names)
         if not (called or len(names) >= MANY or (len(names) > FEWEST and all(IDENTIFIER.fullmatch(name) for name in names))):
             continue
-        held: dict[str, set[str]] = defaultdict(set)
-        for row, (one, group) in enumerate(zip(images, groups, strict=True)):
-            held[one.folders[0]].add(group or f"image {row}")
-        if len(set(groups) - {""}) < 2 or min(map(len, held.values())) < FEWEST:
+        patients: dict[str, set[str]] = defaultdict(set)
+        for row, (file, group) in enumerate(zip(images, groups, strict=True)):
+            patients[file.folders[0]].add(group or f"image {row}")
+        if len(set(groups) - {""}) < 2 or min(map(len, patients.values())) < FEWEST:
             why = "cannot be taken as patients, for a class has fewer than three of them"
             break
         facts["notes"].append(f"the {len(set(groups) - {''}):,} folders in the class folders are taken as patients, such as "
                               f"{min(filter(None, groups))}: each is kept on one side of the split")
         return _apart(groups, split, facts)
-    inner = sorted({one.folders[1] for one in images if len(one.folders) > 1})
+    inner = sorted({file.folders[1] for file in images if len(file.folders) > 1})
     if len(inner) > 1:
         shown = ", ".join(inner[:SHOWN]) + (" ..." if len(inner) > SHOWN else "")
         facts["notes"].append(f"the folders in the class folders ({shown}) {why}: images are divided one by one; "
@@ -341,8 +341,8 @@ def _spelt(name: str) -> str:
 
 def _refuse_twins(names: list[str], images: list[FolderFile]) -> None:
     first: dict[str, tuple[str, Path]] = {}
-    for name, one in zip(names, images, strict=True):
-        other, where = first.setdefault(_spelt(name), (name, one.path.parent))
+    for name, file in zip(names, images, strict=True):
+        other, where = first.setdefault(_spelt(name), (name, file.path.parent))
         if other != name:
-            raise UserError(f"the class folders {other!r} ({where}) and {name!r} ({one.path.parent}) differ only in how the name is "
+            raise UserError(f"the class folders {other!r} ({where}) and {name!r} ({file.path.parent}) differ only in how the name is "
                             "written; spell one class one way")

@@ -54,7 +54,7 @@ class ImageSet:
     @property
     def digest(self) -> str:
         """SHA-256 over the hashes and splits of all images: which data it is, without naming any; empty where there are no hashes."""
-        lines = sorted(f"{one} {split}" for one, split in zip(self.hashes, self.split, strict=bool(self.hashes)))
+        lines = sorted(f"{digest} {split}" for digest, split in zip(self.hashes, self.split, strict=bool(self.hashes)))
         return hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else ""
 
     @property

@@ -94,27 +94,27 @@ def single(
     words = Counter(cell for cell, is_empty in zip(cells, empty, strict=True) if is_empty and cell.lower() not in EMPTY)
     if words:
         notes.append(f"{name}: {_counted(words)} are taken as no label")
-    given = Counter(cell for cell, is_empty in zip(cells, empty, strict=True) if not is_empty)
-    parts = parted(given)
+    counts = Counter(cell for cell, is_empty in zip(cells, empty, strict=True) if not is_empty)
+    parts = parted(counts)
     if parts is not None:
         return _several(path, name, cells, lines, empty, parts, task, facts)
-    values = {cell: number(cell) for cell in given}
+    values = {cell: number(cell) for cell in counts}
     numbers = {cell: value for cell, value in values.items() if value is not None}
-    stray = {cell: count for cell, count in given.items() if cell not in numbers}
+    stray = {cell: count for cell, count in counts.items() if cell not in numbers}
     wrong: list[tuple[int, str]] = []
     unsure = [False] * len(cells)
     graded = bool(numbers) and bool(stray) and all(GRADE.fullmatch(cell) for cell in stray)
-    if graded or (numbers and sum(stray.values()) <= 0.1 * given.total()):
+    if graded or (numbers and sum(stray.values()) <= 0.1 * counts.total()):
         _refuse_commas(path, name, cells, lines, numbers)
         names = {cell: spelt(value) for cell, value in numbers.items()}
         if set(names.values()) == {"-1", "0", "1"} and not stray:
             unsure = [names.get(cell) == "-1" for cell in cells]
-            notes.append(f"{name}: {sum(unsure):,} cells of -1 are taken as {_uncertain_said(uncertain)}; give classes of their own names, "
+            notes.append(f"{name}: {sum(unsure):,} cells of -1 are taken as {_uncertain_text(uncertain)}; give classes of their own names, "
                          "should -1 be one")
             names |= {cell: {"unknown": "", "positive": "1", "negative": "0"}[uncertain] for cell, label in names.items() if label == "-1"}
             if uncertain != "unknown":
                 unsure = [False] * len(cells)
-        _refuse_measured(path, name, [value for cell, value in numbers.items() for _ in range(given[cell])])
+        _refuse_measured(path, name, [value for cell, value in numbers.items() for _ in range(counts[cell])])
         if graded:
             notes.append(f"{name}: classes are words, since {listed(sorted(stray), 5)} stand among numbers")
             names |= {cell: cell for cell in stray}
@@ -122,7 +122,7 @@ def single(
             wrong = [(row, f"line {lines[row]}: {shown(cell)} is not a number as the other labels are")
                      for row, cell in enumerate(cells) if cell in stray]
     else:
-        names = {cell: cell for cell in given}
+        names = {cell: cell for cell in counts}
     labels = ["" if is_empty else names.get(cell, "") for cell, is_empty in zip(cells, empty, strict=True)]
     _refuse_names(path, name, labels, images)
     classes, numbered = class_order(label for label in labels if label)
@@ -131,8 +131,8 @@ def single(
     first = {label: line for label, line in zip(reversed(labels), reversed(lines), strict=True)}
     refuse_twins(path, {label: f"line {first[label]}" for label in classes}, "label")
     if len(classes) < 2:
-        held = f"every label in column {name} is {classes[0]}" if classes else f"column {name} holds no label"
-        raise UserError(f"{path}: {held}; expected two classes at least, and --label names another column")
+        problem = f"every label in column {name} is {classes[0]}" if classes else f"column {name} holds no label"
+        raise UserError(f"{path}: {problem}; expected two classes at least, and --label names another column")
     _refuse_mixed_words(path, name, classes)
     doubtful = [label for label in classes if label.casefold() in DOUBTFUL or (number(label) or 0) < 0]
     if doubtful:
@@ -151,11 +151,11 @@ def single(
 def single_as_before(cells: Sequence[str], lines: Sequence[int], task: str | None, facts: dict[str, Any]) -> Labels:
     """One label an image as versions without --uncertain read it, for the students they trained."""
     empty = [cell.lower() in EMPTY for cell in cells]
-    given = [cell for cell, is_empty in zip(cells, empty, strict=True) if not is_empty]
-    numbers = [cell for cell in given if NUMBER.fullmatch(cell)]
+    labelled = [cell for cell, is_empty in zip(cells, empty, strict=True) if not is_empty]
+    numbers = [cell for cell in labelled if NUMBER.fullmatch(cell)]
     labels = ["" if is_empty else cell for cell, is_empty in zip(cells, empty, strict=True)]
     wrong: list[tuple[int, str]] = []
-    if numbers and len(numbers) >= 0.9 * len(given):
+    if numbers and len(numbers) >= 0.9 * len(labelled):
         wrong = [(row, f"line {lines[row]}: {shown(label)} is not a number as the other labels are")
                  for row, label in enumerate(labels) if label and not NUMBER.fullmatch(label)]
         labels = [spelt(float(label)) if NUMBER.fullmatch(label) else "" for label in labels]
@@ -165,19 +165,19 @@ def single_as_before(cells: Sequence[str], lines: Sequence[int], task: str | Non
     return Labels(np.asarray([place.get(label, -1) for label in labels], dtype=np.int64), classes, kind, wrong, empty)
 
 
-def parted(given: Mapping[str, int]) -> dict[str, list[str]] | None:
+def parted(counts: Mapping[str, int]) -> dict[str, list[str]] | None:
     """The findings in each of a column's cells, where they hold several; None where every cell is one label.
 
     A bar always parts findings, and so do the brackets of a list. A semicolon or comma does only where the parts of some cell all stand
     alone in others, or one part stands first in one cell and later in another: "Carcinoma, ductal" is one label.
     """
-    if given and all(cell.startswith("[") and cell.endswith("]") for cell in given):
-        return {cell: [tidy(part.strip().strip("'\"")) for part in cell[1:-1].split(",")] for cell in given}
+    if counts and all(cell.startswith("[") and cell.endswith("]") for cell in counts):
+        return {cell: [tidy(part.strip().strip("'\"")) for part in cell[1:-1].split(",")] for cell in counts}
     for mark in "|;,":
-        split = {cell: [tidy(part) for part in cell.split(mark)] for cell in given}
+        split = {cell: [tidy(part) for part in cell.split(mark)] for cell in counts}
         several = [parts for cell, parts in split.items() if len(parts) > 1 and not (mark == "," and number(cell) is not None)]
         moved = bool({parts[0] for parts in several} & {part for parts in several for part in parts[1:]})
-        if several and (mark == "|" or moved or any(all(part in given for part in parts) for parts in several)):
+        if several and (mark == "|" or moved or any(all(part in counts for part in parts) for parts in several)):
             return split
     return None
 
@@ -190,8 +190,8 @@ def _several(
     if task not in (None, "multilabel"):
         raise UserError(f"--task {task} needs one label an image, and {path}, line {lines[many]}, has several in column {name}: "
                         f"{shown(cells[many])}; leave --task out to learn each of them as a finding", USAGE)
-    sets = {cell: {part for part in found if part and part.casefold() not in MISSING} for cell, found in parts.items()}
-    normal = {part for found in sets.values() for part in found if part.casefold() in NORMAL}
+    sets = {cell: {part for part in findings if part and part.casefold() not in MISSING} for cell, findings in parts.items()}
+    normal = {part for findings in sets.values() for part in findings if part.casefold() in NORMAL}
     first: dict[str, str] = {}
     for cell, line in zip(cells, lines, strict=True):
         for part in sets.get(cell, set()) - normal:
@@ -206,13 +206,13 @@ def _several(
     table = np.zeros((len(cells), len(classes)), dtype=np.float32)
     wrong: list[tuple[int, str]] = []
     for row, (cell, is_empty) in enumerate(zip(cells, empty, strict=True)):
-        held = sets.get(cell, set())
-        if is_empty or (not held and not cell.startswith("[")):
+        findings = sets.get(cell, set())
+        if is_empty or (not findings and not cell.startswith("[")):
             table[row] = np.nan
-        elif held & normal and held - normal:
-            wrong.append((row, f"line {lines[row]}: {shown(cell)} says {min(held & normal)} and a finding"))
+        elif findings & normal and findings - normal:
+            wrong.append((row, f"line {lines[row]}: {shown(cell)} says {min(findings & normal)} and a finding"))
         else:
-            table[row] = [part in held for part in classes]
+            table[row] = [part in findings for part in classes]
     facts["task_from"] = "--task" if task else f"several findings in one cell of {name}"
     notes = facts.setdefault("notes", [])
     notes.append(f"{name}: cells such as {shown(cells[many])} name several findings"
@@ -232,18 +232,18 @@ def finding(cells: Sequence[str]) -> dict[str, float] | None:
 
     A few slips are let through, to be reported cell by cell: a column that silently dropped out would be worse.
     """
-    given = Counter(cell for cell in cells if cell.casefold() not in MISSING | {"none"} or cell == "-")
-    meaning = {cell: value for cell in given if (value := state(cell)) is not None}
-    seen = {cell.casefold() for cell in given}
+    counts = Counter(cell for cell in cells if cell.casefold() not in MISSING | {"none"} or cell == "-")
+    meaning = {cell: value for cell in counts if (value := state(cell)) is not None}
+    words = {cell.casefold() for cell in counts}
     for no, yes in PAIRS:
-        if {no, yes} <= seen or (no == "false" and seen & {no, yes}):
-            meaning |= {cell: float(cell.casefold() == yes) for cell in given if cell.casefold() in (no, yes)}
+        if {no, yes} <= words or (no == "false" and words & {no, yes}):
+            meaning |= {cell: float(cell.casefold() == yes) for cell in counts if cell.casefold() in (no, yes)}
             break
     if "-" not in meaning:
-        given.pop("-", None)
-    good = sum(count for cell, count in given.items() if meaning.get(cell, -1.0) >= 0)
-    known = sum(count for cell, count in given.items() if cell in meaning)
-    return meaning if good and (known == given.total() or good >= 0.9 * given.total()) else None
+        counts.pop("-", None)
+    good = sum(count for cell, count in counts.items() if meaning.get(cell, -1.0) >= 0)
+    known = sum(count for cell, count in counts.items() if cell in meaning)
+    return meaning if good and (known == counts.total() or good >= 0.9 * counts.total()) else None
 
 
 def finding_as_before(cells: Sequence[str]) -> dict[str, float] | None:
@@ -282,7 +282,7 @@ def columnar(
         if words:
             notes.append(f"words are read as 0 and 1 in {listed(words)}")
         if unsure.any():
-            notes.append(f"{int(unsure.sum()):,} cells of -1 are taken as {_uncertain_said(uncertain)}")
+            notes.append(f"{int(unsure.sum()):,} cells of -1 are taken as {_uncertain_text(uncertain)}")
             if uncertain == "unknown" and not (table == 0).any():
                 raise UserError(f"{path}: findings are 1 and -1, and no cell is 0; --uncertain negative reads -1 as absent, and with "
                                 "--uncertain unknown nothing is left to tell a finding from", USAGE)
@@ -364,26 +364,26 @@ def _refuse_commas(path: Path, name: str, cells: Sequence[str], lines: Sequence[
 
 def _refuse_measured(path: Path, name: str, values: Sequence[float]) -> None:
     """Refuse numbers that measure something: many different ones, few images of each, and not codes from 0 or 1 on."""
-    given = set(values)
-    distinct, each = len(given), len(values) / len(given)
-    fractions = not all(value.is_integer() for value in given)
-    codes = not fractions and min(given) in (0, 1) and max(given) - min(given) == distinct - 1
+    numbers = set(values)
+    distinct, each = len(numbers), len(values) / len(numbers)
+    fractions = not all(value.is_integer() for value in numbers)
+    codes = not fractions and min(numbers) in (0, 1) and max(numbers) - min(numbers) == distinct - 1
     named = MEASURED.search(re.sub(r"[^a-z0-9]+", "_", name.lower())) is not None
     if (fractions and distinct > 10 and each < 20) or (named and distinct > 12 and each < 20) or (
             not codes and distinct > 30 and each < 5) or (not codes and distinct > MANY and each < 2):
-        raise UserError(f"{path}: column {name} holds {distinct:,} different numbers from {min(given):g} to {max(given):g}, which looks "
-                        "like a measured number or an id; this tool classifies: bin it into a few classes in a column of its own, or name "
-                        "another with --label")
+        raise UserError(f"{path}: column {name} holds {distinct:,} different numbers from {min(numbers):g} to {max(numbers):g}, which "
+                        "looks like a measured number or an id; this tool classifies: bin it into a few classes in a column of its own, or "
+                        "name another with --label")
 
 
 def _refuse_names(path: Path, name: str, labels: Sequence[str], images: Sequence[str]) -> None:
     """Refuse names of images as classes: a label of its own for nearly every image."""
-    given = [(label, image) for label, image in zip(labels, images, strict=True) if label]
-    distinct = len({label for label, _ in given})
-    same = distinct > 2 and all(label in (image, Path(image).name, Path(image).stem) for label, image in given)
-    if same or (distinct > MANY and distinct > 0.5 * len(given)):
-        examples = ", ".join(shown(label) for label in sorted({label for label, _ in given})[:3])
-        raise UserError(f"{path}: column {name} holds {distinct:,} different labels for {len(given):,} images, such as {examples}: names "
+    pairs = [(label, image) for label, image in zip(labels, images, strict=True) if label]
+    distinct = len({label for label, _ in pairs})
+    same = distinct > 2 and all(label in (image, Path(image).name, Path(image).stem) for label, image in pairs)
+    if same or (distinct > MANY and distinct > 0.5 * len(pairs)):
+        examples = ", ".join(shown(label) for label in sorted({label for label, _ in pairs})[:3])
+        raise UserError(f"{path}: column {name} holds {distinct:,} different labels for {len(pairs):,} images, such as {examples}: names "
                         "of images or numbers of patients rather than classes; --label names another column")
 
 
@@ -391,7 +391,7 @@ def _counted(words: Mapping[str, int]) -> str:
     return "cells of " + ", ".join(f"{word} ({count:,})" for word, count in words.items())
 
 
-def _uncertain_said(uncertain: str) -> str:
+def _uncertain_text(uncertain: str) -> str:
     others = [f"--uncertain {word}" for word in UNCERTAIN if word != uncertain]
     return f"{uncertain} (uncertain; {' or '.join(others)} reads them otherwise)"
 

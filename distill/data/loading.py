@@ -52,7 +52,7 @@ def _with_unlabelled(listing: Listing, folder: Path) -> Listing:
     shape = (len(paths), *listing.labels.shape[1:])
     missing = np.full(shape, np.nan, np.float32) if listing.labels.ndim == 2 else np.full(shape, -1, np.int64)
     part = np.full(len(paths), "train" if listing.split.any() else "", dtype=object)
-    strange = [BadImage(str(one), "unknown suffix", one.suffix or "no suffix") for one in others]
+    strange = [BadImage(str(path), "unknown suffix", path.suffix or "no suffix") for path in others]
     return replace(
         listing, images=[*listing.images, *paths], keys=(*listing.keys, *keys),
         labels=np.concatenate([listing.labels, missing]), split=np.concatenate([listing.split, part]),
@@ -108,52 +108,53 @@ def load_images(
     images = listing.images
     paths = list(listing.keys)
     if isinstance(images, list):  # else an array or the phantom, which is not drawn just to be named
-        paths = [str(one) if isinstance(one, Path) else key for one, key in zip(images, paths, strict=True)]
+        paths = [str(image) if isinstance(image, Path) else key for image, key in zip(images, paths, strict=True)]
     misnamed = [BadImage(path, "name is not UTF-8", f"rename it{LOCALE}", row)
                 for row, (path, key) in enumerate(zip(paths, listing.keys, strict=True)) if not is_utf8(path) or not is_utf8(key)]
-    seen: list[ImageRecord | None] = [
+    records: list[ImageRecord | None] = [
         ImageRecord(hashlib.sha256(key.encode()).hexdigest(), phantom_size, phantom_size, False, "uint8",
                     depth=DEPTHS[1] if cut is not None else 1)
         for key in listing.keys[:drawn]]
     if drawn < len(paths):  # what is drawn by our own code is not scanned
-        rest, found = scan(images[drawn:], listing.keys[drawn:], volume=cut, progress=progress)
-        seen += rest
-        problems = [*listing.problems, *(replace(one, row=one.row + drawn) for one in found)]
+        rest, faults = scan(images[drawn:], listing.keys[drawn:], volume=cut, progress=progress)
+        records += rest
+        problems = [*listing.problems, *(replace(problem, row=problem.row + drawn) for problem in faults)]
     else:
         problems = list(listing.problems)
     problems += misnamed
-    wrong = {one.row for one in problems}
-    pictures = ["" if one is None or row in wrong else one.digest if earlier else one.pixels or one.digest for row, one in enumerate(seen)]
+    wrong = {problem.row for problem in problems}
+    pictures = ["" if record is None or row in wrong else record.digest if earlier else record.pixels or record.digest
+                for row, record in enumerate(records)]
     problems += find_copies(paths, pictures, listing.labels, listing.split, listing.classes)
     if facts.pop("published", False):
-        told = [one for one in problems if one.reason in COPIES]
-        problems = [one for one in problems if one.reason not in COPIES]
-        if told:
-            counts = ", ".join(f"{count} {name}" for name, count in Counter(one.reason for one in told).most_common())
-            shown = "; ".join(map(str, told[:SHOWN]))
+        repeats = [problem for problem in problems if problem.reason in COPIES]
+        problems = [problem for problem in problems if problem.reason not in COPIES]
+        if repeats:
+            counts = ", ".join(f"{count} {name}" for name, count in Counter(problem.reason for problem in repeats).most_common())
+            shown = "; ".join(map(str, repeats[:SHOWN]))
             facts["notes"].append(f"the published set holds {counts}; kept, so that results compare: {shown}")
-    copies = [one for one in problems if one.reason == "duplicate"]
-    problems = [one for one in problems if one.reason != "duplicate"]
+    copies = [problem for problem in problems if problem.reason == "duplicate"]
+    problems = [problem for problem in problems if problem.reason != "duplicate"]
     if copies:
         many = "exact copy is" if len(copies) == 1 else "exact copies are"
         facts["notes"].append(f"{len(copies)} {many} left out, one of each picture is kept: "
-                              + "; ".join(f"{one.path} ({one.detail})" for one in copies[:SHOWN]))
-    mixed = mixed_depths(paths, seen)
+                              + "; ".join(f"{problem.path} ({problem.detail})" for problem in copies[:SHOWN]))
+    mixed = mixed_depths(paths, records)
     if problems and not skip_bad_images:
         raise BadImages("\n".join(filter(None, [complaint(problems, len(paths)), mixed])), problems)
     if mixed:
         raise UserError(mixed)
-    first = {one.path: one for one in reversed(problems)}
-    facts["skipped"] = dict(Counter(one.reason for one in first.values()))
+    first = {problem.path: problem for problem in reversed(problems)}
+    facts["skipped"] = dict(Counter(problem.reason for problem in first.values()))
     facts["skipped_paths"] = sorted(first)
     facts["copies"] = len(copies)
-    bad = {one.row for one in (*problems, *copies)}
+    bad = {problem.row for problem in (*problems, *copies)}
     rows = np.asarray([row for row in range(len(paths)) if row not in bad], dtype=np.int64)
     if not len(rows):
         raise BadImages(f"no image is left after skipping the bad ones: {complaint(problems, len(paths))}", problems)
     listing = _keep(listing, rows)
-    seen = [seen[row] for row in rows.tolist()]
-    return _finished(listing, [one for one in seen if one is not None], facts, seed, cut, keep_together)
+    records = [records[row] for row in rows.tolist()]
+    return _finished(listing, [record for record in records if record is not None], facts, seed, cut, keep_together)
 
 
 def _volumes(listing: Listing, volume: VolumeSpec) -> VolumeSpec | None:
@@ -179,43 +180,43 @@ def _volumes(listing: Listing, volume: VolumeSpec) -> VolumeSpec | None:
 
 
 def _finished(
-    listing: Listing, seen: list[ImageRecord], facts: dict[str, Any], seed: int, cut: VolumeSpec | None, keep_together: str,
+    listing: Listing, records: list[ImageRecord], facts: dict[str, Any], seed: int, cut: VolumeSpec | None, keep_together: str,
 ) -> ImageSet:
     """Split what is left, check that every class can be learnt, and write down the facts."""
     columns = list(listing.groups.values())
-    held = [] if keep_together == "none" else columns
-    together = merge_groups([*held, [one.pixels or one.digest for one in seen]], len(seen))
-    unit = "image" if not held else "patient" if any("patient" in name.lower() for name in listing.groups) else "group"
-    links = find_near_copies(seen)
+    grouping = [] if keep_together == "none" else columns
+    together = merge_groups([*grouping, [record.pixels or record.digest for record in records]], len(records))
+    unit = "image" if not grouping else "patient" if any("patient" in name.lower() for name in listing.groups) else "group"
+    links = find_near_copies(records)
     if links and keep_together == "near" and set(listing.split.tolist()) != set(SPLITS):
         together = _joined(listing, together, links, facts)
     split, facts["split_from"] = complete_splits(listing.split, listing.labels, listing.classes, together, seed, unit)
-    _note_near_copies(listing.keys, seen, split, links, facts)
+    _note_near_copies(listing.keys, records, split, links, facts)
     rows = np.flatnonzero(split != "")
     facts["left_out"] = len(split) - len(rows)  # unlabelled images of patients who validate or test
-    listing, seen = _keep(replace(listing, split=split), rows), [seen[row] for row in rows.tolist()]
+    listing, records = _keep(replace(listing, split=split), rows), [records[row] for row in rows.tolist()]
     _check_classes(listing, facts)
     groups = None
     if columns:
         columns = list(listing.groups.values())
-        roots = merge_groups(columns, len(seen)).tolist()
+        roots = merge_groups(columns, len(records)).tolist()
         named = [" ".join(filter(None, (values[row] for values in columns))) or listing.keys[row] for row in roots]
         groups = np.asarray(named, dtype=object)
-    colour = sum(one.colour for one in seen)
-    if 0 < colour < len(seen):
-        facts["notes"].append(f"{colour:,} of {len(seen):,} images are in colour, the others grey: all taken as RGB")
-    sizes = Counter(f"{one.height}x{one.width}" for one in seen)
+    colour = sum(record.colour for record in records)
+    if 0 < colour < len(records):
+        facts["notes"].append(f"{colour:,} of {len(records):,} images are in colour, the others grey: all taken as RGB")
+    sizes = Counter(f"{record.height}x{record.width}" for record in records)
     facts |= {
-        "channels": 3 if colour else 1, "dtype": seen[0].dtype,
+        "channels": 3 if colour else 1, "dtype": records[0].dtype,
         "sizes": dict(sizes.most_common(20)), "sizes_found": len(sizes),
-        "median_size": [int(np.median([one.height for one in seen])), int(np.median([one.width for one in seen]))],
+        "median_size": [int(np.median([record.height for record in records])), int(np.median([record.width for record in records]))],
     }
     if cut is not None:
-        depths = [one.depth for one in seen]
+        depths = [record.depth for record in records]
         cut = replace(cut, slices=cut.slices or min(max(depths), MOST_SLICES))
         facts |= {"volume": cut.as_dict(), "depths": [min(depths), int(np.median(depths)), max(depths)]}
     result = ImageSet(listing.images, listing.keys, listing.labels, listing.classes, listing.task,
-                      listing.split.astype(str), groups, tuple(one.digest for one in seen), listing.synthetic, facts, cut)
+                      listing.split.astype(str), groups, tuple(record.digest for record in records), listing.synthetic, facts, cut)
     facts["window"] = [0, 255] if facts["dtype"] == "uint8" else find_window(result)
     facts["unlabelled"] = int((~result.labelled).sum())
     return result
@@ -240,9 +241,9 @@ def _joined(
 
 
 def _note_near_copies(
-    keys: tuple[str, ...], seen: list[ImageRecord], split: NDArray[np.object_], links: list[tuple[int, int]], facts: dict[str, Any],
+    keys: tuple[str, ...], records: list[ImageRecord], split: NDArray[np.object_], links: list[tuple[int, int]], facts: dict[str, Any],
 ) -> None:
-    apart = [(a, b) for a, b in links if split[a] and split[b] and split[a] != split[b] and seen[a].pixels != seen[b].pixels]
+    apart = [(a, b) for a, b in links if split[a] and split[b] and split[a] != split[b] and records[a].pixels != records[b].pixels]
     facts.setdefault("near_copies", {})["pairs_in_two_splits"] = len(apart)
     if apart:
         shown = " and ".join(f"{keys[row]} ({split[row]})" for row in apart[0])
@@ -288,8 +289,8 @@ def split_table(images: ImageSet) -> list[dict[str, Any]]:
     for key, part, label in zip(images.keys, images.split.tolist(), images.labels, strict=True):
         row: dict[str, Any] = {"key": key, "split": part}
         if images.task == "multilabel":
-            for name, one in zip(images.classes, label.tolist(), strict=True):
-                row[f"label_{name}"] = "" if np.isnan(one) else int(one)
+            for name, value in zip(images.classes, label.tolist(), strict=True):
+                row[f"label_{name}"] = "" if np.isnan(value) else int(value)
         else:
             row["label"] = images.classes[int(label)] if label >= 0 else ""
         table.append(row)

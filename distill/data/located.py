@@ -49,18 +49,18 @@ class Places:
                 return hits
         return []
 
-    def _alike(self, wanted: Path) -> list[Path]:
+    def _alike(self, target: Path) -> list[Path]:
         """Files of a folder whose name differs from the wanted one by case, Unicode form or a missing image suffix at most."""
-        if ".." in wanted.parts:
+        if ".." in target.parts:
             return []
-        if wanted.parent not in self._names:
-            held: dict[str, list[Path]] = {}
-            for path in entries(wanted.parent):
+        if target.parent not in self._names:
+            names: dict[str, list[Path]] = {}
+            for path in entries(target.parent):
                 if not hidden(path.name):
                     for key in {_key(path.name), _key(_stem(path.name))}:
-                        held.setdefault(key, []).append(path)
-            self._names[wanted.parent] = held
-        return [path for path in self._names[wanted.parent].get(_key(wanted.name), []) if is_file(path)]
+                        names.setdefault(key, []).append(path)
+            self._names[target.parent] = names
+        return [path for path in self._names[target.parent].get(_key(target.name), []) if is_file(path)]
 
     def _beside(self) -> list[Path]:
         if self._folders is None:

@@ -145,8 +145,8 @@ def _pair(data: Pairs, place: int) -> tuple[Any, Any]:
         raise UserError(f"item {place} of data cannot be had ({type(error).__name__}: {error}); expected pairs (image array, label), "
                         "numbered from 0") from error
     if not isinstance(item, tuple | list) or len(item) != 2:
-        held = f"{type(item).__name__} of {len(item)}" if isinstance(item, tuple | list) else type(item).__name__
-        raise UserError(f"item {place} of data is {held}, expected a pair (image array, label)")
+        description = f"{type(item).__name__} of {len(item)}" if isinstance(item, tuple | list) else type(item).__name__
+        raise UserError(f"item {place} of data is {description}, expected a pair (image array, label)")
     return item[0], item[1]
 
 

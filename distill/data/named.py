@@ -91,9 +91,9 @@ def list_data(
     """List the images of --data in whichever form it is; UserError where it is in none. uncertain: as list_csv takes it."""
     path = Path(data).expanduser()
     tables = [] if data in PHANTOMS or not path.is_dir() else sorted(
-        one for one in path.iterdir() if one.is_file() and one.suffix.lower() == ".csv" and not hidden(one.name))
+        entry for entry in path.iterdir() if entry.is_file() and entry.suffix.lower() == ".csv" and not hidden(entry.name))
     if len(tables) > 1:
-        raise UserError(f"{data} holds {len(tables)} CSV files ({', '.join(one.name for one in tables[:5])}); "
+        raise UserError(f"{data} holds {len(tables)} CSV files ({', '.join(entry.name for entry in tables[:5])}); "
                         f"name one: --data {tables[0]}")
     table = tables[0] if tables else path if path.is_file() and path.suffix.lower() in (".csv", ".tsv") else None
     if table is not None and data not in PHANTOMS:

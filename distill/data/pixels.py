@@ -70,8 +70,8 @@ def build_pixels(folder: Path, images: ImageSet, spec: ImageSpec,
     path, note = folder / "pixels.u8", folder / "pixels.json"
     shape = _shape(images, spec)
     digest = hashlib.sha256(repr((sorted(spec.as_dict().items()), shape)).encode())
-    for one in images.hashes:
-        digest.update(one.encode())
+    for image_hash in images.hashes:
+        digest.update(image_hash.encode())
     if not _fresh(path, note, digest.hexdigest()):
         folder.mkdir(parents=True, exist_ok=True)
         note.unlink(missing_ok=True)
@@ -103,10 +103,10 @@ def build_pixels(folder: Path, images: ImageSet, spec: ImageSpec,
 
 def _slices(note: Path, count: int, most: int) -> NDArray[np.int64]:
     """How many slices of each volume are there."""
-    held = read_json(note)
+    content = read_json(note)
     rule = object_of({"slices": list_of(whole(1, most), count, count)}, others=True)
-    check(held, rule, str(note), "remove it, to have them counted again")
-    return np.asarray(held["slices"], dtype=np.int64)
+    check(content, rule, str(note), "remove it, to have them counted again")
+    return np.asarray(content["slices"], dtype=np.int64)
 
 
 def _fresh(path: Path, note: Path, images: str) -> bool:
@@ -114,7 +114,7 @@ def _fresh(path: Path, note: Path, images: str) -> bool:
     if not (path.is_file() and note.is_file()):
         return False
     try:
-        held = read_json(note)
-        return held.get("images") == images and held.get("levels") == sha256_file(path)
+        content = read_json(note)
+        return content.get("images") == images and content.get("levels") == sha256_file(path)
     except UserError:
         return False

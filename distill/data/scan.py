@@ -75,7 +75,7 @@ def scan(
 
     volume: how the images become slices where they are volumes.
     """
-    seen: list[ImageRecord | None] = []
+    records: list[ImageRecord | None] = []
     problems: list[BadImage] = []
     total = len(keys)
     pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
@@ -83,8 +83,8 @@ def scan(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            for row, (one, reason, detail) in enumerate(pool.map(lambda row: _look(images[row], volume), range(total))):
-                seen.append(one)
+            for row, (record, reason, detail) in enumerate(pool.map(lambda row: _look(images[row], volume), range(total))):
+                records.append(record)
                 if reason:
                     item = images[row]
                     problems.append(BadImage(str(item) if isinstance(item, Path) else keys[row], reason, detail, row))
@@ -92,7 +92,7 @@ def scan(
                     progress(row + 1, total)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-    return seen, problems
+    return records, problems
 
 
 def _look(item: Path | NDArray[Any], volume: VolumeSpec | None) -> tuple[ImageRecord | None, str, str]:
@@ -117,10 +117,10 @@ def _look(item: Path | NDArray[Any], volume: VolumeSpec | None) -> tuple[ImageRe
     pixels = hash_pixels(raw[..., :1] if grey else raw)
     depth = len(raw) if raw.ndim == 4 else 1
     raw = raw[depth // 2] if raw.ndim == 4 else raw  # its middle slice stands for a volume
-    one = ImageRecord(digest, raw.shape[0], raw.shape[1], not grey, raw.dtype.name, fingerprint(raw), depth, pixels)
+    record = ImageRecord(digest, raw.shape[0], raw.shape[1], not grey, raw.dtype.name, fingerprint(raw), depth, pixels)
     if bool((raw == raw[0, 0]).all()) and depth == 1:
-        return one, "constant", f"every pixel is {raw[0, 0].tolist()}"
-    return one, "", ""
+        return record, "constant", f"every pixel is {raw[0, 0].tolist()}"
+    return record, "", ""
 
 
 def _reason(path: Path, message: str) -> tuple[str, str]:
@@ -153,23 +153,23 @@ def fingerprint(raw: NDArray[Any]) -> bytes:
     return np.packbits(small[:, 1:] > small[:, :-1] + 0.5).tobytes()
 
 
-def mixed_depths(paths: Sequence[str], seen: Sequence[ImageRecord | None]) -> str:
+def mixed_depths(paths: Sequence[str], records: Sequence[ImageRecord | None]) -> str:
     """A sentence that names examples when 8-bit and 16-bit images are mixed, else an empty string."""
     examples: dict[str, list[str]] = defaultdict(list)
-    for path, one in zip(paths, seen, strict=True):
-        if one is not None:
-            examples[one.dtype].append(path)
+    for path, record in zip(paths, records, strict=True):
+        if record is not None:
+            examples[record.dtype].append(path)
     if len(examples) < 2:
         return ""
-    told = "; ".join(f"{len(names)} are {dtype}, such as {', '.join(names[:3])}" for dtype, names in examples.items())
-    return f"8-bit and 16-bit images are mixed: {told}. One network reads one depth: convert one kind"
+    depths = "; ".join(f"{len(names)} are {dtype}, such as {', '.join(names[:3])}" for dtype, names in examples.items())
+    return f"8-bit and 16-bit images are mixed: {depths}. One network reads one depth: convert one kind"
 
 
 def complaint(problems: Sequence[BadImage], total: int) -> str:
     """The report of bad images: the count by reason and the first twenty."""
-    counts = ", ".join(f"{count} {reason}" for reason, count in Counter(one.reason for one in problems).most_common())
+    counts = ", ".join(f"{count} {reason}" for reason, count in Counter(problem.reason for problem in problems).most_common())
     many = "problem" if len(problems) == 1 else "problems"
-    lines = [f"{len(problems)} {many} in {total:,} images: {counts}", *(f"  {one}" for one in problems[:SHOWN])]
+    lines = [f"{len(problems)} {many} in {total:,} images: {counts}", *(f"  {problem}" for problem in problems[:SHOWN])]
     if len(problems) > SHOWN:
         lines.append(f"  and {len(problems) - SHOWN} more")
     return "\n".join([*lines, "mend or remove them, or add --skip-bad-images to train without them"])

@@ -56,8 +56,8 @@ def read_task(
     if asked == "multilabel":
         raise UserError("--task multilabel needs one 0/1 column per finding; this data has one label an image", USAGE)
     if len(classes) < 2:
-        found = f"only one class is found ({classes[0]})" if classes else "no label is found"
-        raise UserError(f"{found}; expected two classes at least")
+        problem = f"only one class is found ({classes[0]})" if classes else "no label is found"
+        raise UserError(f"{problem}; expected two classes at least")
     if asked == "binary" and len(classes) != 2:
         raise UserError(f"--task binary needs 2 classes, found {len(classes)}: {', '.join(classes[:10])}", USAGE)
     if asked == "ordinal" or (asked is None and ordinal):

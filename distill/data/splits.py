@@ -66,24 +66,24 @@ def divide(
     np.add.at(counts, member, every.astype(np.int64))
     shuffled = np.random.default_rng(seed).permutation(len(counts))
     want = [[float(total) * fraction for fraction in fractions] for total in counts.sum(axis=0)]
-    held = [[0] * len(fractions) for _ in want]
+    tally = [[0] * len(fractions) for _ in want]
     place = np.full(len(counts), -1, dtype=np.int64)
     parts = range(len(fractions))
     waiting = set(range(every.shape[1]))
     while waiting:
         open_groups = (counts[place < 0] > 0).sum(axis=0)
-        label = min(waiting, key=lambda one: (open_groups[one], one))
+        label = min(waiting, key=lambda index: (open_groups[index], index))
         waiting.remove(label)
         members = shuffled[(place[shuffled] < 0) & (counts[shuffled, label] > 0)]
         members = members[np.argsort(-counts[members, label], kind="stable")]
-        for taken, group in enumerate(members.tolist()):
-            lacking = [part for part in parts if held[label][part] == 0]
-            allowed = lacking if len(members) - taken <= len(lacking) else parts
-            part = max(allowed, key=lambda one: (round(want[label][one], 9), round(want[-1][one], 9)))
+        for position, group in enumerate(members.tolist()):
+            lacking = [part for part in parts if tally[label][part] == 0]
+            allowed = lacking if len(members) - position <= len(lacking) else parts
+            part = max(allowed, key=lambda index: (round(want[label][index], 9), round(want[-1][index], 9)))
             place[group] = part
             for touched in np.flatnonzero(counts[group]).tolist():
                 want[touched][part] -= int(counts[group, touched])
-                held[touched][part] += 1
+                tally[touched][part] += 1
     return np.asarray(place[member])
 
 
@@ -96,32 +96,32 @@ def complete_splits(
     split: (N,) of train, val, test, or all "". An unlabelled image trains, unless its group went to val or test: then
     it is left out (""). UserError where a class has too few images or groups to be in every part.
     """
-    given = set(split.tolist()) - {""}
-    if given == {"train", "val", "test"}:
+    present = set(split.tolist()) - {""}
+    if present == {"train", "val", "test"}:
         return split, "given"
-    if given and "train" not in given:
-        raise UserError(f"the given splits are {', '.join(sorted(given))}, without train; name training images")
-    missing = ("val", "test") if given <= {"train"} else tuple({"val", "test"} - given)
+    if present and "train" not in present:
+        raise UserError(f"the given splits are {', '.join(sorted(present))}, without train; name training images")
+    missing = ("val", "test") if present <= {"train"} else tuple({"val", "test"} - present)
     several = labels.ndim == 2
     labelled = np.isfinite(labels).any(axis=1) if several else labels >= 0
     pool = np.flatnonzero(labelled & ((split == "train") | (split == "")))
     positives = labels[pool] == 1 if several else labels[pool, None] == np.arange(len(classes))
-    wanted = ("train", *missing)
-    _check_room(positives, groups[pool], classes, len(wanted), several, unit)
-    total = sum(FRACTIONS[part] for part in wanted)
-    parts = divide(positives, groups[pool], [FRACTIONS[part] / total for part in wanted], seed)
+    splits = ("train", *missing)
+    _check_room(positives, groups[pool], classes, len(splits), several, unit)
+    total = sum(FRACTIONS[part] for part in splits)
+    parts = divide(positives, groups[pool], [FRACTIONS[part] / total for part in splits], seed)
     whole = split.copy()
-    whole[pool] = np.asarray(wanted, dtype=object)[parts]
+    whole[pool] = np.asarray(splits, dtype=object)[parts]
     home = dict(zip(groups[pool].tolist(), whole[pool].tolist(), strict=True))
     for row in np.flatnonzero(~labelled).tolist():
         whole[row] = "train" if home.get(int(groups[row]), "train") == "train" else ""
-    empty = [part for part in wanted if not (whole == part).any()]
+    empty = [part for part in splits if not (whole == part).any()]
     if empty:
         raise UserError(f"{len(pool)} labelled images in {len(np.unique(groups[pool]))} groups are too few to make "
                         f"{', '.join(empty)}; give more images, or a split column")
-    shares = "/".join(f"{100 * FRACTIONS[part] / total:.0f}" for part in wanted)
+    shares = "/".join(f"{100 * FRACTIONS[part] / total:.0f}" for part in splits)
     how = f"by {unit}, stratified, seed {seed}"
-    if not given or missing == ("val", "test"):
+    if not present or missing == ("val", "test"):
         return whole, f"made {shares} {how}"
     return whole, f"given, but {missing[0]} was taken out of train ({int((whole == missing[0]).sum())} images, {how})"
 

@@ -165,17 +165,17 @@ def plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
-def column_named(path: Path, header: Sequence[str], wanted: str) -> str:
+def column_named(path: Path, header: Sequence[str], label: str) -> str:
     """The column that --label names; UserError (exit 2) with the nearest name where there is none."""
-    exact = [name for name in header if name == tidy(wanted)]
-    alike = exact or [name for name in header if name and plain(name) == plain(wanted)]
+    exact = [name for name in header if name == tidy(label)]
+    alike = exact or [name for name in header if name and plain(name) == plain(label)]
     if len(alike) == 1 or exact:
         return alike[0]
     if alike:
-        raise UserError(f"{path} has the columns {', '.join(alike)}; --label {wanted} could be any of them: write it exactly", USAGE)
-    near = get_close_matches(wanted, [name for name in header if name], 1)
+        raise UserError(f"{path} has the columns {', '.join(alike)}; --label {label} could be any of them: write it exactly", USAGE)
+    near = get_close_matches(label, [name for name in header if name], 1)
     guess = f"; did you mean {near[0]}?" if near else ""
-    raise UserError(f"{path} has no column {wanted!r}, it has {listed(header)}{guess}", USAGE)
+    raise UserError(f"{path} has no column {label!r}, it has {listed(header)}{guess}", USAGE)
 
 
 def listed(names: Sequence[str], most: int = 20) -> str:

@@ -61,7 +61,7 @@ def list_csv(path: Path, task: str | None, label: str | None, uncertain: str | N
             faults.append(f"line {line}: {listed([key])} is already in line {first[key]}")
     stop(path, _in_order(faults))
     column = _label_column(path, columns, label, task, uncertain)
-    given, used = _labels(path, raw, columns, column, lines, task, keys, facts, uncertain)
+    labels, used = _labels(path, raw, columns, column, lines, task, keys, facts, uncertain)
     used = [*used, image]
     left = {name: values for name, values in columns.items() if name not in used}
     if uncertain is None:
@@ -69,18 +69,18 @@ def list_csv(path: Path, task: str | None, label: str | None, uncertain: str | N
     else:
         division, aside = split_column(path, left, notes)
     words = left.pop(division) if division else [""] * len(rows)
-    split, out = _split(path, words, given, lines, uncertain)
+    split, out = _split(path, words, labels, lines, uncertain)
     if uncertain is None:
-        groups = {name: ["" if cell.lower() in EMPTY else cell for cell in columns[name]] for wanted in GROUP_COLUMNS
-                  for name in columns if plain(name) == wanted}
+        groups = {name: ["" if cell.lower() in EMPTY else cell for cell in columns[name]] for spelling in GROUP_COLUMNS
+                  for name in columns if plain(name) == spelling}
         groups = {name: values for name, values in groups.items() if any(values)}
     else:
-        groups, doubtful = group_columns(path, left, given.labels, split, notes)
+        groups, doubtful = group_columns(path, left, labels.labels, split, notes)
         unused(header, {*used, *groups, *aside, *doubtful, division or ""} - {""}, notes)
-    problems = [BadImage(str(paths[row]), "wrongly labelled", detail, row) for row, detail in given.wrong]
+    problems = [BadImage(str(paths[row]), "wrongly labelled", detail, row) for row, detail in labels.wrong]
     if not notes:
         del facts["notes"]
-    listing = Listing(paths, tuple(keys), given.labels, given.classes, given.task, split, groups, problems, facts)
+    listing = Listing(paths, tuple(keys), labels.labels, labels.classes, labels.task, split, groups, problems, facts)
     return _without(listing, out) if any(out) else listing
 
 
@@ -133,18 +133,18 @@ def _labels(
 
 
 def _split(
-    path: Path, words: Sequence[str], given: Labels, lines: Sequence[int], uncertain: str | None,
+    path: Path, words: Sequence[str], labels: Labels, lines: Sequence[int], uncertain: str | None,
 ) -> tuple[NDArray[np.object_], list[bool]]:
     """The given split of every row, and which rows are left out: those to validate or test on whose label is uncertain."""
     split, out = np.full(len(lines), "", dtype=object), [False] * len(lines)
     faults: list[str] = []
     for row, word in enumerate(words if any(words) else []):
-        empty = given.empty[row]
+        empty = labels.empty[row]
         part = (SPLIT_WORDS.get(word.lower()) if uncertain is None else split_of(word)) or ("train" if not word and empty else "")
         if not part:
             faults.append(f"line {lines[row]}: split {shown(word)}; expected train, val or test")
         elif empty and part != "train":
-            out[row] = bool(given.unsure) and given.unsure[row]
+            out[row] = bool(labels.unsure) and labels.unsure[row]
             if not out[row]:
                 faults.append(f"line {lines[row]}: no label, but split {word}; only training images may be unlabelled")
         split[row] = part

@@ -29,21 +29,21 @@ def fit_temperatures(logits: ArrayLike, labels: ArrayLike, task: Task) -> tuple[
     Never worse than temperature 1; missing labels (-1 or nan) are left out; where only one outcome occurs the
     temperature stays 1. ValueError when a logit is nan.
     """
-    return tuple(_fitted(scores, given) for scores, given, _ in _columns(logits, labels, task))
+    return tuple(_fitted(scores, targets) for scores, targets, _ in _columns(logits, labels, task))
 
 
 def choose_temperatures(
-    logits: ArrayLike, labels: ArrayLike, task: Task, *, groups: ArrayLike | None = None, kept: Sequence[float] = (), seed: int = 0,
+    logits: ArrayLike, labels: ArrayLike, task: Task, *, groups: ArrayLike | None = None, fallback: Sequence[float] = (), seed: int = 0,
 ) -> tuple[tuple[float, ...], tuple[str, ...]]:
-    """Temperatures of fit_temperatures where cross-validation shows that they help, else `kept` (1); and why one is not shown to.
+    """Temperatures of fit_temperatures where cross-validation shows that they help, else `fallback` (1); and why one is not shown to.
 
     A reason is "" where the temperature lowers the log loss of images that it was not fitted on, by more than one standard
     error over images, on FEWEST_IMAGES at least and inside its bounds. groups: images of one group (a patient) share a fold.
     """
     columns = _columns(logits, labels, task)
     names = np.arange(len(np.asarray(labels))) if groups is None else np.asarray(groups)
-    chosen = [_chosen(scores, given, names[rows], before, seed)
-              for (scores, given, rows), before in zip(columns, kept or [1.0] * len(columns), strict=True)]
+    chosen = [_chosen(scores, targets, names[rows], before, seed)
+              for (scores, targets, rows), before in zip(columns, fallback or [1.0] * len(columns), strict=True)]
     return tuple(temperature for temperature, _ in chosen), tuple(reason for _, reason in chosen)
 
 
@@ -52,8 +52,8 @@ def apply_temperatures(logits: ArrayLike, temperatures: Sequence[float], task: T
     scores = np.asarray(logits, dtype=np.float64)
     expected = scores.shape[1] if task == "multilabel" else 1
     if len(temperatures) != expected or min(temperatures) <= 0:
-        found = f"temperatures {tuple(temperatures)} for {task} logits of shape {scores.shape}"
-        raise ValueError(f"{found}: expected {expected}, above 0")
+        problem = f"temperatures {tuple(temperatures)} for {task} logits of shape {scores.shape}"
+        raise ValueError(f"{problem}: expected {expected}, above 0")
     scaled = scores / np.asarray(temperatures, dtype=np.float64)
     if task != "multilabel":
         return np.asarray(np.exp(_log_softmax(scaled)), dtype=np.float64)
@@ -68,25 +68,25 @@ def fit_thresholds(probabilities: ArrayLike, labels: ArrayLike, task: Task) -> t
     A threshold lies midway between neighbouring scores, of equally good places in the widest gap, so that round-off
     does not flip a decision; 0.5 where a label lacks an outcome or no threshold beats chance.
     """
-    scores, given = _arrays(probabilities, labels, task)
+    scores, targets = _arrays(probabilities, labels, task)
     if task != "multilabel":
         return ()
     thresholds = []
     for c in range(scores.shape[1]):
-        kept = ~np.isnan(given[:, c])
-        thresholds.append(_youden(scores[kept, c], given[kept, c] == 1))
+        labelled = ~np.isnan(targets[:, c])
+        thresholds.append(_youden(scores[labelled, c], targets[labelled, c] == 1))
     return tuple(thresholds)
 
 
 def nll(probabilities: ArrayLike, labels: ArrayLike, task: Task) -> float:
     """Mean negative log-likelihood in nats, per labelled image (multi-label: per label present); ValueError if none."""
-    scores, given = _arrays(probabilities, labels, task)
+    scores, targets = _arrays(probabilities, labels, task)
     if task == "multilabel":
-        kept = ~np.isnan(given)
-        likelihood = np.where(given == 1, scores, 1.0 - scores)[kept]
+        labelled = ~np.isnan(targets)
+        likelihood = np.where(targets == 1, scores, 1.0 - scores)[labelled]
     else:
-        kept = given >= 0
-        likelihood = scores[kept, given[kept].astype(np.int64)]
+        labelled = targets >= 0
+        likelihood = scores[labelled, targets[labelled].astype(np.int64)]
     if len(likelihood) == 0:
         raise ValueError("the likelihood of no labels is undefined")
     return float(-np.log(np.maximum(likelihood, np.finfo(np.float64).tiny)).mean())
@@ -96,67 +96,67 @@ def few_images(labels: ArrayLike, task: Task, classes: Sequence[str]) -> dict[st
     """Findings whose threshold rests on few images, and on how many; empty for tasks that decide by argmax."""
     if task != "multilabel":
         return {}
-    told = {}
+    few = {}
     for name, column in zip(classes, np.asarray(labels, dtype=np.float64).T, strict=True):
         counts = [int((column == value).sum()) for value in (1, 0)]
         if min(counts) < FEWEST_OF_OUTCOME or sum(counts) < FEWEST_IMAGES:
-            told[name] = f"{counts[0]} with it, {counts[1]} without"
-    return told
+            few[name] = f"{counts[0]} with it, {counts[1]} without"
+    return few
 
 
 def _columns(logits: ArrayLike, labels: ArrayLike, task: Task) -> list[tuple[Array, Array, Array]]:
     """What each temperature is fitted to: logits (n, C) and labels (n,) of labelled images, and their rows; sigmoids as two classes."""
-    scores, given = _arrays(logits, labels, task)
+    scores, targets = _arrays(logits, labels, task)
     if np.isnan(scores).any():
         raise ValueError(f"{int(np.isnan(scores).sum())} of {scores.size} logits are nan: the training has diverged")
     if task != "multilabel":
-        rows = np.flatnonzero(given >= 0)
-        return [(scores[rows], given[rows].astype(np.int64), rows)]
+        rows = np.flatnonzero(targets >= 0)
+        return [(scores[rows], targets[rows].astype(np.int64), rows)]
     columns = []
     for c in range(scores.shape[1]):
-        rows = np.flatnonzero(~np.isnan(given[:, c]))
-        columns.append((scores[rows, c:c + 1], (given[rows, c] == 1).astype(np.int64), rows))
+        rows = np.flatnonzero(~np.isnan(targets[:, c]))
+        columns.append((scores[rows, c:c + 1], (targets[rows, c] == 1).astype(np.int64), rows))
     return columns
 
 
-def _losses(scores: Array, given: Array, temperature: float) -> Array:
+def _losses(scores: Array, targets: Array, temperature: float) -> Array:
     """Log loss of each image (n,): a softmax over classes, or of a single column a sigmoid."""
     if scores.shape[1] == 1:
         # log(1 + exp(-z)) for a positive, log(1 + exp(z)) for a negative: one formula with the sign folded into z.
-        return np.asarray(np.logaddexp(0.0, np.where(given == 1, -scores[:, 0], scores[:, 0]) / temperature))
-    return np.asarray(-_log_softmax(scores / temperature)[np.arange(len(given)), given])
+        return np.asarray(np.logaddexp(0.0, np.where(targets == 1, -scores[:, 0], scores[:, 0]) / temperature))
+    return np.asarray(-_log_softmax(scores / temperature)[np.arange(len(targets)), targets])
 
 
-def _fitted(scores: Array, given: Array) -> float:
-    if len(np.unique(given)) < 2:
+def _fitted(scores: Array, targets: Array) -> float:
+    if len(np.unique(targets)) < 2:
         return 1.0
-    return _best_temperature(lambda temperature: float(_losses(scores, given, temperature).mean()))
+    return _best_temperature(lambda temperature: float(_losses(scores, targets, temperature).mean()))
 
 
-def _chosen(scores: Array, given: Array, groups: Array, before: float, seed: int) -> tuple[float, str]:
+def _chosen(scores: Array, targets: Array, groups: Array, before: float, seed: int) -> tuple[float, str]:
     """The temperature of one column, and why it is not shown to help ("" where it is)."""
-    count = f"{len(given)} labelled validation images"
-    if len(np.unique(given)) < 2:
+    count = f"{len(targets)} labelled validation images"
+    if len(np.unique(targets)) < 2:
         return before, f"{count} of one outcome alone"
-    temperature = _fitted(scores, given)
-    loss, *ends = (_losses(scores, given, one).mean() for one in (temperature, LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE))
+    temperature = _fitted(scores, targets)
+    loss, *ends = (_losses(scores, targets, value).mean() for value in (temperature, LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE))
     if min(ends) <= loss + 1e-9:  # all decisions right, or hardly any: the sharper, or the flatter, the better
         return before, f"the best temperature for {count} lies beyond {LOWEST_TEMPERATURE:g} to {HIGHEST_TEMPERATURE:g}"
-    parts = _folds(given, groups, seed)
-    gain = np.zeros(len(given))
+    parts = _folds(targets, groups, seed)
+    gain = np.zeros(len(targets))
     for part in np.unique(parts):
         out = parts == part
-        gain[out] = _losses(scores[out], given[out], before) - _losses(scores[out], given[out], _fitted(scores[~out], given[~out]))
+        gain[out] = _losses(scores[out], targets[out], before) - _losses(scores[out], targets[out], _fitted(scores[~out], targets[~out]))
     if gain.mean() <= gain.std() / np.sqrt(len(gain)):
         return before, f"cross-validation on {count} does not show that a temperature lowers the log loss"
-    return temperature, f"only {count}, fewer than {FEWEST_IMAGES}" if len(given) < FEWEST_IMAGES else ""
+    return temperature, f"only {count}, fewer than {FEWEST_IMAGES}" if len(targets) < FEWEST_IMAGES else ""
 
 
-def _folds(given: Array, groups: Array, seed: int) -> Array:
+def _folds(targets: Array, groups: Array, seed: int) -> Array:
     """A fold for each image (n,), whole groups in one, classes spread alike: shuffled groups, dealt out class by class."""
     _, first, member = np.unique(groups, return_index=True, return_inverse=True)
     shuffled = np.random.default_rng(seed).permutation(len(first))
-    dealt = shuffled[np.argsort(given[first][shuffled], kind="stable")]
+    dealt = shuffled[np.argsort(targets[first][shuffled], kind="stable")]
     fold = np.empty(len(first), dtype=np.int64)
     fold[dealt] = np.arange(len(first)) % FOLDS
     return np.asarray(fold[member.reshape(-1)])
@@ -167,8 +167,8 @@ def _best_temperature(loss: Callable[[float], float]) -> float:
     from scipy.optimize import minimize_scalar
 
     bounds = (np.log(LOWEST_TEMPERATURE), np.log(HIGHEST_TEMPERATURE))
-    found = minimize_scalar(lambda t: loss(float(np.exp(t))), bounds=bounds, method="bounded", options={"xatol": 1e-6})
-    temperature = float(np.clip(np.exp(found.x), LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE))
+    minimum = minimize_scalar(lambda t: loss(float(np.exp(t))), bounds=bounds, method="bounded", options={"xatol": 1e-6})
+    temperature = float(np.clip(np.exp(minimum.x), LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE))
     return temperature if loss(temperature) < loss(1.0) else 1.0
 
 
@@ -196,9 +196,9 @@ def _youden(scores: Array, positive: Array) -> float:
 
 
 def _arrays(scores: ArrayLike, labels: ArrayLike, task: Task) -> tuple[Array, Array]:
-    values, given = np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=np.float64)
+    values, targets = np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=np.float64)
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}: expected one of {', '.join(TASKS)}")
-    if values.ndim != 2 or given.shape != (values.shape if task == "multilabel" else values.shape[:1]):
-        raise ValueError(f"labels of shape {given.shape} do not fit {task} scores of shape {values.shape}")
-    return values, given
+    if values.ndim != 2 or targets.shape != (values.shape if task == "multilabel" else values.shape[:1]):
+        raise ValueError(f"labels of shape {targets.shape} do not fit {task} scores of shape {values.shape}")
+    return values, targets

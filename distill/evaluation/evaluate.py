@@ -36,7 +36,7 @@ def evaluate(
     negatives is named under "undefined" and left out of means; a metric that does not apply is absent. With n_bootstrap
     0 low and high equal the value. ValueError for shapes or values that do not fit the task.
     """
-    truth, valid, scores, kept = _tables(labels, probabilities, task)
+    truth, valid, scores, labelled = _tables(labels, probabilities, task)
     names = [str(name) for name in classes]
     if truth.shape[1] != len(names):
         raise ValueError(f"probabilities have {truth.shape[1]} columns, but {len(names)} classes are named: {names}")
@@ -50,7 +50,7 @@ def evaluate(
     predicted = chosen.astype(bool) if task == "multilabel" else chosen[:, None] == np.arange(len(names))
     point = statistics(truth, valid, predicted, scores, task, np.ones((len(truth), 1)))
     draws: dict[str, list[Array]] = {key: [] for key in point}
-    for weights in _resamples(kept, groups, n_bootstrap, seed):
+    for weights in _resamples(labelled, groups, n_bootstrap, seed):
         for key, values in statistics(truth, valid, predicted, scores, task, weights).items():
             draws[key].append(values)
     per_class: dict[str, dict[str, float]] = {}
@@ -74,7 +74,7 @@ def auroc_difference(
     seed: int = 0,
 ) -> dict[str, float]:
     """AUROC of p_a minus that of p_b, both (N, C), with a paired 95 % interval; empty if no class has both outcomes."""
-    truth, valid, scores_a, kept = _tables(labels, p_a, task)
+    truth, valid, scores_a, labelled = _tables(labels, p_a, task)
     _, _, scores_b, _ = _tables(labels, p_b, task)
     if scores_a.shape != scores_b.shape:
         raise ValueError(f"the two sets of probabilities differ in shape: {scores_a.shape} and {scores_b.shape}")
@@ -86,7 +86,7 @@ def auroc_difference(
     value = difference(np.ones((len(truth), 1)))[0] if len(truth) else np.nan
     if not np.isfinite(value):
         return {}
-    drawn = [difference(weights) for weights in _resamples(kept, groups, n_bootstrap, seed)]
+    drawn = [difference(weights) for weights in _resamples(labelled, groups, n_bootstrap, seed)]
     return _interval(value, np.concatenate(drawn) if drawn else np.empty(0))
 
 
@@ -130,33 +130,33 @@ def _tables(labels: ArrayLike, probabilities: ArrayLike, task: Task) -> tuple[Ar
     if scores.ndim != 2 or (task == "binary" and scores.shape[1] != 2):
         expected = "(N, 2)" if task == "binary" else "(N, C)"
         raise ValueError(f"{task} probabilities have shape {scores.shape}, expected {expected}")
-    given = np.asarray(labels)
-    if given.shape != (scores.shape if task == "multilabel" else scores.shape[:1]):
-        raise ValueError(f"labels of shape {given.shape} do not fit {task} probabilities of shape {scores.shape}")
+    targets = np.asarray(labels)
+    if targets.shape != (scores.shape if task == "multilabel" else scores.shape[:1]):
+        raise ValueError(f"labels of shape {targets.shape} do not fit {task} probabilities of shape {scores.shape}")
     if task == "multilabel":
-        given = given.astype(np.float64)
-        valid = ~np.isnan(given)
-        if not np.isin(given[valid], (0.0, 1.0)).all():
+        targets = targets.astype(np.float64)
+        valid = ~np.isnan(targets)
+        if not np.isin(targets[valid], (0.0, 1.0)).all():
             raise ValueError("multi-label labels must be 0, 1 or nan")
-        truth, kept = given == 1, valid.any(axis=1)
+        truth, labelled = targets == 1, valid.any(axis=1)
     else:
-        if given.size and (given.max() >= scores.shape[1] or given.min() < -1):
-            raise ValueError(f"labels run from {given.min()} to {given.max()}, expected -1 to {scores.shape[1] - 1}")
-        truth, kept = given[:, None] == np.arange(scores.shape[1]), given >= 0
+        if targets.size and (targets.max() >= scores.shape[1] or targets.min() < -1):
+            raise ValueError(f"labels run from {targets.min()} to {targets.max()}, expected -1 to {scores.shape[1] - 1}")
+        truth, labelled = targets[:, None] == np.arange(scores.shape[1]), targets >= 0
         valid = np.ones(scores.shape, dtype=bool)
-    if not np.isfinite(scores[kept]).all():
-        raise ValueError(f"{int((~np.isfinite(scores[kept])).sum())} probabilities are not finite")
-    return truth[kept], valid[kept], scores[kept], kept
+    if not np.isfinite(scores[labelled]).all():
+        raise ValueError(f"{int((~np.isfinite(scores[labelled])).sum())} probabilities are not finite")
+    return truth[labelled], valid[labelled], scores[labelled], labelled
 
 
-def _resamples(kept: Array, groups: ArrayLike | None, n_bootstrap: int, seed: int) -> Iterator[Array]:
+def _resamples(labelled: Array, groups: ArrayLike | None, n_bootstrap: int, seed: int) -> Iterator[Array]:
     """Chunks (n, b) of weights of the n kept rows: how often each was drawn when whole groups are, with replacement."""
-    n = int(kept.sum())
+    n = int(labelled.sum())
     group = np.arange(n)
     if groups is not None:
-        if np.shape(groups) != kept.shape:
-            raise ValueError(f"groups of shape {np.shape(groups)} do not fit {len(kept)} rows")
-        group = np.unique(np.asarray(groups)[kept], return_inverse=True)[1]
+        if np.shape(groups) != labelled.shape:
+            raise ValueError(f"groups of shape {np.shape(groups)} do not fit {len(labelled)} rows")
+        group = np.unique(np.asarray(groups)[labelled], return_inverse=True)[1]
     generator = np.random.default_rng(seed)
     n_groups = int(group.max()) + 1
     chunk = max(1, _CHUNK_ELEMENTS // n)

@@ -35,20 +35,20 @@ class Predictions:
     attention: NDArray[np.float32] | None = None
 
 
-def judge(images: ImageSet, made: Predictions) -> dict[str, float]:
+def judge(images: ImageSet, predictions: Predictions) -> dict[str, float]:
     """Validation figures of one epoch: loss and AUROC of the student, AUROC of the teacher branch, the CKA, the score."""
-    labels = images.labels[made.rows]
-    loss = float(task_loss(torch.from_numpy(made.student), torch.from_numpy(labels), images.task, focal_gamma=0.0))
+    labels = images.labels[predictions.rows]
+    loss = float(task_loss(torch.from_numpy(predictions.student), torch.from_numpy(labels), images.task, focal_gamma=0.0))
     row = {"val_loss": loss}
     ones = tuple(1.0 for _ in (images.classes if images.task == "multilabel" else [0]))
-    for name, logits in (("student", made.student), ("teacher", made.teacher)):
+    for name, logits in (("student", predictions.student), ("teacher", predictions.teacher)):
         if logits is not None:
             scores = evaluate(labels, apply_temperatures(logits, ones, images.task), task=images.task, classes=images.classes,
                               n_bootstrap=0)
             if "auroc" in scores:
                 row[f"val_auroc_{name}"] = scores["auroc"]["value"]
-    if made.cka is not None:
-        row["val_cka"] = made.cka
+    if predictions.cka is not None:
+        row["val_cka"] = predictions.cka
     row["score"] = row.get("val_auroc_student", -loss)
     return row
 
@@ -63,11 +63,11 @@ def calibrate(images: ImageSet, logits: NDArray[np.float32], rows: NDArray[np.in
                        few_images(labels, images.task, images.classes))
 
 
-def score(images: ImageSet, made: dict[str, Predictions], calibrations: dict[str, Calibration], *, bootstrap: int,
+def score(images: ImageSet, by_split: dict[str, Predictions], calibrations: dict[str, Calibration], *, bootstrap: int,
           seed: int) -> dict[str, Any]:
     """The `splits` of metrics.json: every branch on every split, calibrated, with intervals (by patient where known)."""
     splits: dict[str, Any] = {}
-    for split, predictions in made.items():
+    for split, predictions in by_split.items():
         labels = images.labels[predictions.rows]
         groups = None if images.groups is None else images.groups[predictions.rows]
         entry: dict[str, Any] = {"n": len(predictions.rows)}
@@ -115,9 +115,9 @@ def summary(splits: dict[str, Any], calibration: Calibration) -> list[str]:
     for split in ("val", "test"):
         words = []
         for name, branch in (("student", "student"), ("teacher branch", "teacher"), ("probe", "probe")):
-            found = splits[split].get(branch, {}).get("auroc")
-            if found:
-                words.append(f"{name} AUROC {found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})")
+            auroc = splits[split].get(branch, {}).get("auroc")
+            if auroc:
+                words.append(f"{name} AUROC {auroc['value']:.3f} ({auroc['low']:.3f} to {auroc['high']:.3f})")
         ece = splits[split]["student"].get("ece")
         if ece:
             before = splits[split]["student"]["ece_uncalibrated"]["value"]
@@ -128,7 +128,7 @@ def summary(splits: dict[str, Any], calibration: Calibration) -> list[str]:
         if landed:
             lines.append(f"{split} attention {landed['on_findings']:.2f} on slices that hold a finding ({landed['if_uniform']:.2f} if all "
                          f"weighed alike), the heaviest slice holds one in {landed['heaviest_right']:.2f} of {landed['n']} volumes")
-    lines.append(f"note probabilities {calibration.told()}")
+    lines.append(f"note probabilities {calibration.describe()}")
     if calibration.few_images:
         few = "; ".join(f"{name}: {count}" for name, count in calibration.few_images.items())
         lines.append(f"note thresholds on few images: {few}")

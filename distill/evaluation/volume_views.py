@@ -18,11 +18,11 @@ STRIPS = 4
 
 def holding(images: ImageSet, row: int) -> NDArray[np.bool_] | None:
     """Which of the slices a network sees of a volume hold a finding, where that is known (of the phantom); else None."""
-    told = getattr(images.images, "slice_labels", None)
-    if told is None or images.volume is None:
+    slice_labels = getattr(images.images, "slice_labels", None)
+    if slice_labels is None or images.volume is None:
         return None
-    held = told(row).max(axis=1) > 0
-    return np.asarray(held[images.volume.places(len(held))])
+    with_finding = slice_labels(row).max(axis=1) > 0
+    return np.asarray(with_finding[images.volume.places(len(with_finding))])
 
 
 def landing(images: ImageSet, rows: NDArray[np.int64], attention: NDArray[np.float32]) -> dict[str, float] | None:
@@ -33,14 +33,14 @@ def landing(images: ImageSet, rows: NDArray[np.int64], attention: NDArray[np.flo
     """
     shares, uniform, right = [], [], []
     for row, weights in zip(rows.tolist(), attention, strict=True):
-        held = holding(images, row)
-        if held is None:
+        with_finding = holding(images, row)
+        if with_finding is None:
             return None
-        if held.any():
-            own = weights[:len(held)]
-            shares.append(float(own[held].sum()))
-            uniform.append(float(held.mean()))
-            right.append(bool(held[own.argmax()]))
+        if with_finding.any():
+            own = weights[:len(with_finding)]
+            shares.append(float(own[with_finding].sum()))
+            uniform.append(float(with_finding.mean()))
+            right.append(bool(with_finding[own.argmax()]))
     if not shares:
         return None
     return {"n": len(shares), "on_findings": float(np.mean(shares)), "if_uniform": float(np.mean(uniform)),
@@ -64,18 +64,19 @@ def strips(images: ImageSet, spec: ImageSpec, rows: NDArray[np.int64], attention
     labels = images.labels[rows]
     positive = np.flatnonzero((labels == 1).any(axis=1)) if labels.ndim == 2 else np.flatnonzero(labels > 0)
     chosen = positive if len(positive) else np.arange(len(rows))
-    made = []
+    volumes = []
     for place in chosen[np.unique(np.linspace(0, len(chosen) - 1, min(STRIPS, len(chosen))).astype(int))].tolist():
         row = int(rows[place])
         raw = images.raw(row)
-        count, held = spec.slices_of(raw), holding(images, row)
+        count, with_finding = spec.slices_of(raw), holding(images, row)
         stored = spec.stored(raw)
         if images.task == "multilabel":
-            told = ", ".join(name for name, value in zip(images.classes, images.labels[row], strict=True) if value == 1) or "none"
+            label = ", ".join(name for name, value in zip(images.classes, images.labels[row], strict=True) if value == 1) or "none"
         else:
-            told = images.classes[int(images.labels[row])] if images.labels[row] >= 0 else "not labelled"
-        made.append({"key": images.keys[row], "label": told, "known": held is not None, "slices": [
+            label = images.classes[int(images.labels[row])] if images.labels[row] >= 0 else "not labelled"
+        volumes.append({"key": images.keys[row], "label": label, "known": with_finding is not None, "slices": [
             {"image": stored[slot], "number": int(spec.volume.places(len(raw))[slot]) + 1, "weight": float(attention[place, slot]),
-             "height": float(attention[place, slot] / attention[place, :count].max()), "holds": bool(held is not None and held[slot])}
+             "height": float(attention[place, slot] / attention[place, :count].max()),
+             "holds": bool(with_finding is not None and with_finding[slot])}
             for slot in range(count)]})
-    return made
+    return volumes

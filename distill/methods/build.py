@@ -42,9 +42,9 @@ def _module(method: str) -> Any:
 
 def banked_stages(options: MethodOptions, student: Model, signals: TeacherSignals) -> Stages:
     """The student cut into as many stages as a method is about; UserError where the bank holds fewer of the teacher."""
-    held = len(signals.bank.deepest(options.stages - 1))
-    if held < options.stages - 1:
-        raise UserError(f"the bank {signals.bank.folder} holds {held} stages of the teacher, --stages {options.stages} needs "
+    count = len(signals.bank.deepest(options.stages - 1))
+    if count < options.stages - 1:
+        raise UserError(f"the bank {signals.bank.folder} holds {count} stages of the teacher, --stages {options.stages} needs "
                         f"{options.stages - 1}; ask for fewer, or bank them with --bank-grid {DEEP_GRID}", USAGE)
     return cut_stages(student, options.stages - 1)
 

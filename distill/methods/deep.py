@@ -30,8 +30,8 @@ class ConvReprogram(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Banked maps (B, C, g, g) to reprogrammed maps (B, c, h, w)."""
-        found = F.interpolate(self.narrow(self.standardise(maps)), self.size, mode="bilinear", align_corners=False)
-        return self.expand(self.mix(found))  # type: ignore[no-any-return]
+        resized_maps = F.interpolate(self.narrow(self.standardise(maps)), self.size, mode="bilinear", align_corners=False)
+        return self.expand(self.mix(resized_maps))  # type: ignore[no-any-return]
 
 
 class Deep(nn.Module):
@@ -52,24 +52,24 @@ class Deep(nn.Module):
         """
         task, kd, cka = [], [], []
         for index, (module, banked, mine) in enumerate(zip(self.phis, maps, own, strict=True)):
-            made = module(banked)
+            reprogrammed = module(banked)
             with _statistics_kept(student):
-                logits = student.logits(student.adapted(stages.onward(index, made)))
+                logits = student.logits(student.adapted(stages.onward(index, reprogrammed)))
             task.append(on_labels(logits))
             kd.append(on_logits(logits.detach()))
-            cka.append(cka_loss(made.mean((2, 3)), mine.mean((2, 3)), debiased=debiased))
+            cka.append(cka_loss(reprogrammed.mean((2, 3)), mine.mean((2, 3)), debiased=debiased))
         return sum(task[1:], task[0]), sum(kd[1:], kd[0]), sum(cka[1:], cka[0])
 
 
 @contextmanager
 def _statistics_kept(model: nn.Module) -> Iterator[None]:
     """Batch statistics normalise, but do not enter the running ones."""
-    norms = [one for one in model.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
-    held = [one.momentum for one in norms]
-    for one in norms:
-        one.momentum = 0.0
+    norms = [norm for norm in model.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for one, momentum in zip(norms, held, strict=True):
-            one.momentum = momentum
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum

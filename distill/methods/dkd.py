@@ -9,10 +9,10 @@ from torch import Tensor
 
 from distill.methods.plain import build as build
 from distill.methods.relatives import decoupled_loss
-from distill.methods.step import Step, given
+from distill.methods.step import Step, required
 
 
 def losses(step: Step) -> dict[str, Tensor]:
     """Task loss and the decoupled distance to the probe's logits."""
-    taught = decoupled_loss(step.logits, given(step.batch.probe_logits), step.batch.labels, step.weights.temperature)
+    taught = decoupled_loss(step.logits, required(step.batch.probe_logits), step.batch.labels, step.weights.temperature)
     return {"task": step.on_labels(step.logits), "kd": step.weights.kd * taught}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from distill.evaluation.losses import cka_loss, distillation_loss
 from distill.methods.reprogram import Reprogram
-from distill.methods.step import Branches, Step, given
+from distill.methods.step import Branches, Step, required
 from distill.networks.models import Model, feature_width
 from distill.networks.stages import Stages
 from distill.settings.method import MethodOptions
@@ -32,12 +32,12 @@ def losses(step: Step) -> dict[str, Tensor]:
     student, batch, weights, phi = step.student, step.batch, step.weights, step.branches.phi
     assert phi is not None
     task = step.on_labels(step.logits)
-    viewed = student.pool(phi(given(batch.viewed)), batch.mask)
+    viewed = student.pool(phi(required(batch.viewed)), batch.mask)
     teacher_task = weights.teacher * step.on_labels(step.branches.taught_logits(viewed))
-    target = student.pool(phi.target(given(batch.clean)), batch.mask)
+    target = student.pool(phi.target(required(batch.clean)), batch.mask)
     if student.spec.slices:
         target = target.detach()  # of the pooling's own share in it
-    teaching = given(batch.probe_logits) if weights.probed else step.branches.taught_logits(target)
+    teaching = required(batch.probe_logits) if weights.probed else step.branches.taught_logits(target)
     kd = weights.kd * distillation_loss(step.logits, teaching, student.spec.task, weights.temperature)
     likened = step.teacher_features() if weights.raw else target
     return {"task": task, "teacher_task": teacher_task, "kd": kd,

@@ -26,10 +26,10 @@ def decoupled_loss(student: Tensor, teacher: Tensor, labels: Tensor, temperature
     """
     student, teacher = student.float() / temperature, teacher.detach().float() / temperature
     target = torch.where(labels >= 0, labels, teacher.argmax(1))[:, None]
-    own, given = F.log_softmax(student, 1), F.log_softmax(teacher, 1)
+    own, taught = F.log_softmax(student, 1), F.log_softmax(teacher, 1)
     rest = torch.zeros_like(own, dtype=torch.bool).scatter(1, target, True)
     pairs = [torch.stack([each.gather(1, target).squeeze(1), each.masked_fill(rest, -torch.inf).logsumexp(1)], 1)
-             for each in (own, given)]
+             for each in (own, taught)]
     hit = F.kl_div(pairs[0], pairs[1], log_target=True, reduction="batchmean")
     if student.shape[1] == 2:
         return temperature**2 * hit
@@ -77,8 +77,8 @@ def contrastive_loss(student: Tensor, teacher: Tensor, images: int) -> Tensor:
 def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """AT (Zagoruyko and Komodakis 2017, eq. 2, p = 2) of maps (B, c, h, w) and (B, C, g, g) of one view, on the teacher's grid."""
     own = F.adaptive_avg_pool2d(student.float().pow(2).mean(1, keepdim=True), (teacher.shape[2], teacher.shape[3])).flatten(1)
-    given = teacher.detach().float().pow(2).mean(1).flatten(1)
-    return AT_WEIGHT * F.mse_loss(F.normalize(own, dim=1), F.normalize(given, dim=1))
+    target = teacher.detach().float().pow(2).mean(1).flatten(1)
+    return AT_WEIGHT * F.mse_loss(F.normalize(own, dim=1), F.normalize(target, dim=1))
 
 
 def _pearson(x: Tensor, y: Tensor) -> Tensor:
@@ -89,8 +89,8 @@ def _pearson(x: Tensor, y: Tensor) -> Tensor:
 
 def _distances(features: Tensor) -> Tensor:
     """Distances of all pairs (B (B - 1) / 2,) over their mean."""
-    found = F.pdist(features)
-    return found / found.mean().clamp_min(1e-8)
+    distances = F.pdist(features)
+    return distances / distances.mean().clamp_min(1e-8)
 
 
 def _angles(features: Tensor) -> Tensor:

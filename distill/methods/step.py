@@ -126,11 +126,11 @@ class Step:
 
     def teacher_features(self) -> Tensor:
         """The teacher's features (B, D) of the clean images, of volumes the mean of their slices."""
-        clean = given(self.batch.clean)
+        clean = required(self.batch.clean)
         return clean if self.batch.mask is None else mean_of_slices(clean, self.batch.mask)
 
 
-def given(tensor: Tensor | None) -> Tensor:
+def required(tensor: Tensor | None) -> Tensor:
     """A part of the batch that a method relies on: its row in the table asked for it."""
     assert tensor is not None, "the batch lacks what the method's row asks for"
     return tensor

@@ -39,7 +39,7 @@ class Calibration:
     not_calibrated: dict[str, str] = field(default_factory=dict)
     few_images: dict[str, str] = field(default_factory=dict)
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Whether probabilities are calibrated, in words, and why where they are not."""
         reasons: dict[str, list[str]] = {}
         for name, reason in self.not_calibrated.items():
@@ -198,10 +198,10 @@ def _numbers(value: Any) -> Iterator[Any]:
 
 def _sentences(record: dict[str, Any], key: str, absent: dict[str, str]) -> dict[str, str]:
     """What a record says of classes under a key, or what its absence means."""
-    held = record.get(key, absent)
-    if not isinstance(held, dict) or not all(isinstance(sentence, str) for sentence in held.values()):
-        raise UserError(f"config.json: rd.{key} is {str(held)[:80]!r}, expected a sentence by class as rd-distill writes it")
-    return held
+    sentences = record.get(key, absent)
+    if not isinstance(sentences, dict) or not all(isinstance(sentence, str) for sentence in sentences.values()):
+        raise UserError(f"config.json: rd.{key} is {str(sentences)[:80]!r}, expected a sentence by class as rd-distill writes it")
+    return sentences
 
 
 def _sized(spec: ModelSpec) -> bool:

@@ -62,4 +62,4 @@ def _remembered(module: nn.Module) -> dict[str, Any]:
     """The numbers a module keeps beside its tensors: channels, groups, heads, normalised shapes."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(module).items()
             if not key.startswith("_") and not isinstance(value, bool)
-            and (isinstance(value, int) or (isinstance(value, tuple) and all(isinstance(one, int) for one in value)))}
+            and (isinstance(value, int) or (isinstance(value, tuple) and all(isinstance(item, int) for item in value)))}

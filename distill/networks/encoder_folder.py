@@ -154,9 +154,9 @@ def local_folder(source: str, *, weights: bool) -> Path:
     if HUB_ID.fullmatch(source):
         from huggingface_hub import snapshot_download
 
-        wanted = [CONFIG, *PROCESSORS, ADAPTER, INDEX, *(["model.safetensors", "model-*.safetensors"] if weights else [])]
+        patterns = [CONFIG, *PROCESSORS, ADAPTER, INDEX, *(["model.safetensors", "model-*.safetensors"] if weights else [])]
         try:
-            return Path(snapshot_download(source, allow_patterns=wanted))
+            return Path(snapshot_download(source, allow_patterns=patterns))
         except Exception as error:  # hub and network errors of several libraries; the way out is the same
             reason = f"no such folder, and from the hub {type(error).__name__}"
     raise UserError(f"{source} cannot be loaded ({reason}); put the model's folder on this machine and name it: --teacher hf:FOLDER")

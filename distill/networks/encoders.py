@@ -55,9 +55,10 @@ def from_config(arch: str, outputs: int, config: dict[str, Any], features: int) 
     except ModuleNotFoundError:
         raise UserError(f"{arch} needs transformers; pip install 'rd-distill[teachers]'") from None
     try:
-        held: Any = transformers.AutoConfig.for_model(arch.removeprefix(PREFIX), **{k: v for k, v in config.items() if k != "model_type"})
-        check_config(held.to_dict(), f"the config of {arch}")  # with what it takes where nothing is said
-        encoder = transformers.AutoModel.from_config(held, trust_remote_code=False)
+        configuration: Any = transformers.AutoConfig.for_model(
+            arch.removeprefix(PREFIX), **{k: v for k, v in config.items() if k != "model_type"})
+        check_config(configuration.to_dict(), f"the config of {arch}")  # with what it takes where nothing is said
+        encoder = transformers.AutoModel.from_config(configuration, trust_remote_code=False)
     except UserError:
         raise
     except Exception as error:  # transformers raises many types for a config that fits no network

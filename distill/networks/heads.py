@@ -38,9 +38,9 @@ class TaskHead:
         return class_scores(torch.nn.functional.linear(features, self.weight, self.bias), self.task)
 
 
-def head_of(model: Model, name: str, taken: list[TaskHead]) -> TaskHead:
+def head_of(model: Model, name: str, heads: list[TaskHead]) -> TaskHead:
     """A model's own head under a name of its own among those taken."""
-    used = {one.name for one in taken}
+    used = {head.name for head in heads}
     count = next(number for number in range(1, len(used) + 2) if (name if number == 1 else f"{name}-{number}") not in used)
     head = model.head
     return TaskHead(name if count == 1 else f"{name}-{count}", model.spec.task, model.spec.classes,
@@ -51,9 +51,9 @@ def save_heads(folder: Path, heads: list[TaskHead]) -> None:
     """Write the heads of all tasks so far, oldest first."""
     from safetensors.torch import save
 
-    tensors = {f"{one.name}.{part}": getattr(one, part).contiguous() for one in heads for part in ("weight", "bias")}
+    tensors = {f"{head.name}.{part}": getattr(head, part).contiguous() for head in heads for part in ("weight", "bias")}
     write_atomic(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
-    write_json(folder / INDEX, {"heads": [{"name": one.name, "task": one.task, "classes": list(one.classes)} for one in heads]})
+    write_json(folder / INDEX, {"heads": [{"name": head.name, "task": head.task, "classes": list(head.classes)} for head in heads]})
 
 
 def load_heads(folder: Path) -> list[TaskHead]:
@@ -67,7 +67,8 @@ def load_heads(folder: Path) -> list[TaskHead]:
     check(index, HEADS, str(folder / INDEX), "make the folder again")
     try:
         tensors = load_file(folder / WEIGHTS)
-        return [TaskHead(one["name"], one["task"], tuple(one["classes"]), tensors[f"{one['name']}.weight"], tensors[f"{one['name']}.bias"])
-                for one in index["heads"]]
+        return [TaskHead(entry["name"], entry["task"], tuple(entry["classes"]), tensors[f"{entry['name']}.weight"],
+                         tensors[f"{entry['name']}.bias"])
+                for entry in index["heads"]]
     except (KeyError, OSError, SafetensorError) as error:
         raise UserError(f"the heads in {folder} cannot be read ({type(error).__name__}: {error}); make the folder again") from None

@@ -30,6 +30,6 @@ def _crashes(conv: nn.Conv2d) -> bool:
     return set(conv.kernel_size) == {1} and max(conv.stride) > 1 and conv.in_channels < 16 and conv.groups == 1
 
 
-def _contiguous(module: nn.Module, given: tuple[Any, ...]) -> tuple[Tensor, ...]:
+def _contiguous(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor, ...]:
     """Hand a layer its input channels first."""
-    return tuple(one.contiguous() for one in given)
+    return tuple(value.contiguous() for value in inputs)

@@ -45,7 +45,7 @@ class ModelSpec:
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form."""
-        adapters = {"adapters": {name: one.as_dict() for name, one in self.adapters.items()}} if self.adapters else {}
+        adapters = {"adapters": {name: adapter.as_dict() for name, adapter in self.adapters.items()}} if self.adapters else {}
         absent = {"adapters"} | (set() if self.slices else {"slices", "pooling"}) | (set() if self.cuts else {"cuts"})
         own = {key: value for key, value in asdict(self).items() if key not in absent}
         return {**own, "classes": list(self.classes), "arguments": dict(self.arguments), **adapters}
@@ -55,7 +55,7 @@ class ModelSpec:
         """Rebuild a spec from its JSON form, whose every value is checked: it may come from anywhere."""
         check_spec(content)
         try:
-            adapters = {name: AdapterSpec(**one) for name, one in content.get("adapters", {}).items()}
+            adapters = {name: AdapterSpec(**entry) for name, entry in content.get("adapters", {}).items()}
             return cls(**{**content, "classes": tuple(content["classes"]), "adapters": adapters})
         except (TypeError, KeyError) as error:
             raise UserError(f"model spec is not complete: {error}") from None
@@ -118,10 +118,10 @@ class Model(nn.Module):
         if self.training and mask is not None:  # empty slices would enter the statistics of normalisation
             there = torch.nonzero(mask.flatten() > 0).squeeze(1)
             some = self.trunk(flat[there].contiguous(memory_format=torch.channels_last))
-            found = some.new_zeros(len(flat), some.shape[1]).index_copy(0, there, some)
+            features = some.new_zeros(len(flat), some.shape[1]).index_copy(0, there, some)
         else:
-            found = self.trunk(flat)
-        return self.adapted(found.unflatten(0, (-1, self.spec.slices)))
+            features = self.trunk(flat)
+        return self.adapted(features.unflatten(0, (-1, self.spec.slices)))
 
     def pool(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """The volume's feature (B, D) of slice features (B, S, D); features of images stay as they are."""
@@ -133,9 +133,9 @@ class Model(nn.Module):
     @property
     def slice_pool(self) -> SlicePool:
         """How slices become a volume."""
-        found = getattr(self.net, SLICES)
-        assert isinstance(found, SlicePool)
-        return found
+        pool = getattr(self.net, SLICES)
+        assert isinstance(pool, SlicePool)
+        return pool
 
     def adapted(self, pooled: Tensor) -> Tensor:
         """Pooled features (..., D) behind the adapter of pooled features, where there is one; of volumes slice by slice."""

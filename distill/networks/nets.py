@@ -36,9 +36,9 @@ def build_net(arch: str, height: int, width: int, outputs: int, **arguments: Any
 
 def classifier_of(net: nn.Module) -> list[nn.Module]:
     """The layers of a network's classifier; all but the last belong to its features (RepViT's normalisation, until it is fused)."""
-    found: nn.Module = net.get_classifier()  # type: ignore[operator]
-    inner = getattr(found, "head", None)
-    return list(inner) if isinstance(inner, nn.Sequential) and not getattr(found, "distillation", False) else [found]
+    classifier: nn.Module = net.get_classifier()  # type: ignore[operator]
+    inner = getattr(classifier, "head", None)
+    return list(inner) if isinstance(inner, nn.Sequential) and not getattr(classifier, "distillation", False) else [classifier]
 
 
 def takes_image_size(arch: str) -> bool:

@@ -54,10 +54,10 @@ class StudentNetwork:
 def vectors(output: Any, pool: Pool, who: str) -> Tensor:
     """One vector an image, (B, D), of what a network answers; auto: maps and tokens are averaged, a pooled output of transformers taken."""
     if callable(pool):
-        made = pool(output)
-        if not isinstance(made, Tensor) or made.ndim != 2:
-            raise UserError(f"the pool of {who} answers {_shape(made)}, expected one vector an image: a tensor (B, D)")
-        return made
+        features = pool(output)
+        if not isinstance(features, Tensor) or features.ndim != 2:
+            raise UserError(f"the pool of {who} answers {_shape(features)}, expected one vector an image: a tensor (B, D)")
+        return features
     if not isinstance(output, Tensor):  # what transformers answer
         summary = getattr(output, "pooler_output", None) if pool == "auto" else None
         output = summary.flatten(1) if isinstance(summary, Tensor) else getattr(output, "last_hidden_state", output)
@@ -181,15 +181,15 @@ class OwnStudent:
         return PREFIX + self.name
 
 
-def own_student(given: StudentNetwork) -> OwnStudent:
+def own_student(network: StudentNetwork) -> OwnStudent:
     """A StudentNetwork, checked, copied and cut; UserError says what does not fit."""
-    name = name_of(given.net, given.name, "StudentNetwork")
+    name = name_of(network.net, network.name, "StudentNetwork")
     who = f"student {name}"
-    if given.features is not None and not isinstance(given.features, str):
-        raise UserError(f"StudentNetwork(features={given.features!r}) is no name; expected that of a module inside the network")
-    net = copied(given.net, who) if given.features is None else up_to(given.net, given.features, who)
-    return OwnStudent(name, FeatureNet(net, who=who), levels_of(given.mean, "StudentNetwork(mean=...)"),
-                      levels_of(given.std, "StudentNetwork(std=...)", positive=True))
+    if network.features is not None and not isinstance(network.features, str):
+        raise UserError(f"StudentNetwork(features={network.features!r}) is no name; expected that of a module inside the network")
+    net = copied(network.net, who) if network.features is None else up_to(network.net, network.features, who)
+    return OwnStudent(name, FeatureNet(net, who=who), levels_of(network.mean, "StudentNetwork(mean=...)"),
+                      levels_of(network.std, "StudentNetwork(std=...)", positive=True))
 
 
 def tried(own: OwnStudent, height: int, width: int) -> int:

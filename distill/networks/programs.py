@@ -103,16 +103,16 @@ def _strange(archive: zipfile.ZipFile) -> Iterator[str]:
 
 def _strange_parts(value: Any) -> Iterator[str]:
     if isinstance(value, list):
-        for one in value:
-            yield from _strange_parts(one)
+        for item in value:
+            yield from _strange_parts(item)
     elif isinstance(value, dict):
         for text in (value["expr_str"], ) if "expr_str" in value else value.get("guards_code") or ():
             if not is_arithmetic(text):
                 yield f"the expression {str(text)[:80]!r}"
         if "target" in value and "inputs" in value and not OPERATORS.fullmatch(str(value["target"])):
             yield f"a call of {str(value['target'])[:80]!r}"
-        for one in value.values():
-            yield from _strange_parts(one)
+        for item in value.values():
+            yield from _strange_parts(item)
 
 
 @contextmanager

@@ -26,10 +26,10 @@ class Stages:
 
     def maps(self, pixels: Tensor) -> tuple[list[Tensor], Tensor]:
         """The map at the end of each stage and the pooled features, of pixels (B, 3, h, w)."""
-        found = [pixels]
+        values = [pixels]
         for piece in self.pieces:
-            found.append(piece(found[-1]))
-        return found[1:-1], found[-1]
+            values.append(piece(values[-1]))
+        return values[1:-1], values[-1]
 
     def onward(self, stage: int, value: Tensor) -> Tensor:
         """Pooled features of a map that takes the place of the one that ends `stage`."""
@@ -51,7 +51,7 @@ def _tracer() -> fx.Tracer:
     """Traces as timm does: some of its layers and functions stay whole."""
     from timm.models import get_notrace_functions, get_notrace_modules
 
-    tracer = fx.Tracer(autowrap_functions=tuple(one for one in get_notrace_functions() if callable(one)))
+    tracer = fx.Tracer(autowrap_functions=tuple(function for function in get_notrace_functions() if callable(function)))
     whole = tuple(get_notrace_modules())
     own = tracer.is_leaf_module
     setattr(tracer, "is_leaf_module", lambda module, name: isinstance(module, whole) or own(module, name))  # noqa: B010
@@ -82,7 +82,7 @@ def cut_stages(model: Model, count: int) -> Stages:
     nodes = list(graph.nodes)
     edges = [nodes[0], *chosen, next(iter(nodes[-1].all_input_nodes))]
     pieces = tuple(_piece(trunk, first, last) for first, last in pairwise(edges))
-    return Stages(pieces, tuple((shapes[one.name][1], shapes[one.name][2], shapes[one.name][3]) for one in chosen))
+    return Stages(pieces, tuple((shapes[node.name][1], shapes[node.name][2], shapes[node.name][3]) for node in chosen))
 
 
 def _shapes(graph: fx.GraphModule, example: Tensor) -> dict[str, tuple[int, ...]]:
@@ -101,21 +101,21 @@ def _cuts(graph: fx.Graph) -> list[fx.Node]:
 
 def _needed(last: fx.Node, first: fx.Node) -> set[fx.Node]:
     """All that `last` is computed from without looking behind `first`, `last` among them."""
-    found, waiting = {last}, [last]
+    needed, waiting = {last}, [last]
     while waiting:
-        for one in waiting.pop().all_input_nodes:
-            if one is not first and one not in found:
-                found.add(one)
-                waiting.append(one)
-    return found
+        for node in waiting.pop().all_input_nodes:
+            if node is not first and node not in needed:
+                needed.add(node)
+                waiting.append(node)
+    return needed
 
 
 def _piece(trunk: nn.Module, first: fx.Node, last: fx.Node) -> fx.GraphModule:
     """The part of the trunk from the value of `first` to the value of `last`."""
     needed, graph = _needed(last, first), fx.Graph()
-    made = {first: graph.placeholder("value")}
+    copies = {first: graph.placeholder("value")}
     for node in first.graph.nodes:
         if node in needed:
-            made[node] = graph.node_copy(node, lambda one: made[one])
-    graph.output(made[last])
+            copies[node] = graph.node_copy(node, lambda source: copies[source])
+    graph.output(copies[last])
     return fx.GraphModule(trunk, graph)

@@ -50,10 +50,10 @@ def timm_name(name: str) -> str:
     import timm
 
     if name in SHORT_NAMES:
-        found = SHORT_NAMES[name]
-        if timm.is_model(found) or found in SHUFFLENETS:
-            return found
-        raise UserError(f"--student {name} stands for timm's {found}, which the installed timm {timm.__version__} lacks", USAGE)
+        full_name = SHORT_NAMES[name]
+        if timm.is_model(full_name) or full_name in SHUFFLENETS:
+            return full_name
+        raise UserError(f"--student {name} stands for timm's {full_name}, which the installed timm {timm.__version__} lacks", USAGE)
     if name in SHUFFLENETS:
         return name
     if timm.is_model(name):
@@ -61,7 +61,7 @@ def timm_name(name: str) -> str:
             timm.get_pretrained_cfg(name)
         except RuntimeError:
             arch, _, tag = name.partition(".")
-            tags = ", ".join(one.partition(".")[2] for one in timm.list_pretrained(f"{arch}.*")) or "none"
+            tags = ", ".join(full_name.partition(".")[2] for full_name in timm.list_pretrained(f"{arch}.*")) or "none"
             raise UserError(f"timm's {arch} has no weights called {tag!r}; it has: {tags}", USAGE) from None
         return name
     near = difflib.get_close_matches(name, [*SHORT_NAMES, *timm.list_models()], n=3, cutoff=0.5)

@@ -47,10 +47,10 @@ class PhantomVolumes(Sequence[npt.NDArray[np.uint8]]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(self.n))]
         place = self._place(index)
-        held = self.slice_labels(place)
-        heights = np.linspace(-TOP, TOP, len(held)).tolist()
-        return np.stack([draw(_all_findings(one), self.seed, place, self.size_px, height, grain)
-                         for grain, (one, height) in enumerate(zip(held, heights, strict=True))])
+        labels = self.slice_labels(place)
+        heights = np.linspace(-TOP, TOP, len(labels)).tolist()
+        return np.stack([draw(_all_findings(findings), self.seed, place, self.size_px, height, grain)
+                         for grain, (findings, height) in enumerate(zip(labels, heights, strict=True))])
 
     def _place(self, index: int) -> int:
         place = int(index) + self.n if index < 0 else int(index)
@@ -62,12 +62,12 @@ class PhantomVolumes(Sequence[npt.NDArray[np.uint8]]):
         """Which findings each slice of a volume holds, float32 (depth, 4) in the order of LOCAL."""
         rng = stream(self.seed, self._place(index), OWN)
         depth = int(rng.integers(DEPTHS[0], DEPTHS[1] + 1))
-        held = np.zeros((depth, len(LOCAL)), np.float32)
+        labels = np.zeros((depth, len(LOCAL)), np.float32)
         for place in range(len(LOCAL)):
             shown, extent, start = rng.random() < 0.3, int(rng.integers(EXTENTS[0], EXTENTS[1] + 1)), rng.random()
             first = 1 + int(start * (depth - extent - 1))  # never the first or the last slice
-            held[first:first + extent, place] = shown
-        return held
+            labels[first:first + extent, place] = shown
+        return labels
 
     def labels(self, index: int) -> npt.NDArray[np.float32]:
         """The findings of a volume, float32 (4,), without drawing it."""
@@ -83,6 +83,6 @@ class PhantomVolumes(Sequence[npt.NDArray[np.uint8]]):
 
 
 def _all_findings(local: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    found = np.zeros(len(FINDINGS), np.float32)
-    found[[FINDINGS.index(name) for name in LOCAL]] = local
-    return found
+    findings = np.zeros(len(FINDINGS), np.float32)
+    findings[[FINDINGS.index(name) for name in LOCAL]] = local
+    return findings

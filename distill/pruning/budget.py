@@ -50,20 +50,20 @@ class Budget:
     def over(self, cost: Cost) -> dict[str, float]:
         """By what factor a cost is over each limit that it breaks."""
         pairs = {"parameters": (cost.params, self.params), "MACs": (cost.macs, self.macs), "latency": (cost.latency_ms, self.latency_ms)}
-        return {name: found / most for name, (found, most) in pairs.items()
-                if found is not None and most is not None and found > most}
+        return {name: value / most for name, (value, most) in pairs.items()
+                if value is not None and most is not None and value > most}
 
     def __str__(self) -> str:
         limits = [f"{self.params / 1e6:.3g} M parameters" if self.params is not None else "",
                   f"{self.macs / 1e6:.3g} M MACs" if self.macs is not None else "",
                   f"{self.latency_ms:.3g} ms" if self.latency_ms is not None else ""]
-        return ", ".join(one for one in limits if one)
+        return ", ".join(limit for limit in limits if limit)
 
 
 def read_count(text: str, flag: str) -> int:
     """A number such as 500000, 0.5M, 30M or 1.2G; anything else is a usage error."""
-    found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(?:e(\d+))?([KMGB]?)", text.strip().replace(",", "").replace("_", ""), re.IGNORECASE)
-    count = round(Decimal(found[1]) * 10 ** min(int(found[2] or 0), 30) * FACTORS[found[3].upper()]) if found else 0
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(?:e(\d+))?([KMGB]?)", text.strip().replace(",", "").replace("_", ""), re.IGNORECASE)
+    count = round(Decimal(match[1]) * 10 ** min(int(match[2] or 0), 30) * FACTORS[match[3].upper()]) if match else 0
     if count < 1:
         raise UserError(f"{flag} {text} is no number above 0; write it as 500000, 0.5M or 1.2G", USAGE)
     return count
@@ -83,33 +83,33 @@ def shrink(model: Model, budget: Budget, open_pruner: Callable[[Model], Pruner],
     that does not lower the latency is taken back and said. UserError (exit 4) names the nearest miss when nothing fits.
     """
     timed = measure if budget.latency_ms is not None else None
-    kept, cost = model, cost_of(model, timed)
+    result, cost = model, cost_of(model, timed)
     if not budget.over(cost):
         return model, cost
     cut = copy.deepcopy(model)
     pruner = open_pruner(cut)
-    seen = cost
+    latest = cost
     while budget.over(cost):
         over = budget.over(cost)
         # Latency falls more slowly than the operations it is made of: aim there, not beyond.
-        aim = cost.macs if "latency" not in over else min(seen.macs, cost.macs) / min(max(over["latency"], 1.05), 1.7) ** 0.75
+        aim = cost.macs if "latency" not in over else min(latest.macs, cost.macs) / min(max(over["latency"], 1.05), 1.7) ** 0.75
         more = True
-        while more and (budget.over(rough := _cost_of_cut(cut)) or rough.macs > aim or rough.macs >= seen.macs):
+        while more and (budget.over(rough := _cost_of_cut(cut)) or rough.macs > aim or rough.macs >= latest.macs):
             more = pruner.step()
-        if not more and rough.macs >= seen.macs:
+        if not more and rough.macs >= latest.macs:
             raise UserError(f"{model.spec.arch} does not fit {budget}: the smallest cut has {cost}; allow more, lower --size, or choose "
                             "a smaller --student", BUDGET)
-        seen = cost_of(cut, timed)
-        if timed is not None and seen.latency_ms is not None and "latency" not in budget.over(seen):
+        latest = cost_of(cut, timed)
+        if timed is not None and latest.latency_ms is not None and "latency" not in budget.over(latest):
             # Of many measurements the one that fits may be the lucky one: it has to fit twice.
-            seen = replace(seen, latency_ms=max(seen.latency_ms, timed(cut)))
-        if timed is not None and cost.latency_ms is not None and seen.latency_ms is not None and "latency" in over and (
-                seen.latency_ms > NO_FASTER * cost.latency_ms):
-            tell(f"a cut to {seen} is no faster than {cost.latency_ms:.3g} ms: taken back")
+            latest = replace(latest, latency_ms=max(latest.latency_ms, timed(cut)))
+        if timed is not None and cost.latency_ms is not None and latest.latency_ms is not None and "latency" in over and (
+                latest.latency_ms > NO_FASTER * cost.latency_ms):
+            tell(f"a cut to {latest} is no faster than {cost.latency_ms:.3g} ms: taken back")
             continue
-        kept, cost = copy.deepcopy(cut), seen
+        result, cost = copy.deepcopy(cut), latest
         tell(f"cut to {cost}")
-    return record_cuts(kept), cost
+    return record_cuts(result), cost
 
 
 def _cost_of_cut(cut: Model) -> Cost:

@@ -57,16 +57,16 @@ class _Steps:
     """Counts steps down to the smallest, and gives each the gradients it asks for."""
 
     def __init__(self, model: Model, cut: Callable[[int], None], gradients: Callable[[], Tensor] | None) -> None:
-        self.model, self.cut, self.gradients, self.taken = model, cut, gradients, 0
+        self.model, self.cut, self.gradients, self.steps = model, cut, gradients, 0
 
     def step(self) -> bool:
-        if self.taken == STEPS:
+        if self.steps == STEPS:
             return False
-        self.taken += 1
+        self.steps += 1
         if self.gradients is not None:
             self.model.zero_grad(set_to_none=True)
             self.gradients().backward()  # type: ignore[no-untyped-call]
-        self.cut(self.taken)
+        self.cut(self.steps)
         self.model.zero_grad(set_to_none=True)
         return True
 
@@ -82,7 +82,7 @@ class _ChannelPruner:
                   "bn-scale": tp.importance.BNScaleImportance}
         spec, training = model.spec, model.training
         model.eval()
-        whole = [model.head, *(one for pool in model.net.modules() if isinstance(pool, SlicePool) for one in pool.children())]
+        whole = [model.head, *(layer for pool in model.net.modules() if isinstance(pool, SlicePool) for layer in pool.children())]
         example = torch.zeros(2, *((spec.slices,) if spec.slices else ()), 3, spec.height, spec.width)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what it remarks about parameters it leaves alone
@@ -91,7 +91,7 @@ class _ChannelPruner:
                 max_pruning_ratio=1 - SMALLEST, iterative_steps=STEPS, ignored_layers=whole, round_to=unit))
         model.train(training)
 
-    def cut(self, taken: int) -> None:
+    def cut(self, steps: int) -> None:
         """Take the next step; torch-pruning counts for itself."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -114,32 +114,32 @@ class _BlockPruner:
         from timm.layers.mlp import Mlp
 
         self.importance, self.unit = importance, unit
-        self.attentions: list[Any] = [one for one in model.net.modules() if type(one) is Attention
-                                      and one.gate is None and isinstance(one.norm, nn.Identity)]
-        self.mlps: list[Any] = [one for one in model.net.modules() if type(one) is Mlp and isinstance(one.fc1, nn.Linear)
-                                and isinstance(one.norm, nn.Identity)]
-        self.heads = [one.num_heads for one in self.attentions]
-        self.units = [one.fc1.out_features for one in self.mlps]
+        self.attentions: list[Any] = [attention for attention in model.net.modules() if type(attention) is Attention
+                                      and attention.gate is None and isinstance(attention.norm, nn.Identity)]
+        self.mlps: list[Any] = [mlp for mlp in model.net.modules() if type(mlp) is Mlp and isinstance(mlp.fc1, nn.Linear)
+                                and isinstance(mlp.norm, nn.Identity)]
+        self.heads = [attention.num_heads for attention in self.attentions]
+        self.units = [mlp.fc1.out_features for mlp in self.mlps]
 
-    def cut(self, taken: int) -> None:
+    def cut(self, steps: int) -> None:
         """Keep, of what every block had, the share that is left after so many steps."""
-        kept = 1 - (1 - SMALLEST) * taken / STEPS
+        share = 1 - (1 - SMALLEST) * steps / STEPS
         for mlp, units in zip(self.mlps, self.units, strict=True):
-            wanted = max(self.unit, int(units * kept) // self.unit * self.unit)
-            if wanted < mlp.fc1.out_features:
-                rows = _best(self._scores(mlp.fc1.weight, 0) + self._scores(mlp.fc2.weight, 1), wanted)
+            count = max(self.unit, int(units * share) // self.unit * self.unit)
+            if count < mlp.fc1.out_features:
+                rows = _best(self._scores(mlp.fc1.weight, 0) + self._scores(mlp.fc2.weight, 1), count)
                 _keep(mlp.fc1, rows, 0)
                 _keep(mlp.fc2, rows, 1)
         for attention, heads in zip(self.attentions, self.heads, strict=True):
-            wanted = max(1, round(heads * kept))
-            if wanted < attention.num_heads:
+            count = max(1, round(heads * share))
+            if count < attention.num_heads:
                 width, before = attention.head_dim, attention.num_heads
                 scores = self._scores(attention.qkv.weight, 0).view(3, before, width).sum((0, 2))
-                chosen = _best(scores + self._scores(attention.proj.weight, 1).view(before, width).sum(1), wanted)
+                chosen = _best(scores + self._scores(attention.proj.weight, 1).view(before, width).sum(1), count)
                 places = torch.arange(before * width).view(before, width)[chosen].flatten()
                 _keep(attention.qkv, torch.cat([places + part * before * width for part in range(3)]), 0)
                 _keep(attention.proj, places, 1)
-                attention.num_heads, attention.attn_dim = wanted, wanted * width
+                attention.num_heads, attention.attn_dim = count, count * width
 
     def _scores(self, weight: Tensor, dim: int) -> Tensor:
         """Importance of each row or column: squared magnitude, or of the change of the loss when it goes."""
@@ -152,7 +152,7 @@ def _tell_blocks(model: nn.Module) -> None:
     """timm's MobileOne and RepVGG blocks remember their groups and fuse by them: of depthwise ones as many as channels are left."""
     for block in model.modules():
         if hasattr(block, "reparameterize") and isinstance(getattr(block, "groups", None), int):
-            block.groups = next(one.groups for one in block.modules() if isinstance(one, nn.Conv2d))  # type: ignore[assignment]
+            block.groups = next(layer.groups for layer in block.modules() if isinstance(layer, nn.Conv2d))  # type: ignore[assignment]
 
 
 def _best(scores: Tensor, count: int) -> Tensor:

@@ -62,8 +62,8 @@ def shrink_student(options: BudgetOptions, student: Model, run: Path, *, given_w
     measure = None if not budget.latency_ms else lambda model: (
         latency_ms(model, options.latency_target, options.latency_threads) if table is None else
         elsewhere_ms(model, table, options.latency_target, options.latency_threads))
-    held = _held(run) if resume else None
-    done, whole, student = held or (0, cost_of(student, measure), student)
+    state = _stored_cut(run) if resume else None
+    done, whole, student = state or (0, cost_of(student, measure), student)
     importance, rounds = importance_of(options, given_weights=given_weights), rounds_of(
         options, budget, whole, given_weights=given_weights, chosen_after=chosen_after)
     if not done:
@@ -127,17 +127,17 @@ def _keep(run: Path, done: int, whole: Cost, student: Model) -> None:
     write_json(run / CUT, {"done": done, "whole": asdict(whole), "weights": name, "model": student.spec.as_dict()})
 
 
-def _held(run: Path) -> tuple[int, Cost, Model] | None:
+def _stored_cut(run: Path) -> tuple[int, Cost, Model] | None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not (run / CUT).is_file():
         return None
-    held = read_json(run / CUT)
-    check(held, KEPT, str(run / CUT), "start anew with --overwrite")
-    model, weights = build_model(ModelSpec.from_dict(held["model"])), run / f"cut-{held['done']}.safetensors"
+    state = read_json(run / CUT)
+    check(state, KEPT, str(run / CUT), "start anew with --overwrite")
+    model, weights = build_model(ModelSpec.from_dict(state["model"])), run / f"cut-{state['done']}.safetensors"
     try:
         model.net.load_state_dict(load_file(weights), strict=True)
     except (SafetensorError, RuntimeError, OSError) as error:
         raise UserError(f"{weights} does not fit {model.spec.arch} ({str(error).splitlines()[0]}); start anew with --overwrite") from None
-    return int(held["done"]), Cost(**held["whole"]), model
+    return int(state["done"]), Cost(**state["whole"]), model

@@ -73,8 +73,8 @@ def p90_ms(call: Callable[[], Any], least: int = SAMPLES, seconds: float = SECON
         call()
         warmups += 1
     each = WARMUP_S / warmups
-    found = measure(call, warmups=0, samples=max(least, min(5000, int(seconds / each))))
-    return found.percentiles_ms()["p90_ms"] * MARGIN
+    timing = measure(call, warmups=0, samples=max(least, min(5000, int(seconds / each))))
+    return timing.percentiles_ms()["p90_ms"] * MARGIN
 
 
 def timed_apart(specs: list[ModelSpec], target: Target = "onnx", threads: int = 1,
@@ -91,7 +91,7 @@ def timed_apart(specs: list[ModelSpec], target: Target = "onnx", threads: int = 
             (folder / f"{part}.json").write_text(json.dumps([[index, specs[index].as_dict()] for index in range(part, len(specs), parts)]))
             running.append(subprocess.Popen([sys.executable, "-m", "distill.pruning.timing", str(folder / f"{part}.json")],
                                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-        while any(one.poll() is None for one in running):
+        while any(process.poll() is None for process in running):
             time.sleep(0.2)
             if progress:
                 progress(len([*folder.glob("*.onnx"), *folder.glob("*.txt")]), 2 * len(specs), "export")
@@ -101,8 +101,8 @@ def timed_apart(specs: list[ModelSpec], target: Target = "onnx", threads: int = 
                 call = open_file(folder / f"{index}.onnx", example(spec), target, threads)
                 answers.append(p90_ms(call, SAMPLES // 3, SECONDS / 3))
             else:
-                said = folder / f"{index}.txt"
-                answers.append(said.read_text() if said.is_file() else "cannot be exported: the exporter's process died")
+                reason = folder / f"{index}.txt"
+                answers.append(reason.read_text() if reason.is_file() else "cannot be exported: the exporter's process died")
             if progress:
                 progress(len(specs) + index + 1, 2 * len(specs), "time")
     return answers

@@ -35,8 +35,8 @@ def model_card(spec: ModelSpec, image_spec: ImageSpec, metrics: dict[str, Any], 
 
     def cells(branch: str) -> Iterable[str]:
         for name in ("auroc", "balanced_accuracy", "accuracy", "brier", "ece"):
-            found = test[branch].get(name)
-            yield f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})" if found else "-"
+            interval = test[branch].get(name)
+            yield f"{interval['value']:.3f} ({interval['low']:.3f} to {interval['high']:.3f})" if interval else "-"
 
     rows = "\n".join(f"| {branch} | {' | '.join(cells(branch))} |" for branch in ("student", "teacher", "probe") if branch in test)
     banner = "\n**The data is synthetic: a drawn phantom, not patients.**\n" if synthetic else ""
@@ -52,7 +52,7 @@ Research tool, not a medical device.
 - input: {input_line(image_spec)}
 - {metrics['params']:,} parameters, {metrics['macs']:,} multiply-accumulates{', pruned' if spec.cuts else ''}
 - test images: {test['n']}
-- probabilities: {markdown(calibration.told())}
+- probabilities: {markdown(calibration.describe())}
 {thresholds}
 | branch (test) | AUROC | balanced accuracy | accuracy | Brier | ECE |
 |---|---|---|---|---|---|

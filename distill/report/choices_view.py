@@ -30,7 +30,7 @@ def students_view(metrics: dict[str, Any]) -> dict[str, Any] | None:
     picture: Plot | None = None
     if points:
         picture = front(points, untried, "milliseconds an image (p90, untrained)" if timed else "million MACs an image",
-                        "AUROC, held-out training images" if all(0 <= one.y <= 1 for one in points) else "minus the loss, held out")
+                        "AUROC, held-out training images" if all(0 <= point.y <= 1 for point in points) else "minus the loss, held out")
     return {"rows": [{"name": row["arch"], "params": row["cost"] and row["cost"]["params"] / 1e6,
                       "macs": row["cost"] and row["cost"]["macs"] / 1e6, "latency": row["cost"] and row["cost"]["latency_ms"],
                       "score": row["score"], "verdict": row["verdict"]} for row in (*tried, *others)],
@@ -40,5 +40,5 @@ def students_view(metrics: dict[str, Any]) -> dict[str, Any] | None:
 def methods_view(metrics: dict[str, Any]) -> list[dict[str, Any]]:
     """The methods that --method auto tried, best first: mean score on held-out training images, and by fold."""
     scores = metrics.get("choice", {}).get("scores", {})
-    return sorted(({"name": name, "mean": float(np.mean(found)), "folds": found, "taken": name == metrics["choice"]["method"]}
-                   for name, found in scores.items()), key=lambda row: -row["mean"])
+    return sorted(({"name": name, "mean": float(np.mean(folds)), "folds": folds, "taken": name == metrics["choice"]["method"]}
+                   for name, folds in scores.items()), key=lambda row: -row["mean"])

@@ -38,7 +38,7 @@ class RunResult:
     model: Model
     image_spec: ImageSpec
     images: ImageSet
-    made: dict[str, Predictions]
+    predictions: dict[str, Predictions]
     calibrations: dict[str, Calibration]
     splits: dict[str, Any]
     history: list[dict[str, Any]]
@@ -66,7 +66,7 @@ def write_result(out: Path, outcome: RunResult, *, overwrite: bool, kind: Litera
         write_report(folder / "report.html", title=f"{outcome.model.spec.arch} {MADE[kind]} {data_name(images)}",
                      facts=facts(outcome), metrics=metrics, history=outcome.history, test=branch_view(outcome, "test"),
                      val=branch_view(outcome, "val"), worst=worst_cases(outcome), warnings=outcome.warnings,
-                     volumes=strips(images, outcome.image_spec, outcome.made["test"].rows, outcome.made["test"].attention))
+                     volumes=strips(images, outcome.image_spec, outcome.predictions["test"].rows, outcome.predictions["test"].attention))
         (folder / "README.md").write_text(card(outcome, metrics), encoding="utf-8")
         if also:
             also(folder)
@@ -99,22 +99,22 @@ def data_facts(images: ImageSet) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
-    found = {}
+    by_package = {}
     for package in ("rd-distill", "torch", "timm", "numpy", "scikit-learn", "onnxruntime"):
         try:
-            found[package] = version(package)
+            by_package[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed as a package"
-    return found
+            by_package[package] = "not installed as a package"
+    return by_package
 
 
 def write_predictions(path: Path, outcome: RunResult) -> None:
     """Write image, label and calibrated probabilities of the test split."""
-    images, made = outcome.images, outcome.made["test"]
-    answers = probabilities(images, made.student, outcome.calibrations["student"])
+    images, predictions = outcome.images, outcome.predictions["test"]
+    answers = probabilities(images, predictions.student, outcome.calibrations["student"])
     write_table(path, [{"image": images.keys[row], "split": "test", **label_cells(images, int(row)),
                         **{f"prob_{name}": f"{value:.6f}" for name, value in zip(images.classes, answer, strict=True)}}
-                       for row, answer in zip(made.rows, answers, strict=True)])
+                       for row, answer in zip(predictions.rows, answers, strict=True)])
 
 
 def label_cells(images: ImageSet, row: int) -> dict[str, str]:
@@ -127,40 +127,40 @@ def label_cells(images: ImageSet, row: int) -> dict[str, str]:
 
 def branch_view(outcome: RunResult, split: str) -> dict[str, Any]:
     """What the report draws of a split: labels and the probabilities of both branches."""
-    images, made = outcome.images, outcome.made[split]
+    images, predictions = outcome.images, outcome.predictions[split]
     plain = Calibration(tuple(1.0 for _ in outcome.calibrations["student"].temperatures))
-    return {"labels": images.labels[made.rows],
-            "probabilities": probabilities(images, made.student, outcome.calibrations["student"]),
-            "probabilities_uncalibrated": probabilities(images, made.student, plain),
-            "teacher_probabilities": probabilities(images, made.teacher, outcome.calibrations.get("teacher")),
-            "groups": None if images.groups is None else images.groups[made.rows],
-            "keys": [images.keys[row] for row in made.rows]}
+    return {"labels": images.labels[predictions.rows],
+            "probabilities": probabilities(images, predictions.student, outcome.calibrations["student"]),
+            "probabilities_uncalibrated": probabilities(images, predictions.student, plain),
+            "teacher_probabilities": probabilities(images, predictions.teacher, outcome.calibrations.get("teacher")),
+            "groups": None if images.groups is None else images.groups[predictions.rows],
+            "keys": [images.keys[row] for row in predictions.rows]}
 
 
 def worst_cases(outcome: RunResult) -> list[dict[str, Any]]:
     """The test images whose true label got the least probability, with pictures."""
-    images, made = outcome.images, outcome.made["test"]
-    answers = probabilities(images, made.student, outcome.calibrations["student"])
-    labels = images.labels[made.rows]
+    images, predictions = outcome.images, outcome.predictions["test"]
+    answers = probabilities(images, predictions.student, outcome.calibrations["student"])
+    labels = images.labels[predictions.rows]
     if images.task == "multilabel":
         known = np.isfinite(labels)
-        given = np.where(known, np.where(labels > 0.5, answers, 1 - answers), 2.0)
-        column = given.argmin(axis=1)
+        likelihoods = np.where(known, np.where(labels > 0.5, answers, 1 - answers), 2.0)
+        column = likelihoods.argmin(axis=1)
     else:
         column = labels.clip(min=0)
-        given = np.where(labels[:, None] >= 0, answers, 2.0)
-    truth = given[np.arange(len(given)), column]
+        likelihoods = np.where(labels[:, None] >= 0, answers, 2.0)
+    truth = likelihoods[np.arange(len(likelihoods)), column]
     cases = []
     for place in np.argsort(truth, kind="stable")[:WORST]:
-        row, index = int(made.rows[place]), int(column[place])
+        row, index = int(predictions.rows[place]), int(column[place])
         name = images.classes[index]
         if images.task == "multilabel":
             label = name if labels[place, index] > 0.5 else f"no {name}"
             prediction = f"no {name}" if labels[place, index] > 0.5 else name
         else:
             label, prediction = name, images.classes[int(answers[place].argmax())]
-        seen = None if made.attention is None else made.attention[place]
-        cases.append({"image": heaviest(images, outcome.image_spec, row, seen), "key": images.keys[row], "label": label,
+        weights = None if predictions.attention is None else predictions.attention[place]
+        cases.append({"image": heaviest(images, outcome.image_spec, row, weights), "key": images.keys[row], "label": label,
                       "prediction": prediction, "probability": float(truth[place])})
     return cases
 
@@ -180,10 +180,10 @@ def facts(outcome: RunResult) -> dict[str, str]:
             "images": " / ".join(f"{len(images.rows(split)):,} {split}" for split in ("train", "val", "test")),
             "teacher": str(outcome.teacher.get("teacher", "none")), "student": outcome.model.spec.arch,
             "method": str(outcome.settings["method"]), "input": input_line(spec),
-            "temperature": ", ".join(f"{value:.2f}" for value in calibration.temperatures), "calibration": calibration.told()}
+            "temperature": ", ".join(f"{value:.2f}" for value in calibration.temperatures), "calibration": calibration.describe()}
     if calibration.few_images:
         rows["thresholds on few images"] = "; ".join(f"{name}: {count}" for name, count in calibration.few_images.items())
     skipped = images.facts.get("skipped")
     if skipped:
         rows["skipped images"] = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
-    return rows | {f"version of {name}": one for name, one in versions().items()}
+    return rows | {f"version of {name}": number for name, number in versions().items()}

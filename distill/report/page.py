@@ -93,19 +93,19 @@ def write_report(
         students=students_view(metrics),
         methods=methods_view(metrics),
         worst=[{**case, "picture": _picture(case["image"])} for case in worst],
-        volumes=[{**one, "slices": [{**slot, "picture": _picture(slot["image"])} for slot in one["slices"]]} for one in volumes],
+        volumes=[{**volume, "slices": [{**slot, "picture": _picture(slot["image"])} for slot in volume["slices"]]} for volume in volumes],
     )
     path.write_text(text, encoding="utf-8")
 
 
 def _comparison(splits: dict[str, Any]) -> list[dict[str, Any]]:
     """Probe, teacher branch and student with their AUROC on val and test, and where the intervals lie on one scale."""
-    found = [
+    models = [
         (key, name, what, {split: splits.get(split, {}).get(key, {}).get("auroc") for split in ("val", "test")})
         for key, name, what in _MODELS
         if any(key in splits.get(split, {}) for split in ("val", "test"))
     ]
-    intervals = [interval for *_, by_split in found for interval in by_split.values() if interval]
+    intervals = [interval for *_, by_split in models for interval in by_split.values() if interval]
     low = min((i["low"] for i in intervals), default=0.0)
     span = max(max((i["high"] for i in intervals), default=1.0) - low, 1e-6)
 
@@ -117,7 +117,7 @@ def _comparison(splits: dict[str, Any]) -> list[dict[str, Any]]:
 
     return [
         {"key": key, "name": name, "what": what, "val": placed(by_split["val"]), "test": placed(by_split["test"])}
-        for key, name, what, by_split in found
+        for key, name, what, by_split in models
     ]
 
 
@@ -143,17 +143,17 @@ def _per_class(metrics: dict[str, Any], test: dict[str, Any]) -> list[dict[str, 
     rows = []
     for c, name in enumerate(metrics["classes"]):
         column = labels[:, c] if task == "multilabel" else np.where(labels >= 0, labels == c, np.nan)
-        seen = ~np.isnan(column.astype(np.float64))
-        truth, decided = column[seen] == 1, (chosen[:, c] == 1 if task == "multilabel" else chosen == c)[seen]
+        known = ~np.isnan(column.astype(np.float64))
+        truth, decided = column[known] == 1, (chosen[:, c] == 1 if task == "multilabel" else chosen == c)[known]
         sensitivity, specificity = _share(decided[truth]), _share(~decided[~truth])
         curve = None
         if sensitivity is not None and specificity is not None and c in drawn:
-            lines = [roc_curve(truth, np.asarray(p)[seen, c])[:2] for p in (scores, teacher) if p is not None]
+            lines = [roc_curve(truth, np.asarray(p)[known, c])[:2] for p in (scores, teacher) if p is not None]
             at = (1 - specificity, sensitivity) if task in ("binary", "multilabel") else None
             size = 1.9 if len(drawn) > 1 else 3.0
             curve = roc(lines[0], lines[1] if len(lines) > 1 else None, at, size, f"roc curve of class {c + 1}")
         rows.append({
-            "name": name, "n": int(seen.sum()), "positives": int(truth.sum()), "prevalence": _share(truth),
+            "name": name, "n": int(known.sum()), "positives": int(truth.sum()), "prevalence": _share(truth),
             "auroc": by_model["student"].get(name), "teacher_auroc": by_model["teacher"].get(name),
             "threshold": float(thresholds[c]) if len(thresholds) else None,
             "sensitivity": sensitivity, "specificity": specificity, "roc": curve,

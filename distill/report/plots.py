@@ -102,22 +102,22 @@ class Point:
     x: float
     y: float
     name: str
-    taken: bool = False
+    chosen: bool = False
 
 
 def front(points: Sequence[Point], untried: Sequence[float], cost: str, score: str) -> Plot:
     """Scores over costs with the Pareto front as a stair, the one taken filled; ticks at the foot for what has a cost alone."""
-    best = [one for one in points if not any(other.x <= one.x and other.y > one.y for other in points)]
-    stair = sorted(best, key=lambda one: (one.x, one.y))
+    best = [point for point in points if not any(other.x <= point.x and other.y > point.y for other in points)]
+    stair = sorted(best, key=lambda point: (point.x, point.y))
 
     def draw(axes: Any) -> None:
-        axes.step([one.x for one in stair], [one.y for one in stair], where="post", color=_MARKS["line"], linewidth=1.2)
-        for one in points:
-            axes.plot(one.x, one.y, color=_MARKS["student"], marker="o", markersize=7 if one.taken else 5,
-                      markerfacecolor=_MARKS["student"] if one.taken else "none")
-            axes.annotate(one.name, (one.x, one.y), xytext=(0, 7), textcoords="offset points", fontsize=7, ha="center",
-                          color=_MARKS["ink" if one.taken else "muted"], annotation_clip=False)
-        low, high = min(one.y for one in points), max(one.y for one in points)
+        axes.step([point.x for point in stair], [point.y for point in stair], where="post", color=_MARKS["line"], linewidth=1.2)
+        for point in points:
+            axes.plot(point.x, point.y, color=_MARKS["student"], marker="o", markersize=7 if point.chosen else 5,
+                      markerfacecolor=_MARKS["student"] if point.chosen else "none")
+            axes.annotate(point.name, (point.x, point.y), xytext=(0, 7), textcoords="offset points", fontsize=7, ha="center",
+                          color=_MARKS["ink" if point.chosen else "muted"], annotation_clip=False)
+        low, high = min(point.y for point in points), max(point.y for point in points)
         floor = low - max(high - low, 0.01) * 0.25
         axes.plot(list(untried), [floor] * len(untried), color=_MARKS["muted"], marker="|", linestyle="", markersize=7)
         axes.set(xlabel=cost, ylabel=score, ylim=(floor - max(high - low, 0.01) * 0.1, high + max(high - low, 0.01) * 0.25))
@@ -134,10 +134,10 @@ def _curves(x: Array, series: dict[str, Array], description: str) -> Plot:
     def draw(axes: Any) -> None:
         for index, (_, colour, dashed) in enumerate(legend):
             values = series[legend[index][0]]
-            seen = np.isfinite(values) & np.isfinite(x)
+            finite = np.isfinite(values) & np.isfinite(x)
             axes.plot(
-                x[seen], values[seen], color=_MARKS[colour], linewidth=1.8 if index == 0 else 1.2,
-                linestyle="--" if dashed else "-", marker="o" if seen.sum() <= 12 else None, markersize=3.5,
+                x[finite], values[finite], color=_MARKS[colour], linewidth=1.8 if index == 0 else 1.2,
+                linestyle="--" if dashed else "-", marker="o" if finite.sum() <= 12 else None, markersize=3.5,
             )  # fmt: skip
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -175,8 +175,8 @@ def _thinned(curve: tuple[Array, Array]) -> tuple[Array, Array]:
     fpr, tpr = curve
     if len(fpr) <= _ROC_POINTS:
         return curve
-    kept = np.unique(np.linspace(0, len(fpr) - 1, _ROC_POINTS).round().astype(int))
-    return fpr[kept], tpr[kept]
+    places = np.unique(np.linspace(0, len(fpr) - 1, _ROC_POINTS).round().astype(int))
+    return fpr[places], tpr[places]
 
 
 def _svg(draw: Callable[[Any], None], inches: tuple[float, float], description: str) -> str:

@@ -73,24 +73,24 @@ def screen(spec: ModelSpec, budget: Budget, target: Target, threads: int, *, fam
     UserError (exit 4) names the nearest miss when nothing fits.
     """
     named = [(arch, family) for family, sizes in (FAMILIES if families is None else families).items() for arch in sizes]
-    found = [_count(arch, family, spec, budget) for arch, family in named]
+    candidates = [_count(arch, family, spec, budget) for arch, family in named]
     if budget.latency_ms is not None:
-        inside = [index for index, one in enumerate(found) if not one.verdict]
-        specs = [spec_of(found[index].arch, spec) for index in inside]
-        taken: list[float | str] = (timed_apart(specs, target, threads, progress) if table is None else
-                                    [elsewhere_ms(build_model(one), table, target, threads) for one in specs])
-        for index, answer in zip(inside, taken, strict=True):
-            one = found[index]
-            assert one.cost is not None
-            found[index] = (replace(one, verdict=answer) if isinstance(answer, str) else
-                            _judged(replace(one, cost=replace(one.cost, latency_ms=answer)), budget))
-    if all(one.verdict for one in found):
-        nearest = min((one for one in found if one.cost is not None and budget.over(one.cost)),
-                      key=lambda one: max(budget.over(one.cost).values()), default=None)  # type: ignore[arg-type]
-        raise UserError(f"none of {len(found)} students fits {budget}" + (
+        inside = [index for index, candidate in enumerate(candidates) if not candidate.verdict]
+        specs = [spec_of(candidates[index].arch, spec) for index in inside]
+        latencies: list[float | str] = (timed_apart(specs, target, threads, progress) if table is None else
+                                        [elsewhere_ms(build_model(model_spec), table, target, threads) for model_spec in specs])
+        for index, answer in zip(inside, latencies, strict=True):
+            candidate = candidates[index]
+            assert candidate.cost is not None
+            candidates[index] = (replace(candidate, verdict=answer) if isinstance(answer, str) else
+                                 _judged(replace(candidate, cost=replace(candidate.cost, latency_ms=answer)), budget))
+    if all(candidate.verdict for candidate in candidates):
+        nearest = min((candidate for candidate in candidates if candidate.cost is not None and budget.over(candidate.cost)),
+                      key=lambda candidate: max(budget.over(candidate.cost).values()), default=None)  # type: ignore[arg-type]
+        raise UserError(f"none of {len(candidates)} students fits {budget}" + (
             "" if nearest is None else f"; the nearest is {nearest.arch} with {nearest.cost}") + "; allow more, lower --size, or name a "
             "--student, which is then pruned until it fits", BUDGET)
-    return found
+    return candidates
 
 
 def spec_of(arch: str, spec: ModelSpec) -> ModelSpec:
@@ -98,19 +98,20 @@ def spec_of(arch: str, spec: ModelSpec) -> ModelSpec:
     return replace(spec, arch=arch, arguments=timm_arguments(arch))
 
 
-def largest(found: list[Candidate]) -> dict[str, Candidate]:
+def largest(candidates: list[Candidate]) -> dict[str, Candidate]:
     """Of every family its largest network within the budget; the list names sizes from small to large."""
-    return {one.family: one for one in found if not one.verdict}
+    return {candidate.family: candidate for candidate in candidates if not candidate.verdict}
 
 
-def finalists(found: list[Candidate], most: int) -> list[str]:
+def finalists(candidates: list[Candidate], most: int) -> list[str]:
     """Of every family its largest network within the budget; of more than `most` such, spread evenly from cheap to dear.
 
     Cheap is meant by latency where it was measured, by MACs else. The dearest is always among them.
     """
-    ranked = sorted(largest(found).values(), key=lambda one: (one.cost.latency_ms or one.cost.macs, one.arch) if one.cost else (0, ""))
+    ranked = sorted(largest(candidates).values(), key=lambda candidate: (
+        (candidate.cost.latency_ms or candidate.cost.macs, candidate.arch) if candidate.cost else (0, "")))
     if len(ranked) <= most:
-        return [one.arch for one in ranked]
+        return [candidate.arch for candidate in ranked]
     step = (len(ranked) - 1) / max(most - 1, 1)
     return [ranked[len(ranked) - 1 - round(place * step)].arch for place in reversed(range(most))]
 
@@ -123,7 +124,7 @@ def _count(arch: str, family: str, spec: ModelSpec, budget: Budget) -> Candidate
     return _judged(Candidate(arch, family, cost), budget)
 
 
-def _judged(one: Candidate, budget: Budget) -> Candidate:
-    assert one.cost is not None
-    over = budget.over(one.cost)
-    return replace(one, verdict=", ".join(f"{name} {factor:.2f} times the budget" for name, factor in over.items()))
+def _judged(candidate: Candidate, budget: Budget) -> Candidate:
+    assert candidate.cost is not None
+    over = budget.over(candidate.cost)
+    return replace(candidate, verdict=", ".join(f"{name} {factor:.2f} times the budget" for name, factor in over.items()))

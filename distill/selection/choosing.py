@@ -61,18 +61,18 @@ def choose_method(recipe: Recipe, selection: SelectionOptions, data: TrainingDat
     if len(methods) < len(TRIALS):
         say("auto", "drd is left out: the bank holds no stages; --bank-grid 8 banks them")
     folds = held_out(data.images, selection.auto_folds, split_seed)
-    held: dict[str, float] = read_json(run / NOTE) if resume and (run / NOTE).is_file() else {}
-    check(held, mapping_of(SCORE), str(run / NOTE), ANEW)
+    trial_scores: dict[str, float] = read_json(run / NOTE) if resume and (run / NOTE).is_file() else {}
+    check(trial_scores, mapping_of(SCORE), str(run / NOTE), ANEW)
     for number, fold in enumerate(folds):
         own = probe_teacher(fold, signals.bank, signals.facts, seed=split_seed, tell=False)
         for method in methods:
             name = f"{method}-{number}"
-            if name in held:
+            if name in trial_scores:
                 continue
             trial = recipe.shortened(selection.auto_steps, method)
-            held[name] = score_trial(trial, data.split_as(fold), copy.deepcopy(student), own, run / f"auto-{name}", resume=resume)
-            write_json(run / NOTE, held)
-    scores = {method: [held[f"{method}-{number}"] for number in range(len(folds))] for method in methods}
+            trial_scores[name] = score_trial(trial, data.split_as(fold), copy.deepcopy(student), own, run / f"auto-{name}", resume=resume)
+            write_json(run / NOTE, trial_scores)
+    scores = {method: [trial_scores[f"{method}-{number}"] for number in range(len(folds))] for method in methods}
     return describe_choice(scores)
 
 
@@ -93,11 +93,11 @@ def choose_student(recipe: Recipe, selection: SelectionOptions, budget: Budget, 
 
     like: the student's spec but for its network. A killed run goes on at the next trial. UserError (exit 4) when nothing fits.
     """
-    kept = run / SCREENED
-    held = read_json(kept) if resume and kept.is_file() else None
-    if held:
-        check(held, SCREENED_ROWS, str(kept), ANEW)
-        candidates, names = [Candidate.from_row(row) for row in held["candidates"]], held["tried"]
+    path = run / SCREENED
+    screening = read_json(path) if resume and path.is_file() else None
+    if screening:
+        check(screening, SCREENED_ROWS, str(path), ANEW)
+        candidates, names = [Candidate.from_row(row) for row in screening["candidates"]], screening["tried"]
     else:
         try:
             with track("screen") as update:
@@ -110,7 +110,7 @@ def choose_student(recipe: Recipe, selection: SelectionOptions, budget: Budget, 
                         f"for {selection.proxy_steps} steps")
 
     def note() -> None:
-        write_json(kept, {"tried": names, "candidates": [row.as_row() for row in candidates]})
+        write_json(path, {"tried": names, "candidates": [row.as_row() for row in candidates]})
 
     note()
     fold = held_out(data.images, selection.auto_folds, split_seed)[0]
@@ -130,24 +130,24 @@ def choose_student(recipe: Recipe, selection: SelectionOptions, budget: Budget, 
     return settled(candidates, names)
 
 
-def settled(found: list[Candidate], names: list[str]) -> tuple[str, list[dict[str, Any]]]:
+def settled(candidates: list[Candidate], names: list[str]) -> tuple[str, list[dict[str, Any]]]:
     """Take the candidate of the best score, of equals the cheaper, and say what became of each."""
-    scored = [next(one for one in found if one.arch == arch) for arch in names]
-    scored = [one for one in scored if one.score is not None]
+    scored = [next(candidate for candidate in candidates if candidate.arch == arch) for arch in names]
+    scored = [candidate for candidate in scored if candidate.score is not None]
     if not scored:
         raise UserError(f"none of the students tried can be trained; of {names[0]}: "
-                        f"{next(one.verdict for one in found if one.arch == names[0])}")
-    best = max(scored, key=lambda one: one.score or 0.0)
-    competing = {family: one.arch for family, one in largest(found).items()}
+                        f"{next(candidate.verdict for candidate in candidates if candidate.arch == names[0])}")
+    best = max(scored, key=lambda candidate: candidate.score or 0.0)
+    competing = {family: candidate.arch for family, candidate in largest(candidates).items()}
     rows = []
-    for one in found:
-        larger = competing.get(one.family)
-        verdict = one.verdict or ("taken" if one is best else "tried, another learnt better" if one.score is not None else
-                                  f"fits, not tried: {larger}, the larger, competes" if larger != one.arch else
-                                  f"fits, not among the {len(names)} tried")
-        rows.append(replace(one, verdict=verdict).as_row())
-    for one in sorted(scored, key=lambda one: -(one.score or 0.0)):
-        say("students", f"{one.arch}: {one.score:.3f}, {one.cost}" + ("  taken" if one is best else ""))
+    for candidate in candidates:
+        larger = competing.get(candidate.family)
+        verdict = candidate.verdict or ("taken" if candidate is best else "tried, another learnt better" if candidate.score is not None else
+                                        f"fits, not tried: {larger}, the larger, competes" if larger != candidate.arch else
+                                        f"fits, not among the {len(names)} tried")
+        rows.append(replace(candidate, verdict=verdict).as_row())
+    for candidate in sorted(scored, key=lambda candidate: -(candidate.score or 0.0)):
+        say("students", f"{candidate.arch}: {candidate.score:.3f}, {candidate.cost}" + ("  taken" if candidate is best else ""))
     return best.arch, rows
 
 
@@ -155,8 +155,8 @@ def describe_choice(scores: dict[str, list[float]]) -> dict[str, Any]:
     """Say what each method reached and take the best mean; of equals the simpler."""
     best = max(scores, key=lambda method: float(np.mean(scores[method])))
     say("auto", "held-out training images, mean of " + f"{len(scores[best])} folds: "
-                + ", ".join(f"{method} {np.mean(found):.3f}" for method, found in scores.items()))
-    gains = [found - plain for found, plain in zip(scores[best], scores["vanilla"], strict=True)]
+                + ", ".join(f"{method} {np.mean(values):.3f}" for method, values in scores.items()))
+    gains = [score - plain for score, plain in zip(scores[best], scores["vanilla"], strict=True)]
     say("auto", f"taken: {best}" + ("" if best == "vanilla" else f", {np.mean(gains):+.3f} above vanilla "
                                                                   f"(by fold {', '.join(f'{gain:+.3f}' for gain in gains)})"))
     return {"method": best, "scores": scores}
@@ -176,7 +176,7 @@ def held_out(images: ImageSet, folds: int, seed: int) -> list[ImageSet]:
     part = np.full(len(rows), -1)
     part[known] = divide(positives[known], groups[known], [1 / folds] * folds, seed)
     home = dict(zip(groups[known].tolist(), part[known].tolist(), strict=True))
-    made = []
+    image_sets = []
     for fold in range(folds):
         split = np.full(len(images), "", dtype=object)
         split[rows] = ["val" if mine == fold else "" if mine < 0 and home.get(group) == fold else "train"
@@ -184,5 +184,5 @@ def held_out(images: ImageSet, folds: int, seed: int) -> list[ImageSet]:
         if not (split == "val").any() or not (split == "train").any():
             raise UserError(f"--method auto divides the training images into {folds} folds, and there are too few; give more images, fewer "
                             "--auto-folds, or name a method")
-        made.append(replace(images, split=split))
-    return made
+        image_sets.append(replace(images, split=split))
+    return image_sets

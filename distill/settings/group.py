@@ -75,10 +75,10 @@ def from_record(group: type[Kind], record: Mapping[str, Any], where: str = "mani
     where, key, todo: what an error calls the record and the place of the settings in it, and the way out; those of a manifest by default.
     """
     hints = get_type_hints(group)
-    held = {name: record[name] for name in hints if name in record}
+    entries = {name: record[name] for name in hints if name in record}
     rule = object_of({}, {name: of_type(hint) for name, hint in hints.items()})
-    check(held, lambda value, _: rule(value, key), where, todo)
-    return group(**{name: _typed(hints[name], value) for name, value in held.items()})
+    check(entries, lambda value, _: rule(value, key), where, todo)
+    return group(**{name: _typed(hints[name], value) for name, value in entries.items()})
 
 
 def _typed(hint: Any, value: Any) -> Any:

@@ -13,7 +13,7 @@ import torch
 from distill.data.image_set import ImageSet
 from distill.data.views import ViewSpec, bank_views, view_pixels
 from distill.teacher.bank import FeatureBank
-from distill.teacher.banking import Forward, seen
+from distill.teacher.banking import Forward, image_levels
 from runtimes.errors import UserError
 from runtimes.images.spec import ImageSpec
 
@@ -38,16 +38,17 @@ def audit(bank: FeatureBank, images: ImageSet, spec: ImageSpec, forward: Forward
     for start in range(0, len(chosen), 32):
         rows = chosen[start:start + 32]
         picks = generator.integers(0, available[rows] + 1)
-        levels = [seen(images.raw(int(row)), spec) for row in rows]
+        levels = [image_levels(images.raw(int(row)), spec) for row in rows]
         matrices = np.stack([bank_views(views, seed, images.hashes[row], int(pick))[pick] for row, pick in zip(rows, picks, strict=True)])
-        kept = torch.from_numpy(bank.features(indices[rows], picks)).double()
+        banked = torch.from_numpy(bank.features(indices[rows], picks)).double()
         clean = picks == 0
         if spec.slices:
-            counts = [len(one) for one in levels]
-            levels, matrices, clean = [one for stack in levels for one in stack], np.repeat(matrices, counts, 0), np.repeat(clean, counts)
-            kept = kept[torch.from_numpy(bank.features(indices[rows], picks, "mask")) > 0]
+            counts = [len(stack) for stack in levels]
+            levels = [plane for stack in levels for plane in stack]
+            matrices, clean = np.repeat(matrices, counts, 0), np.repeat(clean, counts)
+            banked = banked[torch.from_numpy(bank.features(indices[rows], picks, "mask")) > 0]
         live = forward(view_pixels(levels, matrices, clean, spec))["pooled"].double()
-        worst = min(worst, float(torch.nn.functional.cosine_similarity(live.cpu(), kept, dim=1).min()))
+        worst = min(worst, float(torch.nn.functional.cosine_similarity(live.cpu(), banked, dim=1).min()))
     if worst < limit:
         raise UserError(f"bank {bank.folder} does not match its teacher: smallest cosine {worst:.5f} of {len(chosen)} rows "
                         f"recomputed, expected at least {limit}; remove it and build it again")

@@ -42,7 +42,7 @@ def header(value: Any, key: str) -> str:
     problem = object_of({"pooled": FEATURES}, {"__metadata__": mapping_of(text())}, others=True)(value, key)
     strange = [] if problem else [name for name in value if not re.fullmatch(r"pooled|mask|stage\d{1,3}|__metadata__", name)]
     return problem or (f"{strange[0][:80]!r} is not known" if strange else "") or next(
-        (told for name, one in value.items() if name != "__metadata__" and (told := FEATURES(one, name))), "")
+        (fault for name, entry in value.items() if name != "__metadata__" and (fault := FEATURES(entry, name))), "")
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,13 @@ class FeatureBank:
 
     def indices(self, hashes: Sequence[str]) -> NDArray[np.int64]:
         """Positions of images in the bank by their hashes; an unknown image is an error."""
-        missing = [one for one in hashes if one not in self.position]
+        missing = [image_hash for image_hash in hashes if image_hash not in self.position]
         if missing:
             raise UserError(f"bank {self.folder} lacks {len(missing)} of {len(hashes)} images (first: {missing[0][:16]}); "
                             "name another --bank folder, or leave --bank out to have one built")
         if self.beside is not None:
             self.beside.indices(hashes)
-        return np.asarray([self.position[one] for one in hashes], dtype=np.int64)
+        return np.asarray([self.position[image_hash] for image_hash in hashes], dtype=np.int64)
 
     def views(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """How many extra views each image has beside the clean one."""
@@ -116,10 +116,10 @@ class FeatureBank:
         shards = np.searchsorted(self.shard_starts, rows, side="right") - 1
         picked = [self.shards[shard].arrays[name][row - self.shard_starts[shard]]
                   for shard, row in zip(shards.tolist(), rows.tolist(), strict=True)]
-        found = np.stack(picked).astype(np.float32)
+        features = np.stack(picked).astype(np.float32)
         if name != "pooled" or self.beside is None or self.places is None:
-            return found
-        return np.concatenate([found, self.beside.features(self.places[indices], views)], axis=-1)
+            return features
+        return np.concatenate([features, self.beside.features(self.places[indices], views)], axis=-1)
 
     def release(self) -> None:
         """Give the mapped pages back to the system, so that memory does not grow with what was read."""
@@ -130,7 +130,7 @@ class FeatureBank:
 
     def joined(self, other: FeatureBank) -> FeatureBank:
         """This bank with another teacher's features behind its own, of the same views of the same images; stages stay this one's."""
-        places = np.asarray([other.position.get(one, -1) for one in self.position], dtype=np.int64)
+        places = np.asarray([other.position.get(image_hash, -1) for image_hash in self.position], dtype=np.int64)
         if (self.key["views"], self.key["seed"], self.masked) != (other.key["views"], other.key["seed"], other.masked):
             raise UserError(f"banks {self.folder} and {other.folder} hold other views or slices of the images; build them with the same "
                             "--bank-seed, --flip and --slices")
@@ -145,18 +145,18 @@ def bank_key(teacher_name: str, teacher_hash: str, spec: ImageSpec, views: ViewS
 
 def distinct(hashes: Sequence[str], counts: NDArray[np.int64]) -> dict[str, tuple[int, int]]:
     """Each picture once: hash to (its first index, the most views that any of its copies needs)."""
-    found: dict[str, tuple[int, int]] = {}
-    for index, (one, count) in enumerate(zip(hashes, counts.tolist(), strict=True)):
-        first, most = found.get(one, (index, count))
-        found[one] = (first, max(most, count))
-    return found
+    pictures: dict[str, tuple[int, int]] = {}
+    for index, (image_hash, count) in enumerate(zip(hashes, counts.tolist(), strict=True)):
+        first, most = pictures.get(image_hash, (index, count))
+        pictures[image_hash] = (first, max(most, count))
+    return pictures
 
 
 def bank_name(key: dict[str, Any], hashes: Sequence[str], counts: NDArray[np.int64]) -> str:
     """Folder name of the bank for a key and a set of images with their view counts."""
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode())
-    for one, (_, count) in sorted(distinct(hashes, counts).items()):
-        digest.update(f"{one} {count}".encode())
+    for image_hash, (_, count) in sorted(distinct(hashes, counts).items()):
+        digest.update(f"{image_hash} {count}".encode())
     name = "".join(letter if letter.isalnum() else "-" for letter in key["teacher"]).strip("-")[-40:]
     return f"{name}-{digest.hexdigest()[:12]}"
 
@@ -190,10 +190,10 @@ def open_bank(folder: Path, *, check: bool = True) -> FeatureBank:
     for number, block in enumerate(shard_blocks(len(hashes))):
         path = folder / shard_file(number)
         shards.append(_map(path, int(starts[block.stop] - starts[block.start])))
-        first, last = (_forms(one.arrays) for one in (shards[0], shards[-1]))
+        first, last = (_forms(shard.arrays) for shard in (shards[0], shards[-1]))
         if first != last:
             raise UserError(f"{path} holds {last}, the first shard {first}; {AGAIN}")
-    return FeatureBank(folder, plan["key"], {one: index for index, one in enumerate(hashes)}, starts, tuple(shards),
+    return FeatureBank(folder, plan["key"], {image_hash: index for index, image_hash in enumerate(hashes)}, starts, tuple(shards),
                        starts[:-1:IMAGES_PER_SHARD])
 
 
@@ -222,21 +222,21 @@ def _layout(view: mmap.mmap, path: Path) -> dict[str, tuple[int, list[int]]]:
     if len(view) < 8 or not 2 <= length <= min(MAX_HEADER, len(view) - 8):
         raise UserError(f"{path} begins with a header of {length} bytes in a file of {len(view)}; {AGAIN}")
     try:
-        told = strict_json(view[8:8 + length].decode("utf-8"))
+        content = strict_json(view[8:8 + length].decode("utf-8"))
     except ValueError as error:
         raise UserError(f"{path}: the header is not readable JSON ({error}); {AGAIN}") from None
-    check_schema(told, header, str(path), AGAIN)
-    entries = sorted(((name, one) for name, one in told.items() if name != "__metadata__"), key=lambda pair: pair[1]["data_offsets"])
+    check_schema(content, header, str(path), AGAIN)
+    entries = sorted(((name, entry) for name, entry in content.items() if name != "__metadata__"), key=lambda pair: pair[1]["data_offsets"])
     at = 0
-    for name, one in entries:
-        begin, end = one["data_offsets"]
-        if begin != at or end - begin != 2 * prod(one["shape"]):
-            raise UserError(f"{path}: {name}.data_offsets is {one['data_offsets']}, expected {[at, at + 2 * prod(one['shape'])]} for shape "
-                            f"{one['shape']} and behind what comes before; {AGAIN}")
+    for name, entry in entries:
+        begin, end = entry["data_offsets"]
+        if begin != at or end - begin != 2 * prod(entry["shape"]):
+            raise UserError(f"{path}: {name}.data_offsets is {entry['data_offsets']}, expected {[at, at + 2 * prod(entry['shape'])]} for "
+                            f"shape {entry['shape']} and behind what comes before; {AGAIN}")
         at = end
     if 8 + length + at != len(view):
         raise UserError(f"{path} holds {len(view) - 8 - length} bytes of features, its header speaks of {at}; {AGAIN}")
-    return {name: (8 + length + one["data_offsets"][0], one["shape"]) for name, one in entries}
+    return {name: (8 + length + entry["data_offsets"][0], entry["shape"]) for name, entry in entries}
 
 
 def _check_features(arrays: dict[str, NDArray[np.float16]], rows: int, path: Path) -> None:

@@ -59,7 +59,7 @@ def build_bank(folder: Path, key: dict[str, Any], images: ImageSet, counts: NDAr
     total, done = int((counts + 1).sum()), 0
 
     def read(block: range) -> list[NDArray[np.uint8]]:
-        return [seen(images.raw(order[place]), spec) for place in block]
+        return [image_levels(images.raw(order[place]), spec) for place in block]
 
     with ThreadPoolExecutor(1) as reader:
         waiting = [number for number, _ in enumerate(blocks) if not (partial / shard_file(number)).is_file()]
@@ -71,8 +71,8 @@ def build_bank(folder: Path, key: dict[str, Any], images: ImageSet, counts: NDAr
                 later = [other for other in waiting if other > number]
                 ahead = reader.submit(read, blocks[later[0]]) if later else None
                 matrices = [bank_views(views, seed, images.hashes[order[place]], int(counts[place])) for place in block]
-                found = _run(levels, matrices, spec, forward, batch, lambda step: progress(step, total) if progress else None, done)
-                write_atomic(partial / shard_file(number), _pack(found))
+                features = _run(levels, matrices, spec, forward, batch, lambda step: progress(step, total) if progress else None, done)
+                write_atomic(partial / shard_file(number), _pack(features))
             done += int((counts[list(block)] + 1).sum())
             if progress:
                 progress(done, total)
@@ -90,7 +90,7 @@ def _holds(partial: Path, plan: dict[str, Any]) -> bool:
         return False
 
 
-def seen(raw: NDArray[Any], spec: ImageSpec) -> NDArray[np.uint8]:
+def image_levels(raw: NDArray[Any], spec: ImageSpec) -> NDArray[np.uint8]:
     """What the teacher sees of a raw image, (h, w, C), or of a volume, (slices, h, w, C): only the slices that are there."""
     stored = spec.stored(raw)
     return stored if stored.ndim == 3 else stored[:spec.slices_of(raw)]
@@ -99,7 +99,7 @@ def seen(raw: NDArray[Any], spec: ImageSpec) -> NDArray[np.uint8]:
 def _run(levels: list[NDArray[np.uint8]], matrices: list[NDArray[np.float32]], spec: ImageSpec, forward: Forward,
          batch: int, tell: Callable[[int], None], done: int) -> dict[str, NDArray[np.float16]]:
     """Features of every view of some images, in order, as fp16 by name; of volumes slice by slice, padded, and the mask."""
-    owner = np.repeat(np.arange(len(levels)), [len(one) for one in matrices])
+    owner = np.repeat(np.arange(len(levels)), [len(views) for views in matrices])
     flat = np.concatenate(matrices)
     first = np.concatenate([[0], np.flatnonzero(np.diff(owner)) + 1])
     clean = np.zeros(len(owner), dtype=bool)
@@ -107,16 +107,16 @@ def _run(levels: list[NDArray[np.uint8]], matrices: list[NDArray[np.float32]], s
     if not spec.slices:
         return _rows(levels, owner, flat, clean, spec, forward, batch, tell, done)
     counts = np.asarray([len(levels[index]) for index in owner])
-    slices = [one for index in owner for one in levels[index]]
+    slices = [plane for index in owner for plane in levels[index]]
 
     def volumes(step: int) -> None:  # slices done, told as volumes
         tell(done + int((np.cumsum(counts) <= step).sum()))
 
-    found = _rows(slices, np.arange(len(slices)), np.repeat(flat, counts, axis=0), np.repeat(clean, counts), spec, forward, batch,
-                  volumes, 0)
+    features = _rows(slices, np.arange(len(slices)), np.repeat(flat, counts, axis=0), np.repeat(clean, counts), spec, forward, batch,
+                     volumes, 0)
     mask = np.arange(spec.slices) < counts[:, None]
-    padded = {name: np.zeros((*mask.shape, *values.shape[1:]), np.float16) for name, values in found.items()}
-    for name, values in found.items():
+    padded = {name: np.zeros((*mask.shape, *values.shape[1:]), np.float16) for name, values in features.items()}
+    for name, values in features.items():
         padded[name][mask] = values
     return {**padded, "mask": mask.astype(np.float16)}
 
@@ -124,7 +124,7 @@ def _run(levels: list[NDArray[np.uint8]], matrices: list[NDArray[np.float32]], s
 def _rows(levels: list[NDArray[np.uint8]], owner: NDArray[np.int64], flat: NDArray[np.float32], clean: NDArray[np.bool_],
           spec: ImageSpec, forward: Forward, batch: int, tell: Callable[[int], None], done: int) -> dict[str, NDArray[np.float16]]:
     """Features of pictures levels[owner] under the affine views `flat`, in order, as fp16 by name."""
-    found: dict[str, list[NDArray[np.float16]]] = {}
+    features: dict[str, list[NDArray[np.float16]]] = {}
     for start in range(0, len(owner), batch):
         rows = slice(start, start + batch)
         pixels = view_pixels([levels[index] for index in owner[rows]], flat[rows], clean[rows], spec)
@@ -133,9 +133,9 @@ def _rows(levels: list[NDArray[np.uint8]], owner: NDArray[np.int64], flat: NDArr
             if not np.isfinite(values).all() or np.abs(values).max(initial=0) > 65000:
                 raise UserError("the teacher answers features that are not finite or too large for fp16; "
                                 "check its weights and its mean and std")
-            found.setdefault(name, []).append(values.astype(np.float16))
+            features.setdefault(name, []).append(values.astype(np.float16))
         tell(done + min(start + batch, len(owner)))
-    return {name: np.concatenate(values) for name, values in found.items()}
+    return {name: np.concatenate(values) for name, values in features.items()}
 
 
 def _pack(arrays: dict[str, NDArray[np.float16]]) -> bytes:

@@ -51,11 +51,11 @@ def torch_forward(teacher: Teacher, device: str = "cpu", grid: int = 0) -> Forwa
     def run(pixels: Tensor) -> dict[str, Tensor]:
         pixels = pixels.to(device, memory_format=torch.channels_last)
         with torch.no_grad():
-            found = {"pooled": pooled(net(pixels), teacher.name).float()}
+            features = {"pooled": pooled(net(pixels), teacher.name).float()}
             if grid:
                 maps = evenly(body.forward_intermediates(pixels, intermediates_only=True, output_fmt="NCHW"))
-                found |= {f"stage{index}": F.adaptive_avg_pool2d(one, grid).float() for index, one in enumerate(maps)}
-        return found
+                features |= {f"stage{index}": F.adaptive_avg_pool2d(stage, grid).float() for index, stage in enumerate(maps)}
+        return features
 
     return run
 

@@ -45,24 +45,24 @@ class TeacherNetwork:
     licence: str = "unknown"
 
 
-def own_teacher(given: TeacherNetwork) -> Teacher:
+def own_teacher(network: TeacherNetwork) -> Teacher:
     """A TeacherNetwork as a frozen Teacher; UserError says what does not fit."""
-    name = name_of(given.net, given.name, "TeacherNetwork")
+    name = name_of(network.net, network.name, "TeacherNetwork")
     who = f"teacher {name}"
-    if not callable(given.pool) and given.pool not in get_args(PoolWord):
-        raise UserError(f"TeacherNetwork(pool={given.pool!r}) is unknown; expected {', '.join(get_args(PoolWord))}, or a function of "
+    if not callable(network.pool) and network.pool not in get_args(PoolWord):
+        raise UserError(f"TeacherNetwork(pool={network.pool!r}) is unknown; expected {', '.join(get_args(PoolWord))}, or a function of "
                         "what it answers")
-    sides = given.size if isinstance(given.size, tuple | list) else (given.size, given.size)
+    sides = network.size if isinstance(network.size, tuple | list) else (network.size, network.size)
     if len(sides) != 2 or not all(is_count(side, *SIDES) for side in sides):
-        raise UserError(f"TeacherNetwork(size={given.size!r}) is no size; expected pixels from {SIDES[0]} to {SIDES[1]}, or "
+        raise UserError(f"TeacherNetwork(size={network.size!r}) is no size; expected pixels from {SIDES[0]} to {SIDES[1]}, or "
                         "(height, width)")
-    if not isinstance(given.licence, str):
-        raise UserError(f"TeacherNetwork(licence={given.licence!r}) is no text; expected the name of a licence")
-    spec = ImageSpec(*sides, 3, mean=levels_of(given.mean, "TeacherNetwork(mean=...)"),
-                     std=levels_of(given.std, "TeacherNetwork(std=...)", positive=True))
-    net = copied(given.net, who) if given.features is None else up_to(given.net, given.features, who)
-    body = FeatureNet(net, given.pool, who).eval()
-    teacher = frozen(Teacher(name, body, spec, own_hash(body), given.licence), "another size of TeacherNetwork")
+    if not isinstance(network.licence, str):
+        raise UserError(f"TeacherNetwork(licence={network.licence!r}) is no text; expected the name of a licence")
+    spec = ImageSpec(*sides, 3, mean=levels_of(network.mean, "TeacherNetwork(mean=...)"),
+                     std=levels_of(network.std, "TeacherNetwork(std=...)", positive=True))
+    net = copied(network.net, who) if network.features is None else up_to(network.net, network.features, who)
+    body = FeatureNet(net, network.pool, who).eval()
+    teacher = frozen(Teacher(name, body, spec, own_hash(body), network.licence), "another size of TeacherNetwork")
     answer = teacher.features(torch.zeros(2, 3, spec.height, spec.width))
     if answer.shape[0] != 2 or not answer.shape[1] or not bool(torch.isfinite(answer).all()):
         raise UserError(f"{who} answers features of shape {tuple(answer.shape)} for 2 images of zeros, expected 2 vectors of finite "
@@ -81,5 +81,5 @@ def _pool_text(pool: Any) -> str:
     if isinstance(pool, str):
         return pool
     code = getattr(pool, "__code__", None)
-    held = "" if code is None else f"{code.co_code.hex()} {code.co_names} {ADDRESS.sub('', repr(code.co_consts))}"
-    return f"{getattr(pool, '__module__', '')}.{getattr(pool, '__qualname__', type(pool).__qualname__)} {held}"
+    body = "" if code is None else f"{code.co_code.hex()} {code.co_names} {ADDRESS.sub('', repr(code.co_consts))}"
+    return f"{getattr(pool, '__module__', '')}.{getattr(pool, '__qualname__', type(pool).__qualname__)} {body}"

@@ -85,15 +85,15 @@ def read_lora(folder: Path) -> LoraConfig:
         return content.get(name, usual)
 
     def names_of(name: str) -> str | tuple[str, ...]:
-        given = content.get(name)
-        if given is None or isinstance(given, str):
-            return given or ()
-        return tuple(value_of(name, None, _are_names(given), "a pattern or a list of names"))
+        names = content.get(name)
+        if names is None or isinstance(names, str):
+            return names or ()
+        return tuple(value_of(name, None, _are_names(names), "a pattern or a list of names"))
 
     def pattern_of(name: str, whole: bool) -> dict[str, Any]:
-        given = content.get(name)
-        right = given is None or (isinstance(given, dict) and all(
-            is_count(value, 1, 2**20) if whole else is_number(value) for value in given.values()))
+        pattern = content.get(name)
+        right = pattern is None or (isinstance(pattern, dict) and all(
+            is_count(value, 1, 2**20) if whole else is_number(value) for value in pattern.values()))
         return dict(value_of(name, None, right, f"an object of {'whole ' if whole else ''}numbers by names of layers") or {})
 
     start = content.get("init_lora_weights", True)

@@ -64,23 +64,23 @@ def write_peft(folder: Path, net: nn.Module, starts: dict[str, Start], base: str
     """
     from safetensors.torch import save
 
-    found = {name: low_rank(adapter, starts[name]) for name, adapter in adapters_of(net) if adapter.foldable}
-    if not found:
+    factors = {name: low_rank(adapter, starts[name]) for name, adapter in adapters_of(net) if adapter.foldable}
+    if not factors:
         raise UserError("no adapter stands beside a layer, so there is nothing PEFT could load")
     tensors: dict[str, Tensor] = {}
-    for name, (down, up) in found.items():
+    for name, (down, up) in factors.items():
         adapter = net.get_submodule(name)
         assert isinstance(adapter, Adapter)
         if isinstance(adapter.base, nn.Conv2d):
             down, up = down.view(-1, *adapter.base.weight.shape[1:]), up[:, :, None, None]
         for kind, value in (("lora_A", down), ("lora_B", up)):
             tensors[f"{PREFIX}{name}.{kind}.weight"] = value.float().contiguous()
-    ranks = {name: len(down) for name, (down, _) in found.items()}
+    ranks = {name: len(down) for name, (down, _) in factors.items()}
     most = max(ranks.values())
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / CONFIG, {
         "peft_type": "LORA", "task_type": None, "base_model_name_or_path": base, "inference_mode": True, "bias": "none",
-        "target_modules": sorted(found), "r": most, "lora_alpha": most, "lora_dropout": 0.0, "use_rslora": False,
+        "target_modules": sorted(factors), "r": most, "lora_alpha": most, "lora_dropout": 0.0, "use_rslora": False,
         "rank_pattern": {name: rank for name, rank in ranks.items() if rank != most},
         "alpha_pattern": {name: rank for name, rank in ranks.items() if rank != most}})
     write_atomic(folder / TENSORS, save(tensors, metadata={"format": "pt", BASE_HASH: base_hash}))
@@ -116,11 +116,11 @@ def merge_peft(net: nn.Module, folder: Path, base_hash: str) -> int:
     if not merged:
         raise UserError(f"{folder / TENSORS} holds no low-rank factors of layers that its target_modules name")
     for module, name, value in changed:
-        held = getattr(module, name)
-        if held.shape == value.shape:
-            held.copy_(value)
+        tensor = getattr(module, name)
+        if tensor.shape == value.shape:
+            tensor.copy_(value)
         else:  # a classifier of another number of classes
-            setattr(module, name, nn.Parameter(value.to(held.dtype), requires_grad=held.requires_grad))
+            setattr(module, name, nn.Parameter(value.to(tensor.dtype), requires_grad=tensor.requires_grad))
     return merged
 
 
@@ -175,19 +175,19 @@ def _changes(folder: Path, config: LoraConfig, name: str, module: nn.Module, par
     expected = {"A": (rank, *weight.shape[1:]), "B": (weight.shape[0], rank, *(1 for _ in square))}
     for part, value in (("A", down), ("B", up)):
         if value is None or tuple(value.shape) != expected[part]:
-            found = "is missing" if value is None else f"has shape {list(value.shape)}"
-            raise UserError(f"{folder} does not fit this teacher at layer {name} (lora_{part} {found}, expected {list(expected[part])} for "
-                            f"rank {rank}); it belongs to {shown(config.base)}")
+            problem = "is missing" if value is None else f"has shape {list(value.shape)}"
+            raise UserError(f"{folder} does not fit this teacher at layer {name} (lora_{part} {problem}, expected {list(expected[part])} "
+                            f"for rank {rank}); it belongs to {shown(config.base)}")
     assert down is not None
     assert up is not None
     change = scale * up.double().flatten(1) @ down.double().flatten(1)
-    made: list[tuple[nn.Module, str, Tensor]] = [(module, "weight", (weight.double().flatten(1) + change).view_as(weight))]
+    changes: list[tuple[nn.Module, str, Tensor]] = [(module, "weight", (weight.double().flatten(1) + change).view_as(weight))]
     if config.lora_bias != (bias is not None) or (bias is not None and (module.bias is None or bias.shape != module.bias.shape)):
         raise UserError(f"{folder}: lora_bias is {config.lora_bias}, but at layer {name} lora_B has {'no' if bias is None else 'a'} bias "
                         f"and the layer has {'none' if module.bias is None else 'one'}; expected one of each")
     if bias is not None:
-        made.append((module, "bias", module.bias.double() + scale * bias.double()))  # type: ignore[operator,union-attr]
-    return made
+        changes.append((module, "bias", module.bias.double() + scale * bias.double()))  # type: ignore[operator,union-attr]
+    return changes
 
 
 def _replaced(folder: Path, config: LoraConfig, root: nn.Module, rest: dict[str, Tensor],
@@ -196,7 +196,7 @@ def _replaced(folder: Path, config: LoraConfig, root: nn.Module, rest: dict[str,
     saved = [name for name, _ in root.named_modules() if name and any(name.endswith(ending) for ending in config.saved)]
     state = root.state_dict()
     head = _classifier(root)
-    made = []
+    replacements = []
     for full, value in rest.items():
         name = full.removeprefix(PREFIX)
         adapted = name.rsplit(".lora_", 1)[0] if ".lora_" in name else None
@@ -219,11 +219,11 @@ def _replaced(folder: Path, config: LoraConfig, root: nn.Module, rest: dict[str,
         if value.shape != state[place].shape and not (whole and other):
             raise UserError(f"{folder} does not fit this teacher at {place} (shape {list(value.shape)}, expected "
                             f"{list(state[place].shape)}); it belongs to {shown(config.base)}")
-        made.append((module, own, value.double() if value.is_floating_point() else value))
+        replacements.append((module, own, value.double() if value.is_floating_point() else value))
     missing = [name for name in state if any(name.startswith(f"{module}.") for module in saved) and f"{PREFIX}{name}" not in rest]
     if missing:
         raise UserError(f"{folder / TENSORS} lacks {missing[0]} of modules_to_save {', '.join(config.saved)}; copy the folder again")
-    return made
+    return replacements
 
 
 def _classifier(root: nn.Module) -> nn.Module | None:

@@ -23,7 +23,7 @@ def public_teacher(name: str, *, hub: bool = False) -> str:
 
     hub: whether `hf:` names are known to be of the hub, not folders here.
     """
-    return " + ".join(_public(one, hub) for one in name.split(" + "))
+    return " + ".join(_public(part, hub) for part in name.split(" + "))
 
 
 def _public(name: str, hub: bool) -> str:
@@ -43,5 +43,5 @@ def _networks() -> frozenset[str]:
 
 def public_data(manifest: Mapping[str, Any]) -> str:
     """What a student's images are called outside: the name of a public or drawn set, else that they are one's own."""
-    held = manifest.get("data") or {}
-    return str(held.get("data")) if held.get("form") in FORMS else OWN_DATA
+    data = manifest.get("data") or {}
+    return str(data.get("data")) if data.get("form") in FORMS else OWN_DATA

@@ -52,14 +52,14 @@ class TeacherSignals:
 class TeacherSource:
     """Where a teacher comes from: its name as typed, and what replaces its own input side and weights or is merged into them.
 
-    given: the teacher itself, where Python hands one over in place of a name.
+    own: the teacher itself, where Python hands one over in place of a name.
     """
 
     name: str
     size: int | None = None
     weights: str | None = None
     adapter: Path | None = None
-    given: Teacher | None = None
+    own: Teacher | None = None
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,14 @@ def prepare_teacher(source: TeacherSource, plan: BankPlan, images: ImageSet, vie
 def bank_teacher(source: TeacherSource, plan: BankPlan, images: ImageSet, views: ViewSpec,
                  device: str) -> tuple[FeatureBank, dict[str, Any]]:
     """The bank of one teacher, found or built, and audited; with the teacher's facts."""
-    if source.given is None and source.name.startswith("bank:"):
+    if source.own is None and source.name.startswith("bank:"):
         bank = open_bank(Path(source.name.removeprefix("bank:")))
         check_key(bank, {"views": views.as_dict(), "seed": plan.seed})  # --flip and --views tied speak of what was banked
         say("bank", f"{bank.folder}: teacher {bank.key['teacher']}, {bank.rows:,} rows; no teacher at hand, so no audit")
         facts = {"teacher": bank.key["teacher"], "teacher_public": public_teacher(bank.key["teacher"]),
                  "teacher_hash": bank.key["teacher_hash"], "licence": "unknown"}
         return bank, facts
-    teacher = source.given or load_teacher(source.name, size=source.size, weights=source.weights, adapter=source.adapter)
+    teacher = source.own or load_teacher(source.name, size=source.size, weights=source.weights, adapter=source.adapter)
     before = weights_hash(teacher.net)  # not teacher.hash, which for a .pt2 is that of the whole file
     say("teacher", f"{teacher.name}, {teacher.parameters / 1e6:.2f} M parameters, {teacher.image_spec.width} px, frozen")
     base = teacher.image_spec
@@ -112,7 +112,7 @@ def bank_teacher(source: TeacherSource, plan: BankPlan, images: ImageSet, views:
     if weights_hash(teacher.net.to("cpu")) != before:
         raise UserError(f"the weights of teacher {teacher.name} changed while it ran; it must stay frozen, report this")
     hub = not Path(source.name.removeprefix("hf:")).expanduser().exists()
-    public = OWN_TEACHER if source.given else public_teacher(teacher.name, hub=hub)
+    public = OWN_TEACHER if source.own else public_teacher(teacher.name, hub=hub)
     facts = {"teacher": teacher.name, "teacher_public": public, "teacher_hash": teacher.hash, "licence": teacher.licence,
              "bank": str(folder)}
     return bank, facts
@@ -197,9 +197,9 @@ def probe_teacher(images: ImageSet, bank: FeatureBank, facts: dict[str, Any], *,
     most = PROBE_ROWS if bank.masked is None else max(64, PROBE_ROWS // bank.masked)
     sample = train if len(train) <= most else generator.choice(train, most, replace=False)
     views = generator.integers(0, bank.views(rows[sample]) + 1)
-    found = torch.from_numpy(bank.features(rows[sample], views))
+    sample_features = torch.from_numpy(bank.features(rows[sample], views))
     if bank.masked is not None:
-        found = found[torch.from_numpy(bank.features(rows[sample], views, "mask")) > 0]
-    mean, sd = standardiser(found)
+        sample_features = sample_features[torch.from_numpy(bank.features(rows[sample], views, "mask")) > 0]
+    mean, sd = standardiser(sample_features)
     bank.release()
     return TeacherSignals(bank, rows, probe, mean, sd, facts)

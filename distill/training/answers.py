@@ -32,7 +32,7 @@ def predict(branches: Branches, pixels: PixelStore, spec: ImageSpec, rows: NDArr
     """
     student, slices = branches.student, branches.student.spec.slices
     batch = max(1, batch // max(slices, 1))
-    found: list[Tensor] = []
+    logits: list[Tensor] = []
     features: list[Tensor] = []
     taught: list[Tensor] = []
     probed: list[Tensor] = []
@@ -47,11 +47,11 @@ def predict(branches: Branches, pixels: PixelStore, spec: ImageSpec, rows: NDArr
             clean = None
             if bank is not None and bank_rows is not None:
                 clean = torch.from_numpy(bank.features(bank_rows[own])).to(device)
-            seen = clean_features(student, pixels.inputs(own, spec), device) if not banked_only else student.adapted(clean)  # type: ignore[arg-type]
+            unpooled = clean_features(student, pixels.inputs(own, spec), device) if not banked_only else student.adapted(clean)  # type: ignore[arg-type]
             if mask is not None:
-                attention.append(student.slice_pool.weights(seen, mask).cpu())
-            features.append(student.pool(seen, mask).float())
-            found.append(student.logits(features[-1]).float().cpu())
+                attention.append(student.slice_pool.weights(unpooled, mask).cpu())
+            features.append(student.pool(unpooled, mask).float())
+            logits.append(student.logits(features[-1]).float().cpu())
             if clean is not None and branches.phi is not None:
                 taught.append(student.pool(branches.phi.target(clean), mask))
             if clean is not None and probe is not None:
@@ -59,9 +59,9 @@ def predict(branches: Branches, pixels: PixelStore, spec: ImageSpec, rows: NDArr
         similarity = None
         if len(taught) and len(rows) >= 4:
             similarity = float(cka(torch.cat(taught)[:CKA_IMAGES].double(), torch.cat(features)[:CKA_IMAGES].double()))
-        teacher = torch.cat([branches.taught_logits(one).float().cpu() for one in taught]).numpy() if taught else None
+        teacher = torch.cat([branches.taught_logits(part).float().cpu() for part in taught]).numpy() if taught else None
     branches.train(training)
-    return Predictions(rows, torch.cat(found).numpy(), teacher, torch.cat(probed).numpy() if probed else None, similarity,
+    return Predictions(rows, torch.cat(logits).numpy(), teacher, torch.cat(probed).numpy() if probed else None, similarity,
                        torch.cat(attention).numpy() if attention else None)
 
 

@@ -76,11 +76,11 @@ def fit(branches: Branches, batches: Batches, losses_of: Losses, weights: Weight
     history: list[dict[str, Any]] = []
     best: dict[str, Tensor] = {}
     done = 0
-    found = load_state(folder) if resume else None
+    state = load_state(folder) if resume else None
     if resume and resumed:
-        resumed(found[0] if found else 0)
-    if found:
-        done, tensors, record = found
+        resumed(state[0] if state else 0)
+    if state:
+        done, tensors, record = state
         check(record, HISTORY, str(folder), "start anew with --overwrite")
         history, best = record["history"], _under(tensors, "best.")
         _restore(branches, _under(tensors, "model."))
@@ -112,8 +112,8 @@ def fit(branches: Branches, batches: Batches, losses_of: Losses, weights: Weight
                 loss.backward()
                 values = {name: value.detach() for name, value in losses.items()}
                 if not torch.isfinite(loss.detach()):
-                    told = ", ".join(f"{name} {float(value):.3g}" for name, value in values.items())
-                    raise UserError(f"the loss is not finite at step {step} ({told}); lower --lr (now {lr:g}) or "
+                    terms = ", ".join(f"{name} {float(value):.3g}" for name, value in values.items())
+                    raise UserError(f"the loss is not finite at step {step} ({terms}); lower --lr (now {lr:g}) or "
                                     f"use --precision fp32; --resume starts from epoch {epoch}")
                 optimiser.step()
                 if average is not None:
@@ -127,7 +127,7 @@ def fit(branches: Branches, batches: Batches, losses_of: Losses, weights: Weight
             row = {"epoch": epoch + 1, "lr": optimiser.param_groups[0]["lr"], "train_loss": sum(sums.values()) / steps,
                    **{f"train_loss_{name}": value / steps for name, value in sums.items()}, **evaluate(judged)}
             history.append(row)
-            if select == "best" and row["score"] >= max(one["score"] for one in history):
+            if select == "best" and row["score"] >= max(entry["score"] for entry in history):
                 best = {name: value.detach().clone() for name, value in judged.state_dict().items()}  # a copy, never a reference
             save_state(folder, epoch + 1, _gather(branches, optimiser, average, best), {"history": history})
     final = best if select == "best" else (average.module.state_dict() if average is not None else None)
@@ -142,10 +142,10 @@ def _to(batch: Batch, device: str) -> Batch:
         return batch
     def move(value: Any) -> Any:
         if isinstance(value, tuple):
-            return tuple(move(one) for one in value)
+            return tuple(move(item) for item in value)
         return None if value is None else value.to(device, non_blocking=True)
 
-    return replace(batch, **{one.name: move(getattr(batch, one.name)) for one in fields(batch)})
+    return replace(batch, **{slot.name: move(getattr(batch, slot.name)) for slot in fields(batch)})
 
 
 def _gather(branches: Branches, optimiser: torch.optim.Optimizer, average: nn.Module | None,
@@ -163,10 +163,10 @@ def _gather(branches: Branches, optimiser: torch.optim.Optimizer, average: nn.Mo
 def _restore(branches: Branches, tensors: dict[str, Tensor]) -> None:
     """Put trained weights back; frozen ones stand as the run built them."""
     frozen = {name for name, parameter in branches.named_parameters() if not parameter.requires_grad}
-    found = branches.load_state_dict(tensors, strict=False)
-    if set(found.missing_keys) - frozen or found.unexpected_keys:
-        raise UserError(f"the interrupted run's state does not fit this network ({len(found.missing_keys)} missing, "
-                        f"{len(found.unexpected_keys)} unexpected tensors); start anew with --overwrite")
+    mismatch = branches.load_state_dict(tensors, strict=False)
+    if set(mismatch.missing_keys) - frozen or mismatch.unexpected_keys:
+        raise UserError(f"the interrupted run's state does not fit this network ({len(mismatch.missing_keys)} missing, "
+                        f"{len(mismatch.unexpected_keys)} unexpected tensors); start anew with --overwrite")
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -56,7 +56,7 @@ class Int8Result:
 
 def refitted(logits: NDArray[Any], labels: NDArray[Any], task: Task, old: Calibration, classes: Sequence[str]) -> Calibration:
     """Temperatures fitted to these logits where that is shown to help; thresholds move along, so that borders in logits stay."""
-    temperatures, reasons = choose_temperatures(logits, labels, task, kept=old.temperatures)
+    temperatures, reasons = choose_temperatures(logits, labels, task, fallback=old.temperatures)
     names = classes if task == "multilabel" else (EVERY_CLASS,)
     moved = {name: reason for name, before, after, reason in zip(names, old.temperatures, temperatures, reasons, strict=True)
              if before != after}

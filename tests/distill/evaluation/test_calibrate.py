@@ -217,8 +217,8 @@ def test_each_finding_is_chosen_for_itself_and_missing_labels_are_left_out() -> 
 
 def test_a_known_start_is_kept_where_a_new_fit_is_not_shown_to_be_better() -> None:
     logits, labels = drawn(1, 200, 3, "multiclass", 2.0)
-    assert choose_temperatures(logits, labels, "multiclass", kept=(2.0,))[0] == (2.0,)
-    assert choose_temperatures(logits, labels, "multiclass", kept=(8.0,))[0] == fit_temperatures(logits, labels, "multiclass")
+    assert choose_temperatures(logits, labels, "multiclass", fallback=(2.0,))[0] == (2.0,)
+    assert choose_temperatures(logits, labels, "multiclass", fallback=(8.0,))[0] == fit_temperatures(logits, labels, "multiclass")
 
 
 @settings(max_examples=40, deadline=None)
@@ -254,8 +254,8 @@ def test_thresholds_on_few_images_are_named_with_their_counts() -> None:
 
 
 def test_calibrated_is_said_only_of_what_is_shown() -> None:
-    assert Calibration((2.0,)).told() == "calibrated"
-    assert Calibration((1.0,), (), {"every class": "why"}).told() == "not calibrated (why)"
-    assert Calibration((1.0, 1.0), (0.5, 0.5), {"a": "why", "b": "why"}).told() == "not calibrated (why)"
-    assert Calibration((1.0, 2.0), (0.5, 0.5), {"a": "why"}).told() == "calibrated for 1 of 2 findings, not for a (why)"
-    assert Calibration((1.0, 1.0), (0.5, 0.5), {"a": "x", "b": "y"}).told() == "not calibrated: a (x); b (y)"
+    assert Calibration((2.0,)).describe() == "calibrated"
+    assert Calibration((1.0,), (), {"every class": "why"}).describe() == "not calibrated (why)"
+    assert Calibration((1.0, 1.0), (0.5, 0.5), {"a": "why", "b": "why"}).describe() == "not calibrated (why)"
+    assert Calibration((1.0, 2.0), (0.5, 0.5), {"a": "why"}).describe() == "calibrated for 1 of 2 findings, not for a (why)"
+    assert Calibration((1.0, 1.0), (0.5, 0.5), {"a": "x", "b": "y"}).describe() == "not calibrated: a (x); b (y)"

@@ -151,14 +151,14 @@ def test_a_folder_of_an_earlier_version_loads_and_does_not_call_itself_calibrate
     for task, names in (("multiclass", ("every class",)), ("multilabel", CLASSES["multilabel"])):
         folder = write(tmp_path / task, tiny_model(task), Calibration((1.7,) * len(names)))
         config = read_json(folder / "config.json")
-        assert load_checkpoint(folder).calibration.told() == "calibrated"
+        assert load_checkpoint(folder).calibration.describe() == "calibrated"
         del config["rd"]["not_calibrated"], config["rd"]["few_images"]
         write_json(folder / "config.json", config)
         write_manifest(folder, "student", {})
         calibration = load_checkpoint(folder).calibration
         assert calibration.temperatures == (1.7,) * len(names)
         assert set(calibration.not_calibrated) == set(names)
-        assert calibration.told().startswith("not calibrated (fitted by an earlier version")
+        assert calibration.describe().startswith("not calibrated (fitted by an earlier version")
         config["rd"]["not_calibrated"] = ["x"]
         write_json(folder / "config.json", config)
         write_manifest(folder, "student", {})

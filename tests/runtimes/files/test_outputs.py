@@ -349,7 +349,7 @@ def command(out: str, data: str, bank: str | None, overwrite: bool, resume: bool
             (folder / "model").write_bytes(b"weights")
             if ending == "fails":
                 raise OSError
-            write_manifest(folder, "student", {"settings": run.wanted})
+            write_manifest(folder, "student", {"settings": run.settings})
 
 
 def exported(out: str, overwrite: bool) -> None:
