@@ -239,6 +239,21 @@ def test_a_file_opens_with_what_it_owns(file: str) -> None:
         assert any("Owns" in line for line in lines), f"{file} does not say what it owns"
 
 
+def absent_files(text: str, known: set[str]) -> list[str]:
+    """Names of Python files in a text that no file has."""
+    named = re.findall(r"(?<![\w\"'./-])([a-z_]\w*(?:/\w+)*\.py)\b", text)
+    return sorted({name for name in named if "NAME" not in name and not any(path == name or path.endswith(f"/{name}") for path in known)})
+
+
+def test_files_that_a_docstring_or_a_page_names_are_there() -> None:
+    known = set(files(*FLOORS, "benchmarks", "tests"))
+    pages = [path.relative_to(ROOT).as_posix() for floor in FLOORS for path in (ROOT / floor).glob("*.md")]
+    texts = {file: ast.get_docstring(tree_of(file)) or "" for file in files(*FLOORS, "benchmarks")}
+    texts |= {page: (ROOT / page).read_text(encoding="utf-8") for page in [*pages, "README.md"]}
+    assert {place: names for place, text in texts.items() if (names := absent_files(text, known))} == {}
+    assert absent_files("the loop (fit.py), its end (nowhere.py), data/scan.py", known) == ["nowhere.py"]
+
+
 @pytest.mark.parametrize("file", files(*FLOORS, "benchmarks"))
 def test_public_names_say_what_they_are(file: str) -> None:
     def bare(nodes: Iterable[ast.stmt], prefix: str = "") -> Iterator[str]:

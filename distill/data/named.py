@@ -1,8 +1,8 @@
 """What --data means: a path of some form, or an image set known by name (MedMNIST's, or our synthetic phantom).
 
 Owns: telling the forms apart, where the file of a name is looked for, the sentence when it cannot be had. Does not own:
-the forms (folders.py, sources.py, tables.py, archives.py), drawing the phantom (phantom.py). medmnist is imported only when such a set
-is named.
+the forms (folders.py, sources.py, tables.py, archives.py), drawing the phantom (phantom/images.py). medmnist is imported only when
+such a set is named.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Losses as pure functions of tensors: the task's own, distillation per task, hints, CKA.
 
-Owns: the formulas. Does not own: which of them a method adds up (objective.py), weights and their decay.
+Owns: the formulas. Does not own: which of them a method adds up (build.py), weights and their decay.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Deep Reprogramming Distillation: banked maps of the teacher's stages go on through the student's own later stages.
 
 Owns: the convolutional reprogramming module, DRD's losses per stage. Does not own: cutting a student (stages.py), RD's last stage
-(objective.py). DRD: arXiv 2605.04447; its last stage is RD.
+(build.py). DRD: arXiv 2605.04447; its last stage is RD.
 """
 
 from __future__ import annotations

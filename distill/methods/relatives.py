@@ -2,7 +2,7 @@
 attention transfer on maps.
 
 Owns: the formulas and their papers' constants. Does not own: Hinton's KD, hints and CKA (losses.py), what a method adds up
-(objective.py). Logits and features of the teacher are taken as given: no gradient flows into them.
+(build.py). Logits and features of the teacher are taken as given: no gradient flows into them.
 """
 
 from __future__ import annotations

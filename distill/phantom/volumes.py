@@ -1,6 +1,6 @@
 """Phantom volumes: heads of several slices, each finding in a few neighbouring ones, so that it is known where attention must land.
 
-Owns: which slices of a volume hold which finding, its depth. Does not own: how a slice is drawn (phantom.py). Nothing is stored: volume i
+Owns: which slices of a volume hold which finding, its depth. Does not own: how a slice is drawn (images.py). Nothing is stored: volume i
 is drawn from (seed, size, i) alone. Only findings with a place are used: a midline shift or wide ventricles span the head.
 """
 

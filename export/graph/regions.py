@@ -1,7 +1,7 @@
 """Where the network begins and ends inside a finished graph: what comes before it, and what follows its logits, stays in fp32.
 
 Owns: telling the nodes of a graph apart, and the temperature that its tail divides by. Does not own: what is done to the network
-(half.py, int8.py).
+(fp16.py, int8.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A torch graph to the bytes of one ONNX file: the same bytes for the same checkpoint, in any process on any machine path.
 
 Owns: the call of torch.onnx.export, the canonical form (no stack traces, no paths, no time stamps), metadata.
-Does not own: the network (graph.py), what the file may hold (hygiene.py).
+Does not own: the network (network.py), what the file may hold (hygiene.py).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Owns: `parity` (the content of parity.json), the rules, the bound on the flip rate, which images are worst. Pure: it reads images and
 asks a session, it writes nothing. Does not own: asking (answers.py), what agreement means (runtimes/agreement.py), the page
-(parity_page.py).
+(page.py).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Whether a graph of lower precision still decides as the PyTorch model does: the figures, and the limits they are held against.
 
-Owns: Verdict and `judge`. Pure numbers. Does not own: the limits (options.py), making a graph (half.py, int8.py), running one.
+Owns: Verdict and `judge`. Pure numbers. Does not own: the limits (options.py), making a graph (fp16.py, int8.py), running one.
 """
 
 from __future__ import annotations

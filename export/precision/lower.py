@@ -1,7 +1,7 @@
 """From a finished fp32 graph to one of lower precision that still decides as PyTorch does, or to a refusal with the figures.
 
 Owns: Int8Task (what is known of the images), the search over calibration methods and over layers left in float, the refitted
-temperature. Does not own: making a graph (half.py, int8.py, to_openvino.py), the limits (gate.py), files.
+temperature. Does not own: making a graph (fp16.py, int8.py, to_openvino.py), the limits (gate.py), files.
 """
 
 from __future__ import annotations

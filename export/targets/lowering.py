@@ -1,7 +1,7 @@
 """The fp32 graph of a student in the precision asked for, by whichever way keeps its decisions and is fastest.
 
 Owns: the images a search looks at, the graph saying what it has become. Does not own: the ways that a target has to int8 (targets/),
-the search within one way (lower.py), converting (half.py, int8.py).
+the search within one way (lower.py), converting (fp16.py, int8.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The machine that a latency is true of: processor, memory, cores in use, clocks, power mode, GPU, libraries; and who else used it.
 
 Owns: `machine_facts`, `same_machine`, Watch (load by others, throttling, temperature while something ran), `pulse`.
-Does not own: timing (latency.py), verdicts (bench_rows.py). What a system does not tell is None or absent, never guessed.
+Does not own: timing (latency.py), verdicts (bench/rows.py). What a system does not tell is None or absent, never guessed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What rd-bench refuses before it measures: artifacts that cannot be compared, threads that cannot run side by side.
 
-Owns: names of artifacts, `check_alike`, `thread_counts`. Does not own: reading an artifact (artifact.py), settings (bench_config.py).
+Owns: names of artifacts, `check_alike`, `thread_counts`. Does not own: reading an artifact (artifact.py), settings (config.py).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The command line of rd-bench: read the settings, do the job they name.
 
-Owns: main. Does not own: the settings (bench_config.py), measuring (bench.py), comparing (compare.py), the soak (soak.py).
+Owns: main. Does not own: the settings (config.py), measuring (command.py), comparing (compare.py), the soak (soak.py).
 """
 
 from __future__ import annotations

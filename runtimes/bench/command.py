@@ -1,7 +1,7 @@
 """rd-bench: artifacts -> report, every cell in blocks that take turns, A B A B, each artifact in a process of its own.
 
-Owns: the order of the work, what is refused, what is printed. Does not own: flags (bench_config.py), the processes (bench_crew.py,
-bench_worker.py), figures and gates (bench_rows.py), files (bench_report.py).
+Owns: the order of the work, what is refused, what is printed. Does not own: flags (config.py), the processes (crew.py,
+worker.py), figures and gates (rows.py), files (report.py).
 """
 
 from __future__ import annotations

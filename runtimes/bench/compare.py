@@ -1,7 +1,7 @@
 """Two reports set side by side: what got slower, faster, or neither, beyond noise; exit code 4 where that is asked for.
 
 Owns: `compare`, `judged`, the refusal of two machines in one comparison. Does not own: the bootstrap (figures.py), reports
-(bench_report.py).
+(report.py).
 """
 
 from __future__ import annotations

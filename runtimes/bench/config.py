@@ -1,6 +1,6 @@
 """The settings of rd-bench: command line, Python call and record in one.
 
-Owns: BenchSettings. Does not own: the command (bench_cli.py), what the settings do.
+Owns: BenchSettings. Does not own: the command (cli.py), what the settings do.
 """
 
 from __future__ import annotations

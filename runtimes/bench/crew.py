@@ -1,7 +1,7 @@
 """The processes of a benchmark, one an artifact and thread count: started, asked in turn, ended.
 
-Owns: Member, Crew, the files behind the path from file to decision. Does not own: what a process does (bench_worker.py), whose turn
-it is (bench.py).
+Owns: Member, Crew, the files behind the path from file to decision. Does not own: what a process does (worker.py), whose turn
+it is (command.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """report.html: one page that carries its own style and pictures, for a screen, a phone or paper; it loads nothing and runs nothing.
 
 Owns: which pictures and tables there are, in which words. Does not own: drawing (svg.py), looks (style.css), figures
-(bench_rows.py). The same report gives the same bytes.
+(rows.py). The same report gives the same bytes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A finished benchmark as files: report.json, report.csv, report.md, samples.json, report.html.
 
-Owns: the format of report.json, tables. Does not own: figures (bench_rows.py), the pictures (bench_html.py).
+Owns: the format of report.json, tables. Does not own: figures (rows.py), the pictures (page.py).
 """
 
 from __future__ import annotations

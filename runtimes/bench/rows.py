@@ -1,7 +1,7 @@
 """What the samples of one cell of a benchmark say: figures, validity, words for a reader. Pure.
 
 Owns: Cell, `row_of`, the gates (a quiet machine, one request in flight, steadiness), int8 against float, MLPerf's two scenarios.
-Does not own: statistics (figures.py), taking samples (bench_worker.py), files (bench_report.py).
+Does not own: statistics (figures.py), taking samples (worker.py), files (report.py).
 """
 
 from __future__ import annotations

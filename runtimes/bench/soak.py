@@ -1,7 +1,7 @@
 """Ten minutes without a pause: does a device stay as fast as it began, and how warm does it get.
 
 Owns: `soak`, minute by minute percentiles, temperatures and power mode; the verdict on drift. Does not own: calling the artifact
-(bench_worker.py), facts of the machine (machine.py).
+(worker.py), facts of the machine (machine.py).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Pictures as SVG text, drawn by plain Python: scales, axes, points, steps. Colours are CSS variables of the page around them.
 
-Owns: Scale, `chart` and the marks in it. Does not own: what is drawn (bench_html.py), colours (its style).
+Owns: Scale, `chart` and the marks in it. Does not own: what is drawn (page.py), colours (its style).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The process that holds one artifact while it is measured: requests and answers are lines of JSON on its two pipes.
 
 Owns: opening, the first call, warm-up, blocks of timed calls, streams side by side, its own memory. Nothing but this artifact lives
-here, so load time, memory and thread pools are its own. Does not own: whose turn it is (bench_crew.py), what the figures mean.
+here, so load time, memory and thread pools are its own. Does not own: whose turn it is (crew.py), what the figures mean.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What may be said of a row of latencies: percentiles that have enough samples behind them, bounds, ratios with an interval.
 
 Owns: the fewest samples of a percentile, MLPerf Inference's early stopping, deadline misses, steadiness, the bootstrap of a ratio.
-Pure: numbers in, numbers out. Does not own: taking the samples (latency.py, bench_worker.py), words about them (bench_rows.py).
+Pure: numbers in, numbers out. Does not own: taking the samples (latency.py, bench/worker.py), words about them (bench/rows.py).
 """
 
 from __future__ import annotations
