@@ -202,6 +202,8 @@ def unsafe(tree: ast.AST, file: str = "") -> list[str]:
             found.append(called)
         if called.split(".")[-1] in ("eval", "exec") and called in ("eval", "exec", "builtins.eval", "builtins.exec"):
             found.append(called)
+        if called in ("torch.jit.load", "torch.hub.load", "torch.package.PackageImporter"):
+            found.append(called)
         if called in ("yaml.load", "yaml.unsafe_load", "yaml.full_load", "os.system"):
             found.append(called)
         if called in ("np.load", "numpy.load") and keywords.get("allow_pickle") != "False":
@@ -223,7 +225,7 @@ def test_nothing_runs_code_from_a_file() -> None:
 
 @pytest.mark.parametrize("code", ["import pickle", "from pickle import load", "torch.load(path)", "torch.load(path, weights_only=False)",
                                   "torch.load(path, weights_only=flag)", "np.load(path)", "np.load(path, allow_pickle=True)", "eval('1')",
-                                  "torch.export.load(path)",
+                                  "torch.export.load(path)", "torch.jit.load(path)", "torch.hub.load(name)",
                                   "yaml.load(text)", "subprocess.run(line, shell=True)", "f(weights_only=False)"])
 def test_the_check_of_unsafe_reading_can_fail(code: str) -> None:
     assert unsafe(ast.parse(code))

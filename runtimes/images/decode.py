@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from runtimes.errors import UserError
 
 MAX_PIXELS = 64_000_000
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
 KINDS = {b"GIF8": "a GIF", b"\0\0\0\x0cjP": "JPEG 2000", b"\xff\x4f\xff\x51": "JPEG 2000", b"%PDF": "a PDF", b"\x1f\x8b": "gzip-compressed",
          b"PK\3\4": "a ZIP archive", b"<": "a web page, XML or SVG", b"8BPS": "a Photoshop file", b"\x89HDF": "an HDF5 file"}

@@ -15,6 +15,7 @@ from torch import Tensor
 from distill.evaluation.losses import cka_loss, distillation_loss, hint_loss
 from distill.methods.build import method_losses
 from distill.methods.step import Branches, Weights
+from distill.settings.method_table import METHODS
 
 
 def gradients(branches: Branches, loss: Tensor) -> dict[str, Tensor]:
@@ -23,11 +24,17 @@ def gradients(branches: Branches, loss: Tensor) -> dict[str, Tensor]:
     return {name: one for name, one in zip(names, found, strict=True) if one is not None and one.any()}
 
 
-@pytest.mark.parametrize(("method", "names"), [("vanilla", {"task"}), ("kd", {"task", "kd"}), ("fitnet", {"task", "hint"}),
-                                               ("dkd", {"task", "kd"}), ("dist", {"task", "kd"}), ("rkd", {"task", "hint"}),
-                                               ("crd", {"task", "hint"}),
-                                               ("rd", {"task", "teacher_task", "kd", "cka"}),
-                                               ("drd", {"task", "teacher_task", "kd", "cka", "stage_task", "stage_kd", "stage_cka"})])
+PARTS = {"vanilla": {"task"}, "kd": {"task", "kd"}, "fitnet": {"task", "hint"}, "dkd": {"task", "kd"}, "dist": {"task", "kd"},
+         "rkd": {"task", "hint"}, "crd": {"task", "hint"}, "spkd": {"task", "hint"},
+         "rd": {"task", "teacher_task", "kd", "cka"},
+         "drd": {"task", "teacher_task", "kd", "cka", "stage_task", "stage_kd", "stage_cka"}}
+
+
+def test_the_parts_of_every_method_are_asked_for() -> None:
+    assert set(PARTS) == set(METHODS) - {"at"}, "at needs stages of both, and is asked through the command: test_method_runs.py"
+
+
+@pytest.mark.parametrize(("method", "names"), PARTS.items())
 @pytest.mark.parametrize("task", sorted(CLASSES))
 def test_a_method_has_its_parts_and_each_is_finite(method: str, names: set[str], task: str) -> None:
     if (method, task) == ("dkd", "multilabel"):
