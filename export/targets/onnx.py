@@ -94,7 +94,7 @@ def _programs(artifact: Artifact) -> list[str]:
              fenced_listing("node.mjs.txt", artifact, web=True)]
     if artifact.image_spec.volume is None:
         parts += ["A web page: save it as `index.html` in a folder of its own, beside copies of "
-                  f"`{artifact.path.name}` and of "
+                  f"`{artifact.model}` and of "
                   "`ort.wasm.min.mjs`, `ort-wasm-simd-threaded.mjs`, `ort-wasm-simd-threaded.wasm` of "
                   "`npm install onnxruntime-web` (folder `dist`), and serve the folder (`python -m http.server`). "
                   "Nothing is loaded from elsewhere, and no image leaves the machine.",
