@@ -229,7 +229,7 @@ def student_image_spec(options: StudentOptions, images: ImageSet, own: OwnStuden
     window = tuple(images.facts.get("window", (0.0, 255.0)))
     mean, std = pretrained_statistics(options) if own is None else (own.mean, own.std)
     return ImageSpec(side, side, images.facts.get("channels", 3), images.facts.get("dtype", "uint8"),
-                     (float(window[0]), float(window[1])), mean, std, images.volume)
+                     (float(window[0]), float(window[1])), mean, std, images.volume, options.resize)
 
 
 def pretrained_statistics(options: StudentOptions) -> tuple[Any, Any]:

@@ -54,6 +54,7 @@ class Case:
     arch: str = "resnet18"
     target: str = "onnx"
     precision: str = "fp32"
+    fit: str = "squash"
 
 
 def tiny_model(case: Case, seed: int = 0) -> Any:
@@ -77,7 +78,7 @@ def tiny_model(case: Case, seed: int = 0) -> Any:
 
 def image_spec(case: Case) -> ImageSpec:
     """The spec of a case: model size 32x32."""
-    return ImageSpec(32, 32, case.channels, case.dtype, case.window)  # type: ignore[arg-type]
+    return ImageSpec(32, 32, case.channels, case.dtype, case.window, fit=case.fit)  # type: ignore[arg-type]
 
 
 def random_images(case: Case, count: int, sizes: tuple[tuple[int, int], ...] = ((32, 32),), seed: int = 0) -> list[np.ndarray]:

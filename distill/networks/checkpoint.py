@@ -69,10 +69,15 @@ class Checkpoint:
 
 
 def preprocessor_config(spec: ImageSpec) -> dict[str, Any]:
-    """The image processor in transformers' keys: resize to model size (bilinear), rescale, normalise."""
+    """The image processor in transformers' keys: resize to model size (bilinear), rescale, normalise.
+
+    None of theirs puts black around an image: for such a model resizing is off, so that images of another size are refused.
+    """
+    size: dict[str, Any] = {"height": spec.height, "width": spec.width}
+    crop = {"do_center_crop": True, "crop_size": size} if spec.fit == "crop" else {}
     return {
-        "image_processor_type": "ViTImageProcessor",
-        "do_resize": True, "size": {"height": spec.height, "width": spec.width}, "resample": 2,
+        "image_processor_type": "CLIPImageProcessor" if crop else "ViTImageProcessor", **crop,
+        "do_resize": spec.fit != "pad", "size": {"shortest_edge": spec.edge or spec.height} if crop else size, "resample": 2,
         "do_rescale": True, "rescale_factor": 1 / 255,
         "do_normalize": True, "image_mean": list(spec.mean), "image_std": list(spec.std),
         "do_convert_rgb": True,
@@ -102,7 +107,8 @@ def save_checkpoint(folder: Path, model: Model, image_spec: ImageSpec, calibrati
             "custom_load": False,
             "input_size": [3, image_spec.height, image_spec.width],
             "fixed_input_size": _sized(spec),
-            "interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "squash",
+            "interpolation": "bilinear", "crop_pct": 1.0,
+            "crop_mode": {"squash": "squash", "crop": "center", "pad": "border"}[image_spec.fit],
             "mean": list(image_spec.mean), "std": list(image_spec.std),
             "num_classes": spec.outputs,
         },

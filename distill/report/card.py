@@ -18,7 +18,8 @@ from runtimes.text import code, markdown
 
 def input_line(spec: ImageSpec) -> str:
     """What goes in: size, channels, depth, and of volumes how they are cut and scaled."""
-    image = f"{spec.height}x{spec.width} pixels, {spec.channels} channel(s), {spec.dtype}"
+    fit = {"squash": "", "crop": ", the middle of other shapes", "pad": ", black around other shapes"}[spec.fit]
+    image = f"{spec.height}x{spec.width} pixels{fit}, {spec.channels} channel(s), {spec.dtype}"
     if spec.volume is None:
         return image
     cut = spec.volume

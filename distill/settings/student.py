@@ -22,6 +22,8 @@ class StudentOptions(Group):
     """Short name (mobilenetv3, mobilenetv3-small, efficientnet-lite0, resnet18, ...), any timm name, or auto: the best within a budget."""
     size: int | None = None
     """Student input side in pixels; by default the images' own, rounded to 32 and kept within 64 to 128."""
+    resize: Annotated[Literal["squash", "crop", "pad"], Expert] = "squash"
+    """Images of another shape than the student's square: squashed, or their middle cropped, or black put around them."""
     student_weights: str | None = None
     """Start from `pretrained` or from a .safetensors or .pth file; random when not given."""
     slice_pooling: Annotated[Literal["attention", "mean"], Expert] = "attention"

@@ -112,15 +112,16 @@ def _interface(artifact: Artifact, calibrated: str) -> str:
 
 def _preprocessing(artifact: Artifact) -> str:
     spec = artifact.image_spec
+    fit = {"squash": "", "crop": ", shortest side first, then the middle of it", "pad": ", longest side first, black around it"}[spec.fit]
     if artifact.input_kind == "tensor":
         return (f"Before the graph: window {spec.window[0]:g} to {spec.window[1]:g}, antialiased bilinear resize to "
-                f"{spec.height}x{spec.width}, levels / 255, minus mean {_numbers(spec.mean)}, over std {_numbers(spec.std)}, "
+                f"{spec.height}x{spec.width}{fit}, levels / 255, minus mean {_numbers(spec.mean)}, over std {_numbers(spec.std)}, "
                 "channels first.")
     if artifact.baked:
-        return (f"Windowing, antialiased resize to {spec.height}x{spec.width} and normalisation are inside the graph: do none of them "
-                "outside. Images of any other size are refused.")
+        return (f"Windowing, antialiased resize to {spec.height}x{spec.width}{fit}, and normalisation are inside the graph: do none of "
+                "them outside. Images of any other size are refused.")
     return (f"Windowing and normalisation are inside the graph: do neither outside. Images of another size: resize to "
-            f"{spec.height}x{spec.width} first (antialiased bilinear; `open_session` does it).")
+            f"{spec.height}x{spec.width} first{fit} (antialiased bilinear; `open_session` does it).")
 
 
 def _metrics(metrics: dict[str, Any]) -> str:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from distill.networks.checkpoint import Calibration
 from distill.networks.models import Model
-from runtimes.images.spec import ImageSpec, resize_matrix
+from runtimes.errors import UserError
+from runtimes.images.spec import ImageSpec
 
 TORCH_DTYPES = {"uint8": torch.uint8, "uint16": torch.uint16}
 
@@ -35,12 +36,20 @@ class DeployedGraph(nn.Module):
         self.factor: Tensor
         self.register_buffer("mean", (255.0 * torch.tensor(spec.mean, dtype=torch.float64)).float().view(1, 3, 1, 1))
         self.register_buffer("factor", (1.0 / (255.0 * torch.tensor(spec.std, dtype=torch.float64))).float().view(1, 3, 1, 1))
-        self.resizes = graph_size != (spec.height, spec.width)
+        if spec.interpolation != "bilinear":
+            raise UserError(f"students are resized by bilinear filtering, found {spec.interpolation}; make the student again")
+        self.resizes = not spec.keeps(*graph_size)
+        self.pads = self.resizes and spec.fit == "pad"
         self.rows: Tensor
         self.columns: Tensor
+        self.black: Tensor
         if self.resizes:
-            self.register_buffer("rows", torch.from_numpy(resize_matrix(graph_size[0], spec.height).copy()))
-            self.register_buffer("columns", torch.from_numpy(resize_matrix(graph_size[1], spec.width).T.copy()))
+            rows, columns = (torch.from_numpy(matrix.copy()) for matrix in spec.matrices(*graph_size))
+            self.register_buffer("rows", rows)
+            self.register_buffer("columns", columns.T.contiguous())
+            if self.pads:  # what the matrices leave zero is black, and here mean and std are applied before them
+                outside = 1.0 - (rows.sum(1, keepdim=True) @ columns.sum(1, keepdim=True).T).round()
+                self.register_buffer("black", outside * (-self.mean * self.factor))
         self.temperature: Tensor
         self.register_buffer("temperature", torch.tensor(calibration.temperatures, dtype=torch.float32).view(1, -1))
 
@@ -60,7 +69,10 @@ class DeployedGraph(nn.Module):
         if self.windowed:
             levels = torch.clamp((levels - self.low) * self.scale, 0.0, 255.0)
         pixels = (levels - self.mean) * self.factor
-        return self.rows @ (pixels @ self.columns) if self.resizes else pixels
+        if not self.resizes:
+            return pixels
+        resized = self.rows @ (pixels @ self.columns)
+        return resized + self.black if self.pads else resized
 
 
 class VolumeGraph(nn.Module):

@@ -147,7 +147,7 @@ def graph_inputs(raw: NDArray[Any], artifact: Artifact) -> Inputs:
 def graph_pixels(raw: NDArray[Any], artifact: Artifact) -> NDArray[np.float32]:
     """Pixels as the graph sees them, (3, h, w) or of a volume (S, 3, h, w): its own arithmetic, without rounding to 8 bits.
 
-    A resize inside the graph is compared with torch's own antialiased bilinear filter.
+    A resize inside the graph is compared with torch's own antialiased bilinear filter, its crop and its padding.
     """
     spec = artifact.image_spec
     if artifact.input_kind == "tensor":
@@ -155,8 +155,11 @@ def graph_pixels(raw: NDArray[Any], artifact: Artifact) -> NDArray[np.float32]:
     if not artifact.baked:
         return spec.normalised(spec.levels(spec.resized(raw)))
     levels = torch.from_numpy(spec.levels(raw)).permute(2, 0, 1)[None]
-    resized = F.interpolate(levels, (spec.height, spec.width), mode="bilinear", antialias=True, align_corners=False)
-    return spec.normalised(resized.permute(0, 2, 3, 1).numpy())[0]
+    resized = F.interpolate(levels, spec.between(*raw.shape[:2]), mode="bilinear", antialias=True, align_corners=False)
+    top, left = (round((there - here) / 2) for there, here in zip(resized.shape[2:], (spec.height, spec.width), strict=True))
+    below, right = spec.height + top - resized.shape[2], spec.width + left - resized.shape[3]
+    placed = F.pad(resized, (-left, right, -top, below))  # a crop where negative; around a smaller image, black
+    return spec.normalised(placed.permute(0, 2, 3, 1).numpy())[0]
 
 
 def reference_logits(model: Model, inputs: Sequence[Inputs]) -> NDArray[np.float32]:

@@ -100,11 +100,13 @@ def check_graph(facts: Mapping[str, Any], graph: GraphFacts, where: str) -> None
 def check_beside(facts: Mapping[str, Any], name: str, content: Mapping[str, Any], where: str) -> None:
     """UserError where a file beside the manifest, which other programs read, says another thing than the manifest; silence is none."""
     image, classes = facts["image"], facts["classes"]
+    size = {"height": image["height"], "width": image["width"]}
+    sizes = ({"size": {"shortest_edge": image.get("edge") or image["height"]}, "crop_size": size} if image.get("fit") == "crop" else
+             {"size": size})
     claimed: dict[str, dict[str, Any]] = {
         "config.json": {"label_names": classes, "id2label": {str(place): label for place, label in enumerate(classes)},
                         "rd.model.task": facts["task"], "rd.model.classes": classes, "rd.image": image},
-        "preprocessor_config.json": {"image_mean": image["mean"], "image_std": image["std"],
-                                     "size": {"height": image["height"], "width": image["width"]}},
+        "preprocessor_config.json": {"image_mean": image["mean"], "image_std": image["std"], **sizes},
         "parity.json": {"target": facts["target"], "precision": facts["precision"], "passed": True},
         "latency.json": {"facts.target": facts["target"], "facts.precision": facts["precision"]}}
     for key, value in claimed.get(name, {}).items():

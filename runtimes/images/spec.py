@@ -24,18 +24,40 @@ from runtimes.images.volumes import VOLUME, VolumeSpec
 LUMA = np.asarray([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow's "L"
 
 
-@lru_cache(maxsize=64)
-def resize_matrix(source: int, target: int) -> NDArray[np.float32]:
-    """Rows that resize a length `source` to `target` by antialiased bilinear filtering, (target, source).
+Fit = Literal["squash", "crop", "pad"]
+Filter = Literal["bilinear", "bicubic"]
 
-    The same weights as torch's `interpolate(mode="bilinear", antialias=True, align_corners=False)`.
+
+@lru_cache(maxsize=64)
+def resize_matrix(source: int, target: int, interpolation: Filter = "bilinear") -> NDArray[np.float32]:
+    """Rows that resize a length `source` to `target` by antialiased filtering, (target, source).
+
+    The same weights as torch's `interpolate(mode=..., antialias=True, align_corners=False)` and Pillow's, whose bicubic has a = -0.5.
     """
     scale = source / target
-    support = max(scale, 1.0)
+    reach = max(scale, 1.0)
     centres = (np.arange(target, dtype=np.float64) + 0.5) * scale
-    offsets = (np.arange(source, dtype=np.float64)[None, :] + 0.5 - centres[:, None]) / support
-    weights = np.clip(1.0 - np.abs(offsets), 0.0, None)
+    offsets = np.abs((np.arange(source, dtype=np.float64)[None, :] + 0.5 - centres[:, None]) / reach)
+    if interpolation == "bilinear":
+        weights = np.clip(1.0 - offsets, 0.0, None)
+    else:
+        near = (1.5 * offsets - 2.5) * offsets**2 + 1.0
+        far = ((-0.5 * offsets + 2.5) * offsets - 4.0) * offsets + 2.0
+        weights = np.where(offsets < 1.0, near, np.where(offsets < 2.0, far, 0.0))
     matrix = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    matrix.setflags(write=False)
+    return matrix
+
+
+@lru_cache(maxsize=64)
+def placed_matrix(source: int, between: int, target: int, interpolation: Filter = "bilinear") -> NDArray[np.float32]:
+    """Rows that resize `source` to `between` and take the middle `target` of it, or set it in the middle of zeros, (target, source)."""
+    whole = resize_matrix(source, between, interpolation)
+    first = round((between - target) / 2)  # as torchvision's CenterCrop rounds
+    if between >= target:
+        return whole[first:first + target]
+    matrix = np.zeros((target, source), dtype=np.float32)
+    matrix[-first:between - first] = whole
     matrix.setflags(write=False)
     return matrix
 
@@ -45,12 +67,16 @@ LEVEL = number(-1e6, 1e6)
 SPEC = object_of(
     {"height": whole(8, 4096), "width": whole(8, 4096), "channels": one_of(1, 3), "dtype": one_of("uint8", "uint16"),
      "window": list_of(LEVEL, 2, 2), "mean": list_of(number(-1e3, 1e3), 3, 3), "std": list_of(number(1e-4, 1e4), 3, 3)},
-    {"volume": VOLUME})
+    {"volume": VOLUME, "fit": one_of("squash", "crop", "pad"), "edge": whole(8, 8192), "interpolation": one_of("bilinear", "bicubic")})
 
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """How a raw image becomes a network's input: level = clip((raw - low) / (high - low)), resize, (level - mean) / std."""
+    """How a raw image becomes a network's input: level = clip((raw - low) / (high - low)), resize, (level - mean) / std.
+
+    fit: an image of another shape is squashed; or its shortest side comes to `edge` (the model's size where None) and the middle is
+    cropped; or its longest side comes to the model's size and black is put around it.
+    """
 
     height: int
     width: int
@@ -60,6 +86,9 @@ class ImageSpec:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     volume: VolumeSpec | None = None
+    fit: Fit = "squash"
+    edge: int | None = None
+    interpolation: Filter = "bilinear"
 
     def __post_init__(self) -> None:
         if min(self.height, self.width) < 8 or max(self.height, self.width) > 4096:
@@ -68,6 +97,9 @@ class ImageSpec:
             raise UserError(f"window {self.window} is empty; expected low < high")
         if min(self.std) <= 0:
             raise UserError(f"std {self.std} must be above 0")
+        if self.edge is not None and (self.fit != "crop" or self.height != self.width or self.edge < self.height):
+            raise UserError(f"edge {self.edge} is for a square crop of {self.height}x{self.width} pixels out of no fewer; "
+                            f"found fit {self.fit}")
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> ImageSpec:
@@ -79,8 +111,10 @@ class ImageSpec:
         return cls(**{**values, **({"volume": VolumeSpec.from_dict(content["volume"])} if "volume" in content else {})})
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON form; it speaks of volumes only where there are some."""
-        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items() if key != "volume"}
+        """The JSON form; of volumes and of a fit it speaks only where there is one."""
+        usual = {"volume": None, "fit": "squash", "edge": None, "interpolation": "bilinear"}
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
+                 if key not in usual or value != usual[key]}
         return plain if self.volume is None else {**plain, "volume": self.volume.as_dict()}
 
     @property
@@ -122,19 +156,24 @@ class ImageSpec:
         """A raw image (H, W, C) at model size, same dtype: the resize a device applies before the graph; volumes slice by slice."""
         if raw.ndim == 4:
             return self.each(raw, self.resized)
-        height, width, _ = raw.shape
-        if (height, width) == (self.height, self.width):
+        if self.keeps(*raw.shape[:2]):
             return raw
-        clipped = np.clip(raw.astype(np.float32), *self.window)  # clip, then filter: the order of `stored` and of the graph
-        return np.rint(self._filter(clipped)).astype(raw.dtype)
+        low, high = self.window
+        clipped = np.clip(raw.astype(np.float32), low, high)  # clip, then filter: the order of `stored` and of the graph
+        filtered = self._filter(clipped) if self.fit != "pad" else self._filter(clipped - low) + np.float32(low)  # around it: black
+        if self.interpolation == "bicubic":  # which overshoots
+            filtered = np.clip(filtered, low, high)
+        return np.rint(filtered).astype(raw.dtype)
 
     def stored(self, raw: NDArray[Any]) -> NDArray[np.uint8]:
         """Model-size grey levels as uint8 (height, width, channels): what training keeps of an image; volumes slice by slice."""
         if raw.ndim == 4:
             return self.each(raw, self.stored)
         levels = self.levels(self.channelled(raw))
-        if levels.shape[:2] != (self.height, self.width):
+        if not self.keeps(*levels.shape[:2]):
             levels = self._filter(levels)
+            if self.interpolation == "bicubic":  # which overshoots
+                levels = np.clip(levels, 0.0, 255.0)
         return np.rint(levels).astype(np.uint8)
 
     def normalised(self, levels: NDArray[Any]) -> NDArray[np.float32]:
@@ -143,9 +182,29 @@ class ImageSpec:
         shifted = (unit - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
         return np.ascontiguousarray(np.moveaxis(shifted, -1, -3))
 
+    def keeps(self, height: int, width: int) -> bool:
+        """Whether an image of this size is taken as it is."""
+        return (height, width) == (self.height, self.width) and self.edge in (None, self.height)
+
+    def between(self, height: int, width: int) -> tuple[int, int]:
+        """The size that an image is resized to before it is cropped or padded to the model's."""
+        if self.fit == "squash":
+            return self.height, self.width
+        if self.fit == "crop" and self.height == self.width:  # as torchvision and transformers count: the long side rounded down
+            edge = self.edge or self.height
+            return (edge, int(edge * width / height)) if height <= width else (int(edge * height / width), edge)
+        scales = self.height / height, self.width / width
+        scale = max(scales) if self.fit == "crop" else min(scales)
+        return max(round(scale * height), 1), max(round(scale * width), 1)
+
+    def matrices(self, height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What brings an image of this size to the model's: rows (self.height, height) and columns (self.width, width)."""
+        tall, wide = self.between(height, width)
+        return (placed_matrix(height, tall, self.height, self.interpolation), placed_matrix(width, wide, self.width, self.interpolation))
+
     def _filter(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         height, width, channels = image.shape
-        rows, columns = resize_matrix(height, self.height), resize_matrix(width, self.width)
+        rows, columns = self.matrices(height, width)
         narrow = (rows @ image.reshape(height, width * channels)).reshape(self.height, width, channels)
         return np.einsum("xw,hwc->hxc", columns, narrow, optimize=True)
 

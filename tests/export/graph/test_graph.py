@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -10,6 +11,7 @@ import pytest
 import torch
 from conftest import CLASSES, Case, image_spec, random_images, tiny_model
 from torch.nn import functional as F
+from torchvision import transforms
 
 from distill.networks.checkpoint import Calibration
 from distill.networks.deployed import reparameterised
@@ -67,6 +69,23 @@ def test_the_baked_resize_is_torch_s_antialiased_filter(channels: int, size: tup
     levels = F.interpolate(torch.from_numpy(batch).permute(0, 3, 1, 2).float(), (32, 32), mode="bilinear", antialias=True)
     wanted = spec.normalised(levels.permute(0, 2, 3, 1).numpy())
     assert np.abs(graph.pixels(torch.from_numpy(batch)).numpy() - wanted).max() < 2e-5
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+@pytest.mark.parametrize("case", [Case("multiclass", 1), Case("multiclass", 3, "uint16", (100.0, 3000.0))], ids=str)
+@pytest.mark.parametrize("size", [(40, 56), (100, 20), (33, 90), (32, 32)])
+def test_a_baked_crop_or_pad_is_torchvision_s(fit: str, case: Case, size: tuple[int, int]) -> None:
+    spec = replace(image_spec(case), fit=fit)  # type: ignore[arg-type]
+    graph = DeployedGraph(tiny_model(case), spec, Calibration(), size)
+    batch = np.stack(random_images(case, 2, (size,)))
+    levels = torch.from_numpy(np.stack([spec.levels(image) for image in batch])).permute(0, 3, 1, 2)
+    if fit == "crop":
+        theirs = transforms.Compose([transforms.Resize(32, antialias=True), transforms.CenterCrop(32)])(levels)
+    else:
+        sides = [round(32 * side / max(size)) for side in size]
+        theirs = transforms.CenterCrop(32)(transforms.Resize(sides, antialias=True)(levels))  # which pads with zeros what is smaller
+    expected = spec.normalised(theirs.permute(0, 2, 3, 1).numpy())
+    assert np.abs(graph.pixels(torch.from_numpy(batch.astype(np.int32))).numpy() - expected).max() < 3e-5
 
 
 @pytest.mark.parametrize(("case", "size", "opset", "seed"), [

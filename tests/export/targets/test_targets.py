@@ -54,6 +54,20 @@ def test_an_artifact_of_lower_precision_is_whole_and_replays(exported: Exported,
         assert {one["calibration"] for one in record["attempts"]} == {"minmax", "entropy", "percentile"}
 
 
+@pytest.mark.parametrize("target", ["onnx", "openvino", "trt"])
+@pytest.mark.parametrize(("fit", "size"), [("crop", None), ("crop", "40x56"), ("pad", None), ("pad", "40x56")])
+def test_images_cropped_or_padded_decide_as_pytorch_does_on_every_target(exported: Exported, target: str, fit: str,
+                                                                         size: str | None) -> None:
+    if target == "trt":
+        pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed; pip install '.[tensorrt]'")
+    folder = exported(Case(target=target, fit=fit, input_size=size))
+    assert read_json(folder / "parity.json")["passed"]
+    assert read_manifest(folder, "artifact")["artifact"]["image"]["fit"] == fit
+    if target != "trt":
+        code, _ = verify(folder, threads=1)
+        assert code == 0
+
+
 def test_an_engine_lies_beside_the_onnx_that_proves_it_and_is_not_run_without_its_gpu(exported: Exported) -> None:
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed; pip install '.[tensorrt]'")
     folder = exported(Case(target="trt"))

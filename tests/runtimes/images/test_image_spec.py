@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
+from torchvision import transforms
 
 from distill.data.image_set import ImageSet
 from runtimes.errors import UserError
-from runtimes.images.spec import ImageSpec, resize_matrix
+from runtimes.images.spec import ImageSpec, placed_matrix, resize_matrix
 
 SIZES = st.integers(8, 150)
 
@@ -31,6 +32,69 @@ def test_the_resize_matrix_is_torch_s_antialiased_bilinear_filter(source: int, t
     wanted = F.interpolate(unit, (target, source), mode="bilinear", antialias=True, align_corners=False)[0, 0].numpy()
     assert np.abs(resize_matrix(source, target) - wanted).max() < 1e-6
     assert np.allclose(resize_matrix(source, target).sum(axis=1), 1, atol=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(source=st.integers(2, 300), target=st.integers(1, 120))
+def test_the_bicubic_matrix_is_torch_s_antialiased_one(source: int, target: int) -> None:
+    unit = torch.eye(source, dtype=torch.float64)[None, None]
+    expected = F.interpolate(unit, (target, source), mode="bicubic", antialias=True, align_corners=False)[0, 0].numpy()
+    assert np.abs(resize_matrix(source, target, "bicubic") - expected).max() < 1e-6
+
+
+@settings(max_examples=60, deadline=None)
+@given(height=st.integers(20, 150), width=st.integers(20, 150), edge=st.integers(32, 60), seed=st.integers(0, 99),
+       interpolation=st.sampled_from(["bilinear", "bicubic"]))
+def test_a_crop_is_torchvision_s_resize_of_the_shortest_side_and_centre_crop(height: int, width: int, edge: int, seed: int,
+                                                                            interpolation: str) -> None:
+    raw = grey(height, width, 3, seed=seed)
+    spec = ImageSpec(32, 32, 3, fit="crop", edge=edge, interpolation=interpolation)  # type: ignore[arg-type]
+    mode = transforms.InterpolationMode.BILINEAR if interpolation == "bilinear" else transforms.InterpolationMode.BICUBIC
+    steps = transforms.Compose([transforms.Resize(edge, interpolation=mode, antialias=True), transforms.CenterCrop(32)])
+    theirs = steps(torch.from_numpy(raw.astype(np.float32)).permute(2, 0, 1)).clamp(0, 255).round().permute(1, 2, 0).numpy()
+    assert np.abs(spec.stored(raw).astype(int) - theirs.astype(int)).max() <= 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(height=st.integers(8, 150), width=st.integers(8, 150), seed=st.integers(0, 99))
+def test_a_pad_is_the_whole_image_in_the_middle_of_black(height: int, width: int, seed: int) -> None:
+    raw = grey(height, width, seed=seed)
+    spec = ImageSpec(32, 48, fit="pad")
+    tall, wide = spec.between(height, width)
+    assert max(tall / 32, wide / 48) == 1
+    assert abs(tall / wide - height / width) <= (0.5 / wide) * (1 + height / width) + 1e-9 or min(tall, wide) == 1
+    stored = spec.stored(raw)
+    top, left = round((tall - 32) / 2), round((wide - 48) / 2)
+    inside = ImageSpec(max(tall, 8), max(wide, 8)).stored(raw) if min(tall, wide) >= 8 else None
+    if inside is not None:
+        assert np.abs(stored[-top:tall - top, -left:wide - left].astype(int) - inside.astype(int)).max() <= 1
+    outside = stored.copy()
+    outside[-top:tall - top, -left:wide - left] = 0
+    assert not outside.any()
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop", "pad"])
+@pytest.mark.parametrize(("dtype", "window"), [("uint8", (0.0, 255.0)), ("uint16", (100.0, 3000.0))])
+@settings(max_examples=20, deadline=None)
+@given(height=st.integers(8, 120), width=st.integers(8, 120), seed=st.integers(0, 99))
+def test_every_fit_gives_a_device_the_levels_that_training_stored(fit: str, dtype: str, window: tuple[float, float], height: int,
+                                                                  width: int, seed: int) -> None:
+    raw = grey(height, width, top=255 if dtype == "uint8" else 4000, seed=seed)
+    spec = ImageSpec(32, 40, 1, dtype, window, fit=fit)  # type: ignore[arg-type]
+    there, here = spec.levels(spec.resized(raw)), spec.stored(raw)
+    assert np.abs(there - here).max() <= (0.5 if dtype == "uint8" else 0.5 + 255 / 2900)
+    assert ImageSpec.from_dict(json.loads(json.dumps(spec.as_dict()))) == spec
+
+
+def test_a_spec_that_squashes_reads_as_it_always_did_and_an_edge_without_its_crop_is_refused() -> None:
+    assert set(ImageSpec(32, 32).as_dict()) == {"height", "width", "channels", "dtype", "window", "mean", "std"}
+    with pytest.raises(UserError, match="edge 40 is for a square crop"):
+        ImageSpec(32, 32, edge=40)
+    with pytest.raises(UserError, match="out of no fewer"):
+        ImageSpec(64, 64, fit="crop", edge=40)
+    assert ImageSpec(64, 64, fit="crop").keeps(64, 64)
+    assert not ImageSpec(64, 64, fit="crop", edge=72).keeps(64, 64)
+    assert placed_matrix(20, 30, 10).shape == (10, 20)
 
 
 @settings(max_examples=40, deadline=None)
