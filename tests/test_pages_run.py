@@ -41,7 +41,7 @@ SMALLER = {
 ASIDE = {"--student auto": ["--auto-students", "2", "--proxy-steps", "2", "--auto-folds", "2"],
          "--method auto": ["--auto-folds", "2", "--auto-steps", "2"],
          "--max-": ["--prune-rounds", "1", "--prune-steps", "2"]}
-INSTEAD = {"--soak-minutes": "0.02", "--batch": "1", "--max-flips": "60%"}  # values of a line that would take minutes
+INSTEAD = {"--soak-minutes": "0.02", "--batch": "1", "--seconds": "0.05", "--max-flips": "60%"}  # values of a line that would take minutes
 NO_GPU = not torch.cuda.is_available()
 # Lines that need a GPU end with exit code 5 without one.
 NEEDS_GPU = ("rd-verify artifact-onnx-fp32 --device cuda", "rd-bench artifact-trt-fp16")
@@ -49,7 +49,8 @@ NEEDS_GPU = ("rd-verify artifact-onnx-fp32 --device cuda", "rd-bench artifact-tr
 MADE_BEFORE = ("rd-distill --student test_efficientnet", "rd-export --sign key.pem", "rd-adapt --method linear")
 IN_RUNTIMES = ("rd-export --target trt --precision fp16 --gpu sm86", "rd-export --target openvino --precision int8",
                "rd-bench artifact-onnx-fp32 --out old",
-               "rd-bench artifact-onnx-fp32 --out new")
+               "rd-bench artifact-onnx-fp32 --out new", "rd-export --out student-onnx-fp32",
+               "rd-export --precision int8 --out student-onnx-int8", "rd-export --target openvino --out student-openvino-fp32")
 PAGES = ("README.md", "distill/README.md", "export/README.md", "runtimes/README.md")
 
 
