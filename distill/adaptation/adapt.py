@@ -38,7 +38,7 @@ from distill.settings.adapt import AdapterOptions, AdaptSettings
 from distill.settings.data import DataOptions
 from distill.settings.training import RunOptions, TrainingOptions
 from distill.teacher.peft_folder import starts_of, write_peft
-from distill.teacher.teachers import check_teacher
+from distill.teacher.teachers import check_teacher, load_teacher
 from distill.teacher.teaching import BANKS, BankPlan, TeacherSignals, TeacherSource, check_bank, prepare_teacher
 from distill.training.answers import predict
 from distill.training.batches import Batches
@@ -73,11 +73,11 @@ def _adapt(settings: AdaptSettings, command: str, opened: Run) -> int:
     images = read_images(settings.part(DataOptions), settings.out)
     say("data", describe(images))
     views = ViewSpec(flip=0.5 if settings.flip else 0.0)
-    model, spec = adaptable(settings.teacher, images, size=settings.teacher_size, weights=settings.teacher_weights, seed=settings.seed,
-                            pooling=settings.slice_pooling)
+    teacher = load_teacher(settings.teacher, size=settings.teacher_size, weights=settings.teacher_weights)
+    model, spec = adaptable(settings.teacher, teacher, images, seed=settings.seed, pooling=settings.slice_pooling)
     adapter = settings.part(AdapterOptions)
     plan = BankPlan(settings.bank, settings.bank_views if adapter.pooled else 0, runtime=settings.bank_runtime, threads=settings.threads)
-    source = TeacherSource(settings.teacher, settings.teacher_size, settings.teacher_weights)
+    source = TeacherSource(settings.teacher, settings.teacher_size, settings.teacher_weights, loaded=teacher)
     signals = prepare_teacher(source, plan, images, views, device, probe_seed=settings.split_seed)
     plain = count_parameters(model) - count_parameters(model.head) - (count_parameters(model.slice_pool) if spec.slices else 0)
     with torch.random.fork_rng():

@@ -5,6 +5,7 @@ Owns: which teachers can be adapted and how each becomes a Model. Does not own: 
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from distill.networks.models import Model, ModelSpec
 from distill.networks.own import PREFIX as OWN
 from distill.networks.slices import Pooling
 from distill.networks.students import timm_name
-from distill.teacher.teachers import load_teacher
+from distill.teacher.teachers import Teacher
 from runtimes.errors import USAGE, UserError
 from runtimes.files.folder import MANIFEST
 from runtimes.images.spec import ImageSpec
@@ -38,15 +39,20 @@ def check_adaptable(name: str) -> None:
                         "distil from it as it is", USAGE)
 
 
-def adaptable(name: str, images: ImageSet, *, size: int | None, weights: str | None, seed: int,
-              pooling: Pooling = "attention") -> tuple[Model, ImageSpec]:
+def pooled_as(net: TransformersNet) -> dict[str, Any]:
+    """How an encoder is pooled, as its spec keeps it; nothing where it pools as it always did."""
+    unpooled = hasattr(net.encoder, "pooler") and net.encoder.pooler is None
+    return {**({"pooling": net.pooling} if net.pooling != "auto" else {}), **({"pooler": False} if unpooled else {})}
+
+
+def adaptable(name: str, teacher: Teacher, images: ImageSet, *, seed: int, pooling: Pooling = "attention") -> tuple[Model, ImageSpec]:
     """A teacher as a model with a head drawn from the seed for the data's classes, and how the data's images reach it.
 
-    name: as load_teacher takes it, except what shows no layers (`.pt2`, `bank:`), which is a UserError (exit 2). pooling: of
-    volumes; fresh, whatever the teacher was adapted to before.
+    name: what the teacher was loaded by, except what shows no layers (`.pt2`, `bank:`), which is a UserError (exit 2). Its network is
+    copied: the teacher stays as it is. pooling: of volumes; fresh, whatever the teacher was adapted to before.
     """
     check_adaptable(name)
-    teacher = load_teacher(name, size=size, weights=weights)
+    teacher = replace(teacher, net=copy.deepcopy(teacher.net))
     base = teacher.image_spec
     low, high = images.facts.get("window", (0.0, 255.0))
     spec = replace(base, channels=images.facts.get("channels", 3), dtype=images.facts.get("dtype", "uint8"),
@@ -57,14 +63,15 @@ def adaptable(name: str, images: ImageSet, *, size: int | None, weights: str | N
                                parent.spec.adapters)
         net = parent.net
     elif name.startswith("hf:"):
+        assert isinstance(teacher.net, TransformersNet)
         encoder: Any = teacher.net.encoder
         width = teacher.features(torch.zeros(1, 3, spec.height, spec.width)).shape[1]
         config = encoder.config.to_dict()
         model_spec = ModelSpec(f"{PREFIX}{encoder.config.model_type}", spec.height, spec.width, images.task, images.classes,
-                               {"config": config, "features": width})
-        net = TransformersNet(encoder)
+                               {"config": config, "features": width, **pooled_as(teacher.net)})
+        net = TransformersNet(encoder, pooling=teacher.net.pooling)
     else:
-        model_spec = ModelSpec(timm_name(name), spec.height, spec.width, images.task, images.classes)
+        model_spec = ModelSpec(timm_name(name), spec.height, spec.width, images.task, images.classes, teacher.arguments)
         net = teacher.net.net  # type: ignore[assignment]
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from distill.adapters.experts import AdapterSpec
 from distill.networks.encoder_folder import check_config
-from distill.networks.encoders import PREFIX, SHUFFLENETS, TORCHVISION
+from distill.networks.encoders import PREFIX, SHUFFLENETS, TORCHVISION, TokenPooling
 from distill.networks.json_values import is_count, is_number, shown
 from distill.networks.own import NAME
 from distill.networks.own import PREFIX as OWN
@@ -39,6 +39,9 @@ ARGUMENTS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "channels": (_counts(MOST_WIDTH), f"numbers from 1 to {MOST_WIDTH}"),
     "drop_rate": (lambda value: is_number(value, 0, 0.99), "a number from 0 to 0.99"),
     "drop_path_rate": (lambda value: is_number(value, 0, 0.99), "a number from 0 to 0.99"),
+    "init_values": (lambda value: is_number(value, 0, 1), "a number from 0 to 1"),
+    "global_pool": (lambda value: value in ("avg", "token", "map"), "avg, token or map"),
+    "reg_tokens": (lambda value: is_count(value, 0, 64), "a number from 0 to 64"),
 }
 
 
@@ -49,8 +52,12 @@ def check_architecture(arch: Any, arguments: Mapping[str, Any]) -> None:
     if not isinstance(arch, str):
         raise UserError(f"the architecture is {shown(arch)}, expected the name of a network, such as resnet18")
     if arch.startswith(PREFIX):
-        if set(arguments) != {"config", "features"} or not is_count(arguments["features"], 1, MOST_WIDTH):
+        if not {"config", "features"} <= set(arguments) <= {"config", "features", "pooling", "pooler"} or not is_count(
+                arguments["features"], 1, MOST_WIDTH):
             raise UserError(f"{arch} comes with {shown(sorted(arguments))}, expected its config and the width of its features")
+        if arguments.get("pooling", "auto") not in get_args(TokenPooling) or not isinstance(arguments.get("pooler", True), bool):
+            raise UserError(f"{arch} comes with pooling {shown(arguments.get('pooling'))} and pooler {shown(arguments.get('pooler'))}, "
+                            f"expected one of {', '.join(get_args(TokenPooling))}, and true or false")
         check_config(arguments["config"], f"the config of {arch}", arch.removeprefix(PREFIX))
         return
     if arch.startswith(OWN):

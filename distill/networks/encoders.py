@@ -6,34 +6,63 @@ students.py).
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from distill.networks.encoder_folder import check_config
 from runtimes.errors import USAGE, UserError
 
+TokenPooling = Literal["auto", "pooler", "cls", "mean", "cls+mean"]
 PREFIX = "transformers/"  # of ModelSpec.arch
 TORCHVISION = "torchvision/"
 SHUFFLENETS = tuple(f"{TORCHVISION}shufflenet_v2_x{width}" for width in ("0_5", "1_0", "1_5", "2_0"))
 
 
 class TransformersNet(nn.Module):
-    """An encoder, its pooled output (else the mean of its tokens), and a linear classifier behind it."""
+    """An encoder, how its answer is pooled, and a linear classifier behind it.
 
-    def __init__(self, encoder: nn.Module, width: int = 0, outputs: int = 0) -> None:
+    pooling: auto: what the encoder itself pools, else the mean of its tokens; pooler, cls, mean (of the tokens of patches), or cls+mean.
+    """
+
+    def __init__(self, encoder: nn.Module, width: int = 0, outputs: int = 0, pooling: TokenPooling = "auto") -> None:
         super().__init__()
         self.encoder = encoder
+        self.pooling = pooling
+        self.resamples = "interpolate_pos_encoding" in inspect.signature(encoder.forward).parameters
         self.classifier: nn.Module = nn.Linear(width, outputs) if outputs else nn.Identity()
 
     def forward_features(self, pixels: Tensor) -> Tensor:
-        """Pixels (B, 3, h, w) to pooled output (B, D), or tokens averaged."""
-        answer = self.encoder(pixel_values=pixels)
+        """Pixels (B, 3, h, w) to pooled features (B, D)."""
+        more: dict[str, Any] = {"interpolate_pos_encoding": True} if self.resamples and self._of_another_size(pixels) else {}
+        answer = self.encoder(pixel_values=pixels, **more)
         summary = getattr(answer, "pooler_output", None)
-        if summary is not None:
+        if self.pooling == "pooler" or (self.pooling == "auto" and summary is not None):
+            if summary is None:
+                raise UserError(f"{type(self.encoder).__name__} pools nothing itself; take cls or mean")
             return summary.flatten(1)  # type: ignore[no-any-return]
         last: Tensor = answer.last_hidden_state
-        return last.mean(dim=(2, 3)) if last.ndim == 4 else last.mean(dim=1)
+        if last.ndim == 4:
+            return last.mean(dim=(2, 3))
+        if self.pooling == "auto":
+            return last.mean(dim=1)
+        first, patches = last[:, 0], last[:, self._tokens_before_patches(pixels, last.shape[1]):].mean(dim=1)
+        return {"cls": first, "mean": patches, "cls+mean": torch.cat((first, patches), dim=1)}[self.pooling]
+
+    def _of_another_size(self, pixels: Tensor) -> bool:
+        """Whether images are not of the size that the encoder's positions were learnt for."""
+        own = getattr(self.encoder.config, "image_size", None)
+        sides = tuple(own) if isinstance(own, list | tuple) else (own, own)
+        return own is not None and tuple(pixels.shape[2:]) != sides
+
+    def _tokens_before_patches(self, pixels: Tensor, count: int) -> int:
+        """How many tokens stand before those of patches: a class token, a distillation token, registers."""
+        patch = getattr(self.encoder.config, "patch_size", None)
+        if not isinstance(patch, int):
+            return 0
+        return max(count - (pixels.shape[2] // patch) * (pixels.shape[3] // patch), 0)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Features to scores, or as they are."""
@@ -48,8 +77,12 @@ class TransformersNet(nn.Module):
         return self.classifier
 
 
-def from_config(arch: str, outputs: int, config: dict[str, Any], features: int) -> TransformersNet:
-    """An encoder with random weights from the config of its model type; features: width of what it answers."""
+def from_config(arch: str, outputs: int, config: dict[str, Any], features: int, pooling: TokenPooling = "auto",
+                pooler: bool = True) -> TransformersNet:
+    """An encoder with random weights from the config of its model type; features: width of what it answers, after its pooling.
+
+    pooler: False for one that was published without the weights of its pooling layer.
+    """
     try:
         import transformers
     except ModuleNotFoundError:
@@ -58,13 +91,14 @@ def from_config(arch: str, outputs: int, config: dict[str, Any], features: int) 
         configuration: Any = transformers.AutoConfig.for_model(
             arch.removeprefix(PREFIX), **{k: v for k, v in config.items() if k != "model_type"})
         check_config(configuration.to_dict(), f"the config of {arch}")  # with what it takes where nothing is said
-        encoder = transformers.AutoModel.from_config(configuration, trust_remote_code=False)
+        more = {} if pooler else {"add_pooling_layer": False}
+        encoder = transformers.AutoModel.from_config(configuration, trust_remote_code=False, **more)
     except UserError:
         raise
     except Exception as error:  # transformers raises many types for a config that fits no network
         raise UserError(f"transformers cannot make {arch} ({type(error).__name__}: {str(error).strip().split(chr(10))[0][:160]}); the "
                         "folder was changed, or written with another version") from None
-    return TransformersNet(encoder, features, outputs)
+    return TransformersNet(encoder, features, outputs, pooling)
 
 
 class ShuffleNet(nn.Module):

@@ -5,6 +5,7 @@ Owns: short names, suggestions for misspelt ones, `--student-weights`. Does not 
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import importlib
 import importlib.util
@@ -19,6 +20,7 @@ from torch import Tensor
 from distill.networks.encoders import SHUFFLENETS, TORCHVISION
 from distill.networks.models import Model, ModelSpec, build_model
 from distill.networks.own import OwnNet, OwnStudent
+from distill.networks.weight_files import tensors_of
 from runtimes.errors import USAGE, UserError
 
 SHORT_NAMES = {
@@ -154,16 +156,13 @@ def read_state(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch remarks about a file it then refuses
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([argparse.Namespace]):  # options beside the weights: a bag of values, no code
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling refuses in many types; each means the same here
         # torch's own words for it advise to load the file without this protection
         reason = "it holds more than tensors" if type(error).__name__ == "UnpicklingError" else first_line(error)
         raise UserError(f"{path} cannot be read as plain weights ({reason}); save it with safetensors") from None
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path} holds no state dict of tensors; save `model.state_dict()` with safetensors")
-    return state
+    return tensors_of(state, str(path))
 
 
 def first_line(error: Exception) -> str:

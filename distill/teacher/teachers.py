@@ -5,26 +5,36 @@ Owns: Teacher and how each kind is loaded and pooled. Does not own: caching its 
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
-import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from distill.networks.architectures import SIDES
 from distill.networks.checkpoint import load_checkpoint, read_config
-from distill.networks.encoder_folder import check_config, check_encoder, local_folder, staged
+from distill.networks.encoder_folder import check_encoder, local_folder
 from distill.networks.encoders import TransformersNet
-from distill.networks.json_values import is_count, is_number, shown
 from distill.networks.models import Model, count_parameters, weights_hash
 from distill.networks.nets import build_net, classifier_of
 from distill.networks.own import vectors
 from distill.networks.programs import image_sides, load_program
-from distill.networks.students import PIP_WEIGHTS, SHORT_NAMES, check_weights, first_line, hub_weights, pip_weights, read_state, timm_name
+from distill.networks.students import (
+    PIP_WEIGHTS,
+    SHORT_NAMES,
+    check_weights,
+    first_line,
+    hub_weights,
+    pip_weights,
+    read_state,
+    timm_name,
+    weights_file,
+)
+from distill.networks.weight_files import asked_arguments, fitted, without_prefix
+from distill.teacher.hf_folder import load_encoder
 from distill.teacher.peft_folder import check_peft, merge_peft
 from runtimes.errors import USAGE, UserError
 from runtimes.files.folder import read_manifest, sha256_file
@@ -35,13 +45,17 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 @dataclass(frozen=True)
 class Teacher:
-    """A frozen network, normalised pixels (B, 3, h, w) to pooled features (B, D), and what it must be fed."""
+    """A frozen network, normalised pixels (B, 3, h, w) to pooled features (B, D), and what it must be fed.
+
+    arguments: what a timm network was made with beside its name, as its weights asked for.
+    """
 
     name: str
     net: nn.Module
     image_spec: ImageSpec
     hash: str
     licence: str = "unknown"
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:
@@ -159,15 +173,23 @@ class _Pooled(nn.Module):
         return self.net.forward_head(self.net.forward_features(pixels), pre_logits=True)  # type: ignore[operator,no-any-return]
 
 
-def _with_its_head(arch: str, height: int, width: int, net: nn.Module, state: dict[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
-    """The network with as many outputs as the weights have; a body without a head gets one of zeros, since features alone are used."""
+def net_with(arch: str, height: int, width: int, outputs: int, state: dict[str, Tensor],
+             source: str) -> tuple[nn.Module, dict[str, Any]]:
+    """A timm network with a checkpoint's weights, and the arguments that they ask it to be made with; UserError where they do not fit."""
+    net, arguments = build_net(arch, height, width, outputs), asked_arguments(state)
+    if arguments:
+        try:
+            net = build_net(arch, height, width, outputs, **arguments)
+        except UserError:
+            arguments = {}  # they are those of vision transformers
     layer = classifier_of(net)[-1]
     name = next((name for name, module in net.named_modules() if module is layer), "")
-    head = {f"{name}.{part}": value for part, value in layer.state_dict().items()}
-    weight = state.get(f"{name}.weight")
+    weight = without_prefix(state, net.state_dict()).get(f"{name}.weight")
     if weight is not None and weight.ndim == 2 and len(weight) != getattr(layer, "out_features", len(weight)):
-        return build_net(arch, height, width, len(weight)), state
-    return net, {key: torch.zeros_like(value) for key, value in head.items() if key not in state} | state if weight is None else state
+        return net_with(arch, height, width, len(weight), state, source)
+    head = {f"{name}.{part}" for part in layer.state_dict()}
+    net.load_state_dict(fitted(state, net, head, f"teacher {arch} at {height}x{width}: {source}"), strict=True)
+    return net, arguments
 
 
 def _from_timm(name: str, size: int | None, weights: str | None) -> Teacher:
@@ -177,19 +199,17 @@ def _from_timm(name: str, size: int | None, weights: str | None) -> Teacher:
     config: Any = timm.get_pretrained_cfg(arch)
     height, width = (size, size) if size else (config.input_size[1], config.input_size[2])
     torch.manual_seed(0)  # what `--teacher-weights random` means, the same in every run
-    net = build_net(arch, height, width, config.num_classes or 1000)
-    if weights != "random":
-        state = (read_state(Path(weights)) if weights else pip_weights(arch) if arch in PIP_WEIGHTS else hub_weights(arch))
-        net, state = _with_its_head(arch, height, width, net, state)
-        try:
-            net.load_state_dict(state, strict=True)
-        except RuntimeError as error:
-            raise UserError(f"weights do not fit teacher {arch} at {height}x{width}: {str(error).splitlines()[-1].strip()}") from None
+    arguments: dict[str, Any] = {}
+    if weights == "random":
+        net = build_net(arch, height, width, config.num_classes or 1000)
+    else:
+        state = (read_state(weights_file(weights)) if weights else pip_weights(arch) if arch in PIP_WEIGHTS else hub_weights(arch))
+        net, arguments = net_with(arch, height, width, config.num_classes or 1000, state, weights or arch)
     body = _Pooled(net).eval()
     mean, std = ((0.5,) * 3, (0.5,) * 3) if arch in PIP_WEIGHTS else (config.mean, config.std)
     spec = ImageSpec(height, width, 3, mean=tuple(mean), std=tuple(std))
     licence = "Apache-2.0" if arch in PIP_WEIGHTS else str(getattr(config, "license", None) or "unknown")
-    return Teacher(name, body, spec, weights_hash(body), licence)
+    return Teacher(name, body, spec, weights_hash(body), licence, arguments)
 
 
 def _from_folder(folder: Path, size: int | None) -> Teacher:
@@ -226,47 +246,8 @@ def _from_program(path: Path, size: int | None) -> Teacher:
 
 
 def _from_transformers(name: str, size: int | None) -> Teacher:
-    import transformers
-
-    source = name.removeprefix("hf:")
-    with staged(local_folder(source, weights=True), source) as folder:
-        try:
-            config: Any = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-            check_config(config.to_dict(), f"{source}/config.json")  # with what it takes where the file says nothing
-            model: Any = transformers.AutoModel.from_pretrained(folder, config=config, use_safetensors=True, trust_remote_code=False,
-                                                                local_files_only=True).float()
-            processor: Any = transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        except UserError:
-            raise
-        except Exception as error:  # JSON, weight and version errors in many types; the way out is the same
-            raise UserError(f"{source} cannot be loaded ({type(error).__name__}: "
-                            f"{first_line(error).replace(str(folder), source)[:160]}); expected a folder that transformers' "
-                            "save_pretrained wrote: --teacher hf:FOLDER") from None
-    encoder = getattr(model, "vision_model", model)
-    if "pixel_values" not in inspect.signature(encoder.forward).parameters:
-        raise UserError(f"{source} holds {type(encoder).__name__}, which takes no images; expected a vision encoder")
-    encoder.config._name_or_path = ""  # else a place on this machine, which goes into what is made of the teacher
-    net = TransformersNet(encoder).eval()
-    edge = size or _edge(getattr(encoder.config, "image_size", None), source) or _edge(getattr(processor, "size", None), source)
-    if not edge:
-        raise UserError(f"{source} does not say how large its images are; say it with --teacher-size", USAGE)
-    mean, std = (_levels(getattr(processor, key, None) or usual, f"{source}: {key}")
-                 for key, usual in zip(("image_mean", "image_std"), IMAGENET, strict=True))
-    spec = ImageSpec(edge, edge, 3, mean=mean, std=std)
-    return Teacher(name, net, spec, weights_hash(net), "unknown")
-
-
-def _edge(value: Any, source: str) -> int:
-    """The side of an image by a config's size, a number or several; 0 where there is none."""
-    sides = list(dict(value).values()) if isinstance(value, Mapping) else list(value) if isinstance(value, list | tuple) else [value]
-    side = next((side for side in sides if side is not None), None)
-    if side is not None and not is_count(side, *SIDES):
-        raise UserError(f"{source} takes images of {shown(value)} pixels, expected sides from {SIDES[0]} to {SIDES[1]}")
-    return side or 0
-
-
-def _levels(value: Any, source: str) -> tuple[float, float, float]:
-    if not isinstance(value, list | tuple) or len(value) != 3 or not all(is_number(level, -1e6, 1e6) for level in value):
-        raise UserError(f"{source} is {shown(value)}, expected three numbers")
-    red, green, blue = map(float, value)
-    return red, green, blue
+    encoder = load_encoder(name.removeprefix("hf:"), size=size)
+    digest = weights_hash(encoder.net)
+    if encoder.net.pooling != "auto":  # of two that differ in it, neither takes the other's bank
+        digest = hashlib.sha256(f"{digest} {encoder.net.pooling}".encode()).hexdigest()
+    return Teacher(name, encoder.net, encoder.image_spec, digest, "unknown")

@@ -52,7 +52,7 @@ class TeacherSignals:
 class TeacherSource:
     """Where a teacher comes from: its name as typed, and what replaces its own input side and weights or is merged into them.
 
-    own: the teacher itself, where Python hands one over in place of a name.
+    own: the teacher itself, where Python hands one over in place of a name. loaded: the one that the name names, where it is at hand.
     """
 
     name: str
@@ -60,6 +60,7 @@ class TeacherSource:
     weights: str | None = None
     adapter: Path | None = None
     own: Teacher | None = None
+    loaded: Teacher | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def bank_teacher(source: TeacherSource, plan: BankPlan, images: ImageSet, views:
         facts = {"teacher": bank.key["teacher"], "teacher_public": public_teacher(bank.key["teacher"]),
                  "teacher_hash": bank.key["teacher_hash"], "licence": "unknown"}
         return bank, facts
-    teacher = source.own or load_teacher(source.name, size=source.size, weights=source.weights, adapter=source.adapter)
+    teacher = source.own or source.loaded or load_teacher(source.name, size=source.size, weights=source.weights, adapter=source.adapter)
     before = weights_hash(teacher.net)  # not teacher.hash, which for a .pt2 is that of the whole file
     say("teacher", f"{teacher.name}, {teacher.parameters / 1e6:.2f} M parameters, {teacher.image_spec.width} px, frozen")
     base = teacher.image_spec

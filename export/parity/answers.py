@@ -156,7 +156,7 @@ def graph_pixels(raw: NDArray[Any], artifact: Artifact) -> NDArray[np.float32]:
         return spec.normalised(spec.levels(spec.resized(raw)))
     levels = torch.from_numpy(spec.levels(raw)).permute(2, 0, 1)[None]
     resized = F.interpolate(levels, spec.between(*raw.shape[:2]), mode="bilinear", antialias=True, align_corners=False)
-    top, left = (round((there - here) / 2) for there, here in zip(resized.shape[2:], (spec.height, spec.width), strict=True))
+    top, left = ((there - here) // 2 for there, here in zip(resized.shape[2:], (spec.height, spec.width), strict=True))
     below, right = spec.height + top - resized.shape[2], spec.width + left - resized.shape[3]
     placed = F.pad(resized, (-left, right, -top, below))  # a crop where negative; around a smaller image, black
     return spec.normalised(placed.permute(0, 2, 3, 1).numpy())[0]

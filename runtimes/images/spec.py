@@ -53,7 +53,7 @@ def resize_matrix(source: int, target: int, interpolation: Filter = "bilinear") 
 def placed_matrix(source: int, between: int, target: int, interpolation: Filter = "bilinear") -> NDArray[np.float32]:
     """Rows that resize `source` to `between` and take the middle `target` of it, or set it in the middle of zeros, (target, source)."""
     whole = resize_matrix(source, between, interpolation)
-    first = round((between - target) / 2)  # as torchvision's CenterCrop rounds
+    first = (between - target) // 2  # as transformers' centre crops begin
     if between >= target:
         return whole[first:first + target]
     matrix = np.zeros((target, source), dtype=np.float32)
@@ -74,8 +74,9 @@ SPEC = object_of(
 class ImageSpec:
     """How a raw image becomes a network's input: level = clip((raw - low) / (high - low)), resize, (level - mean) / std.
 
-    fit: an image of another shape is squashed; or its shortest side comes to `edge` (the model's size where None) and the middle is
-    cropped; or its longest side comes to the model's size and black is put around it.
+    fit: an image of another shape is squashed; or its shortest side comes to the model's size and the middle is cropped; or its longest
+    side comes to the model's size and black is put around it. edge: squash, or bring the shortest side, to this larger size first, and
+    crop the middle out of that, as the authors of some teachers do.
     """
 
     height: int
@@ -97,9 +98,9 @@ class ImageSpec:
             raise UserError(f"window {self.window} is empty; expected low < high")
         if min(self.std) <= 0:
             raise UserError(f"std {self.std} must be above 0")
-        if self.edge is not None and (self.fit != "crop" or self.height != self.width or self.edge < self.height):
-            raise UserError(f"edge {self.edge} is for a square crop of {self.height}x{self.width} pixels out of no fewer; "
-                            f"found fit {self.fit}")
+        if self.edge is not None and (self.fit == "pad" or self.height != self.width or self.edge < self.height):
+            raise UserError(f"edge {self.edge} is for a square crop out of no fewer pixels, found {self.height}x{self.width} pixels and "
+                            f"fit {self.fit}")
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> ImageSpec:
@@ -189,7 +190,7 @@ class ImageSpec:
     def between(self, height: int, width: int) -> tuple[int, int]:
         """The size that an image is resized to before it is cropped or padded to the model's."""
         if self.fit == "squash":
-            return self.height, self.width
+            return self.edge or self.height, self.edge or self.width
         if self.fit == "crop" and self.height == self.width:  # as torchvision and transformers count: the long side rounded down
             edge = self.edge or self.height
             return (edge, int(edge * width / height)) if height <= width else (int(edge * height / width), edge)

@@ -1,0 +1,141 @@
+"""A vision encoder of transformers as its authors use it: no weight drawn at random, images brought to it by their own processor's rule.
+
+Owns: HfEncoder and load_encoder: which weights are there, how features are pooled, what images must look like. Does not own: what a folder
+may ask for (networks/encoder_folder.py), the processor's settings (processors.py), the network's form (networks/encoders.py).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from distill.networks.encoder_folder import CONFIG, PROCESSORS, check_config, local_folder, staged
+from distill.networks.encoders import TokenPooling, TransformersNet
+from distill.networks.students import first_line
+from distill.teacher.processors import image_spec_of
+from runtimes.errors import USAGE, UserError
+from runtimes.images.spec import ImageSpec
+
+HARMLESS = ("mask_token", "position_ids", "relative_position_index")  # what no clean image reaches, or what is counted, not learnt
+LEAST_COSINE = 0.995  # of an image as the processor and as our rule bring it to the network, both about their means
+
+
+@dataclass(frozen=True)
+class HfEncoder:
+    """An encoder with its pooling, and how images are brought to it."""
+
+    net: TransformersNet
+    image_spec: ImageSpec
+
+
+def load_encoder(source: str, *, size: int | None = None, pooling: TokenPooling | None = None) -> HfEncoder:
+    """Load what lies behind hf:SOURCE; UserError where weights are missing, or where its images cannot be brought to it as they must.
+
+    size: --teacher-size. pooling: --teacher-pool; by default what the model itself pools, or its class token where the weights of that
+    are missing, as in encoders that were published without them.
+    """
+    import transformers
+
+    with staged(local_folder(source, weights=True), source) as folder:
+        try:
+            config: Any = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            check_config(config.to_dict(), f"{source}/{CONFIG}")  # with what it takes where the file says nothing
+            model, missing = _loaded(folder, config)
+            processor: Any = (transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+                              if any((folder / name).is_file() for name in PROCESSORS) else None)
+        except UserError:
+            raise
+        except Exception as error:  # JSON, weight and version errors in many types; the way out is the same
+            raise UserError(f"{source} cannot be loaded ({type(error).__name__}: "
+                            f"{first_line(error).replace(str(folder), source)[:160]}); expected a folder that transformers' "
+                            "save_pretrained wrote: --teacher hf:FOLDER") from None
+    encoder: Any = getattr(model, "vision_model", model)
+    if "pixel_values" not in inspect.signature(encoder.forward).parameters:
+        raise UserError(f"{source} holds {type(encoder).__name__}, which takes no images; expected a vision encoder")
+    encoder.config._name_or_path = ""  # else a place on this machine, which goes into what is made of the teacher
+    if encoder is not model:
+        missing = [name.removeprefix("vision_model.") for name in missing if name.startswith("vision_model.")]
+    net = TransformersNet(encoder, pooling=_pooling_of(encoder, missing, pooling, source)).eval()
+    return HfEncoder(net, _image_spec(encoder, processor, source, size))
+
+
+def _loaded(folder: Path, config: Any) -> tuple[nn.Module, list[str]]:
+    """The model in fp32, and the names of weights that its files do not hold; a pooler without weights is left out."""
+    import transformers
+
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # its report of missing weights: what is missing is decided here
+    try:
+        more: dict[str, Any] = {}
+        loader: Any = transformers.AutoModel
+        if config.model_type == "vit_mae":  # which masks patches at random; its encoder is a plain ViT, from its class token on
+            usual = transformers.ViTConfig().to_dict()
+            config = transformers.ViTConfig(**{key: value for key, value in config.to_dict().items()
+                                               if key in usual and key not in ("model_type", "architectures")})
+            loader, more = transformers.ViTModel, {"add_pooling_layer": False}
+        while True:
+            model, report = loader.from_pretrained(
+                folder, config=config, use_safetensors=True, trust_remote_code=False, local_files_only=True, output_loading_info=True,
+                dtype=torch.float32, **more)
+            missing = [name for name in sorted({*report["missing_keys"], *(name for name, *_ in report.get("mismatched_keys", ()))})
+                       if name.split(".")[-1] not in HARMLESS]
+            if more or not any("pooler" in name for name in missing) or "add_pooling_layer" not in _arguments(model):
+                return model, missing
+            more = {"add_pooling_layer": False}
+    finally:
+        transformers.logging.set_verbosity(level)
+
+
+def _arguments(model: nn.Module) -> Sequence[str]:
+    return list(inspect.signature(type(model).__init__).parameters)
+
+
+def _pooling_of(encoder: nn.Module, missing: list[str], asked: TokenPooling | None, source: str) -> TokenPooling:
+    """How features are pooled; UserError where a weight that it needs is not there."""
+    unpooled = hasattr(encoder, "pooler") and encoder.pooler is None
+    if missing:
+        raise UserError(f"{source} lacks {len(missing)} weights of {type(encoder).__name__} ({', '.join(missing[:3])}), which would be "
+                        "drawn at random; copy the whole folder, or save the model again with save_pretrained")
+    if asked == "pooler" and unpooled:
+        raise UserError(f"--teacher-pool pooler: {source} holds no weights of a pooler; take cls or mean", USAGE)
+    return asked or ("cls" if unpooled else "auto")
+
+
+def _image_spec(encoder: Any, processor: Any, source: str, size: int | None) -> ImageSpec:
+    """How images are brought to the encoder: as its processor does, which is tried on an image of another shape."""
+    if processor is None:
+        raise UserError(f"{source} has none of {', '.join(PROCESSORS)}, which say how large its images are and how they are normalised; "
+                        "put the authors' own file there")
+    settings = {**processor.to_dict(), "image_processor_type": type(processor).__name__}
+    spec = image_spec_of(settings, source, image_size=getattr(encoder.config, "image_size", None), asked=size)
+    if size is None:
+        _check_processor(processor, spec, source)
+    return spec
+
+
+def _check_processor(processor: Any, spec: ImageSpec, source: str) -> None:
+    """UserError where the processor makes of a smooth picture of 300x200 pixels what our rule does not."""
+    random = np.random.default_rng(0)
+    coarse = random.integers(0, 256, (10, 7, 3)).astype(np.uint8)
+    raw = ImageSpec(300, 200, 3, interpolation="bicubic").stored(coarse)
+    try:
+        theirs = np.asarray(processor(images=raw, return_tensors="np")["pixel_values"][0], dtype=np.float64)
+    except Exception as error:  # a processor may ask for anything
+        raise UserError(f"the image processor of {source} fails on a picture ({type(error).__name__}: {first_line(error)[:120]}); export "
+                        "the encoder with torch.export.save to a .pt2 file") from None
+    ours = spec.normalised(spec.stored(raw)).astype(np.float64)
+    same = theirs.shape == ours.shape
+    apart = float(np.abs(theirs - ours).mean() / max(float(theirs.std()), 1e-9)) if same else float("inf")
+    centred = [image - image.mean() for image in (theirs, ours)]
+    cosine = float((centred[0] * centred[1]).sum() / np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum())) if same else 0.0
+    if cosine < LEAST_COSINE or apart > 0.1:
+        raise UserError(f"{type(processor).__name__} of {source} brings an image to the network in a way that is not known here (shape "
+                        f"{theirs.shape}, expected {ours.shape}; agreement {cosine:.3f}); say the side with --teacher-size to have it done "
+                        "our way, or export the encoder with its preparation to a .pt2 file")
