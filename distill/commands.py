@@ -39,9 +39,10 @@ from distill.settings.distill import DistillSettings
 from distill.settings.method import MethodOptions, SelectionOptions
 from distill.settings.method_table import METHODS, needs_bank
 from distill.settings.student import BudgetOptions, StudentOptions
+from distill.settings.teacher import TeacherOptions
 from distill.settings.training import RunOptions, TrainingOptions
 from distill.teacher.teachers import Teacher, check_teacher
-from distill.teacher.teaching import BANKS, BankPlan, TeacherSource, check_bank, prepare_teacher
+from distill.teacher.teaching import BANKS, BankPlan, TeacherSource, check_bank, prepare_teacher, stated_input
 from distill.training.student import Recipe, distils_probe, peak_lr, run_on, task_gradients, train, train_a_little
 from runtimes.commands.flags import record
 from runtimes.errors import USAGE, UserError
@@ -85,7 +86,8 @@ def story(settings: DistillSettings, command: str, opened: Run, networks: OwnNet
     """
     run, resume, banked = opened.folder, settings.resume, needs_bank(settings.method)
     arch = check_names(settings, networks)
-    source = TeacherSource(settings.teacher, settings.teacher_size, settings.teacher_weights, settings.teacher_adapter, networks.teacher)
+    source = TeacherSource(settings.teacher, settings.teacher_weights, settings.teacher_adapter, networks.teacher,
+                           stated=stated_input(settings.part(TeacherOptions)))
     if settings.adapt != "none":
         folder = teacher_folder(settings.out)
         adapt(settings.adaptation(folder), command)

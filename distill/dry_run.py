@@ -28,10 +28,12 @@ from distill.settings.distill import DistillSettings
 from distill.settings.method import MethodOptions
 from distill.settings.method_table import needs_bank
 from distill.settings.student import StudentOptions
+from distill.settings.teacher import TeacherOptions
 from distill.teacher.bank import open_bank
 from distill.teacher.banking import CPU_BATCH
 from distill.teacher.forward import choose_forward
 from distill.teacher.teachers import load_teacher
+from distill.teacher.teaching import stated_input
 
 STEPS = 5  # timed, after two that warm up
 FEATURE_BYTES = 2  # a bank keeps fp16
@@ -85,9 +87,11 @@ def _tell_bank(settings: DistillSettings, images: ImageSet, device: str) -> floa
         bank = open_bank(Path(settings.teacher.removeprefix("bank:")))
         say("bank", f"{bank.folder}: teacher {bank.key['teacher']}, {bank.rows:,} rows; there already")
         return 0.0
-    teacher = load_teacher(settings.teacher, size=settings.teacher_size, weights=settings.teacher_weights, adapter=settings.teacher_adapter)
+    teacher = load_teacher(settings.teacher, weights=settings.teacher_weights, adapter=settings.teacher_adapter,
+                           stated=stated_input(settings.part(TeacherOptions)))
     spec = teacher.image_spec
     say("teacher", f"{teacher.name}, {teacher.parameters / 1e6:.2f} M parameters, {spec.width} px, frozen")
+    say("", teacher.describe())
     grid = grid_of(settings.part(MethodOptions), settings.bank_grid)
     forward, runtime = choose_forward(teacher, settings.bank_runtime, device=device, grid=grid, threads=settings.threads)
     pixels = torch.zeros(CPU_BATCH, 3, spec.height, spec.width)

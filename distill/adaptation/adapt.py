@@ -36,10 +36,11 @@ from distill.report.outcome import RunResult, images_digest, write_result
 from distill.run import Run, opened_run, start_run
 from distill.settings.adapt import AdapterOptions, AdaptSettings
 from distill.settings.data import DataOptions
+from distill.settings.teacher import TeacherOptions
 from distill.settings.training import RunOptions, TrainingOptions
 from distill.teacher.peft_folder import starts_of, write_peft
 from distill.teacher.teachers import check_teacher, load_teacher
-from distill.teacher.teaching import BANKS, BankPlan, TeacherSignals, TeacherSource, check_bank, prepare_teacher
+from distill.teacher.teaching import BANKS, BankPlan, TeacherSignals, TeacherSource, check_bank, prepare_teacher, stated_input
 from distill.training.answers import predict
 from distill.training.batches import Batches
 from distill.training.student import fit_by
@@ -73,11 +74,14 @@ def _adapt(settings: AdaptSettings, command: str, opened: Run) -> int:
     images = read_images(settings.part(DataOptions), settings.out)
     say("data", describe(images))
     views = ViewSpec(flip=0.5 if settings.flip else 0.0)
-    teacher = load_teacher(settings.teacher, size=settings.teacher_size, weights=settings.teacher_weights)
+    stated = stated_input(settings.part(TeacherOptions))
+    teacher = load_teacher(settings.teacher, weights=settings.teacher_weights, stated=stated)
+    if stated.pool != "auto" and not settings.teacher.startswith("hf:"):
+        raise UserError(f"--teacher-pool {stated.pool}: an adapted timm network pools as it always does; leave it out", USAGE)
     model, spec = adaptable(settings.teacher, teacher, images, seed=settings.seed, pooling=settings.slice_pooling)
     adapter = settings.part(AdapterOptions)
     plan = BankPlan(settings.bank, settings.bank_views if adapter.pooled else 0, runtime=settings.bank_runtime, threads=settings.threads)
-    source = TeacherSource(settings.teacher, settings.teacher_size, settings.teacher_weights, loaded=teacher)
+    source = TeacherSource(settings.teacher, settings.teacher_weights, loaded=teacher, stated=stated)
     signals = prepare_teacher(source, plan, images, views, device, probe_seed=settings.split_seed)
     plain = count_parameters(model) - count_parameters(model.head) - (count_parameters(model.slice_pool) if spec.slices else 0)
     with torch.random.fork_rng():

@@ -74,7 +74,8 @@ def write_result(out: Path, outcome: RunResult, *, overwrite: bool, kind: Litera
             "command": outcome.command, "settings": outcome.settings, "versions": versions(),
             "weights_hash": weights_hash(outcome.model.net), "licence": licences["teacher"],
             "parents": {"teacher": outcome.teacher.get("teacher_hash"), "images": images_digest(images)},
-            "teacher": outcome.teacher.get("teacher"), "teacher_public": outcome.teacher.get("teacher_public"),
+            "teacher": outcome.teacher.get("teacher"), "teacher_input": outcome.teacher.get("teacher_input"),
+            "teacher_public": outcome.teacher.get("teacher_public"),
             "data": data_facts(images), "synthetic": images.synthetic, **(more or {}),
         })
 

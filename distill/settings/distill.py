@@ -21,7 +21,9 @@ from distill.settings.training import RunOptions, TrainingOptions
 from runtimes.commands.settings import Expert
 from runtimes.errors import USAGE, UserError
 
-AS_ADAPTED = ("teacher_size", "teacher_weights", "bank_views", "bank_runtime", "flip")  # what --adapt passes on of the teacher
+# What --adapt passes on of the teacher.
+AS_ADAPTED = ("teacher_size", "teacher_weights", "teacher_mean", "teacher_std", "teacher_pool", "teacher_resize", "bank_views",
+              "bank_runtime", "flip")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from distill.settings.group import Group
 from runtimes.commands.settings import Expert
+from runtimes.errors import USAGE, UserError
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,14 @@ class TeacherOptions(Group):
     """Teacher input side in pixels; the teacher's own when not given."""
     teacher_weights: str | None = None
     """Weights file of a timm teacher, or `random` (for trials only)."""
+    teacher_mean: Annotated[tuple[float, float, float] | None, Expert] = None
+    """What pixels from 0 to 1 are normalised with, a number a colour; the teacher's own when not given."""
+    teacher_std: Annotated[tuple[float, float, float] | None, Expert] = None
+    """The same for the spread of pixels."""
+    teacher_pool: Annotated[Literal["auto", "cls", "mean", "cls+mean", "pooler"], Expert] = "auto"
+    """How one vector an image comes of tokens: auto as the teacher does it itself, the class token, the mean of patches, both, a pooler."""
+    teacher_resize: Annotated[Literal["auto", "squash", "crop", "pad"], Expert] = "auto"
+    """Images of another shape than the teacher's: auto as its authors do it, squashed, their middle cropped, or black put around them."""
     bank: Path | None = None
     """Folder of the feature bank; by default one named after teacher and images below `banks`."""
     bank_views: Annotated[int, Expert] = 8
@@ -37,3 +46,5 @@ class TeacherOptions(Group):
         super().check()
         self.not_negative("bank_views")
         self.pixels("teacher_size")
+        if self.teacher_std is not None and min(self.teacher_std) < 1e-4:
+            raise UserError(f"--teacher-std {' '.join(map(str, self.teacher_std))} must be above 0", USAGE)

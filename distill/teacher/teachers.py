@@ -10,14 +10,14 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from distill.networks.checkpoint import load_checkpoint, read_config
 from distill.networks.encoder_folder import check_encoder, local_folder
-from distill.networks.encoders import TransformersNet
+from distill.networks.encoders import TokenPooling, TransformersNet
 from distill.networks.models import Model, count_parameters, weights_hash
 from distill.networks.nets import build_net, classifier_of
 from distill.networks.own import vectors
@@ -40,7 +40,20 @@ from runtimes.errors import USAGE, UserError
 from runtimes.files.folder import read_manifest, sha256_file
 from runtimes.images.spec import ImageSpec
 
+POOLED = {"auto": "as the network pools", "cls": "of the class token", "mean": "as the mean of patches",
+          "cls+mean": "of the class token and the mean of patches", "pooler": "of the pooler"}
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class TeacherInput:
+    """What a user says of a teacher in place of what its own files say: the side and normalisation of images, how they fit, the pooling."""
+
+    size: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    pool: TokenPooling = "auto"
+    resize: Literal["auto", "squash", "crop", "pad"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -56,6 +69,16 @@ class Teacher:
     hash: str
     licence: str = "unknown"
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    pooling: str = "as the network pools"
+
+    def describe(self) -> str:
+        """How images reach it and what is taken of its answer, in words."""
+        spec = self.image_spec
+        fit = {"squash": "squashed", "crop": "shortest side first, then the middle", "pad": "longest side first, black around"}[spec.fit]
+        edge = f" of {spec.edge} px" if spec.edge else ""
+        levels = ", ".join(f"{name} {' '.join(f'{value:.4g}' for value in values)}" for name, values in (
+            ("mean", spec.mean), ("std", spec.std)))
+        return f"images {fit}{edge} ({spec.interpolation}), {levels}; features {self.pooling}; licence {self.licence}"
 
     @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:
@@ -68,15 +91,19 @@ class Teacher:
         return count_parameters(self.net)
 
 
-def load_teacher(name: str, *, size: int | None = None, weights: str | None = None, adapter: Path | None = None) -> Teacher:
+def load_teacher(name: str, *, size: int | None = None, weights: str | None = None, adapter: Path | None = None,
+                 stated: TeacherInput | None = None) -> Teacher:
     """Load and freeze a teacher: eval mode, no gradients, hash of its weights taken.
 
     name: a timm or short name, `hf:ID`, a folder of rd-distill or rd-adapt, or a `.pt2` file. adapter: a PEFT folder to merge
-    into a timm network or an `hf:` encoder. Raises UserError naming what to install or where to put a missing file.
+    into a timm network or an `hf:` encoder. stated: what a user says of its images and features; size is short for that of it. Raises
+    UserError naming what to install or where to put a missing file.
     """
     check_teacher(name, weights=weights, adapter=adapter)
+    stated = stated or TeacherInput(size)
+    size = stated.size
     if name.startswith("hf:"):
-        teacher = _from_transformers(name, size)
+        teacher = _from_transformers(name, size, stated.pool)
     elif name.endswith(".pt2"):
         teacher = _from_program(Path(name), size)
     elif Path(name).is_dir():
@@ -85,6 +112,7 @@ def load_teacher(name: str, *, size: int | None = None, weights: str | None = No
         teacher = _from_timm(name, size, weights)
     if adapter is not None:
         teacher = _with_adapter(teacher, adapter)
+    teacher = _as_stated(teacher, stated)
     return frozen(teacher, "another --teacher-size", name)
 
 
@@ -145,6 +173,22 @@ def check_teacher(name: str, *, weights: str | None = None, adapter: Path | None
         check_peft(adapter)
 
 
+def _as_stated(teacher: Teacher, stated: TeacherInput) -> Teacher:
+    """The teacher with the images and features that a user states; UserError for a pooling that it cannot have."""
+    spec = teacher.image_spec
+    if stated.resize != "auto" and stated.resize != spec.fit:
+        spec = replace(spec, fit=stated.resize, edge=spec.edge if stated.resize == "crop" else None)
+    spec = replace(spec, mean=stated.mean or spec.mean, std=stated.std or spec.std)
+    if stated.pool == "auto" or isinstance(teacher.net, TransformersNet):
+        return replace(teacher, image_spec=spec)
+    prefix = getattr(teacher.net.net, "num_prefix_tokens", None) if isinstance(teacher.net, _Pooled) else None
+    if prefix is None or stated.pool == "pooler" or (stated.pool != "mean" and not prefix):
+        raise UserError(f"--teacher-pool {stated.pool}: teacher {teacher.name} has no such tokens; leave it out", USAGE)
+    net = _Pooled(teacher.net.net, stated.pool).eval()  # type: ignore[arg-type]
+    digest = hashlib.sha256(f"{teacher.hash} {stated.pool}".encode()).hexdigest()
+    return replace(teacher, image_spec=spec, net=net, hash=digest, pooling=POOLED[stated.pool])
+
+
 def _takes_no_adapter(name: str, adapter: Path) -> UserError:
     return UserError(f"--teacher-adapter {adapter}: teacher {name} takes none; name the timm network or hf:ID it was made for", USAGE)
 
@@ -165,12 +209,17 @@ def pooled(output: Any, name: str) -> Tensor:
 class _Pooled(nn.Module):
     """A timm body with its pooling: pixels to pre-logits."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, pooling: TokenPooling = "auto") -> None:
         super().__init__()
         self.net = net
+        self.pooling = pooling
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.net.forward_head(self.net.forward_features(pixels), pre_logits=True)  # type: ignore[operator,no-any-return]
+        answer = self.net.forward_features(pixels)  # type: ignore[operator]
+        if self.pooling == "auto":
+            return self.net.forward_head(answer, pre_logits=True)  # type: ignore[operator,no-any-return]
+        first, patches = answer[:, 0], answer[:, self.net.num_prefix_tokens:].mean(dim=1)  # type: ignore[misc]
+        return {"cls": first, "mean": patches, "cls+mean": torch.cat((first, patches), dim=1)}[self.pooling]
 
 
 def net_with(arch: str, height: int, width: int, outputs: int, state: dict[str, Tensor],
@@ -245,9 +294,9 @@ def _from_program(path: Path, size: int | None) -> Teacher:
     return Teacher(path.name, program.module(), spec, sha256_file(path))
 
 
-def _from_transformers(name: str, size: int | None) -> Teacher:
-    encoder = load_encoder(name.removeprefix("hf:"), size=size)
+def _from_transformers(name: str, size: int | None, pool: TokenPooling) -> Teacher:
+    encoder = load_encoder(name.removeprefix("hf:"), size=size, pooling=None if pool == "auto" else pool)
     digest = weights_hash(encoder.net)
     if encoder.net.pooling != "auto":  # of two that differ in it, neither takes the other's bank
         digest = hashlib.sha256(f"{digest} {encoder.net.pooling}".encode()).hexdigest()
-    return Teacher(name, encoder.net, encoder.image_spec, digest, "unknown")
+    return Teacher(name, encoder.net, encoder.image_spec, digest, "unknown", pooling=POOLED[encoder.net.pooling])

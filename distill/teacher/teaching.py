@@ -20,13 +20,14 @@ from distill.evaluation.predict import Predictions, judge
 from distill.networks.models import weights_hash
 from distill.networks.slices import mean_of_slices
 from distill.progress import say, track
+from distill.settings.teacher import TeacherOptions
 from distill.teacher.audit import audit, check_key
 from distill.teacher.bank import FeatureBank, bank_key, bank_name, open_bank
 from distill.teacher.banking import CPU_BATCH, GPU_BATCH, build_bank
 from distill.teacher.forward import choose_forward, torch_forward
 from distill.teacher.probe import Probe, fit_probe, standardiser
 from distill.teacher.public_names import OWN_TEACHER, public_teacher
-from distill.teacher.teachers import Teacher, load_teacher
+from distill.teacher.teachers import Teacher, TeacherInput, load_teacher
 from runtimes.errors import USAGE, UserError
 from runtimes.files.folder import read_manifest
 from runtimes.files.outputs import claimed
@@ -53,14 +54,20 @@ class TeacherSource:
     """Where a teacher comes from: its name as typed, and what replaces its own input side and weights or is merged into them.
 
     own: the teacher itself, where Python hands one over in place of a name. loaded: the one that the name names, where it is at hand.
+    stated: what a user says of its images and features.
     """
 
     name: str
-    size: int | None = None
     weights: str | None = None
     adapter: Path | None = None
     own: Teacher | None = None
     loaded: Teacher | None = None
+    stated: TeacherInput | None = None
+
+
+def stated_input(options: TeacherOptions) -> TeacherInput:
+    """What a user says of a teacher's images and features."""
+    return TeacherInput(options.teacher_size, options.teacher_mean, options.teacher_std, options.teacher_pool, options.teacher_resize)
 
 
 @dataclass(frozen=True)
@@ -99,9 +106,11 @@ def bank_teacher(source: TeacherSource, plan: BankPlan, images: ImageSet, views:
         facts = {"teacher": bank.key["teacher"], "teacher_public": public_teacher(bank.key["teacher"]),
                  "teacher_hash": bank.key["teacher_hash"], "licence": "unknown"}
         return bank, facts
-    teacher = source.own or source.loaded or load_teacher(source.name, size=source.size, weights=source.weights, adapter=source.adapter)
+    teacher = source.own or source.loaded or load_teacher(source.name, weights=source.weights, adapter=source.adapter,
+                                                          stated=source.stated)
     before = weights_hash(teacher.net)  # not teacher.hash, which for a .pt2 is that of the whole file
     say("teacher", f"{teacher.name}, {teacher.parameters / 1e6:.2f} M parameters, {teacher.image_spec.width} px, frozen")
+    say("", teacher.describe())
     base = teacher.image_spec
     low, high = images.facts.get("window", (0.0, 255.0))
     spec = replace(base, channels=images.facts.get("channels", 3), dtype=images.facts.get("dtype", "uint8"),
@@ -115,7 +124,7 @@ def bank_teacher(source: TeacherSource, plan: BankPlan, images: ImageSet, views:
     hub = not Path(source.name.removeprefix("hf:")).expanduser().exists()
     public = OWN_TEACHER if source.own else public_teacher(teacher.name, hub=hub)
     facts = {"teacher": teacher.name, "teacher_public": public, "teacher_hash": teacher.hash, "licence": teacher.licence,
-             "bank": str(folder)}
+             "bank": str(folder), "teacher_input": teacher.describe()}
     return bank, facts
 
 

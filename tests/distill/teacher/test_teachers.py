@@ -21,7 +21,7 @@ from distill.networks.checkpoint import Calibration, save_checkpoint
 from distill.networks.models import weights_hash
 from distill.networks.nets import build_net
 from distill.teacher.forward import choose_forward, onnx_forward, torch_forward
-from distill.teacher.teachers import Teacher, load_teacher, pooled
+from distill.teacher.teachers import Teacher, TeacherInput, load_teacher, pooled
 from runtimes.errors import USAGE, UserError
 from runtimes.files.folder import write_manifest
 from runtimes.images.spec import ImageSpec
@@ -259,3 +259,28 @@ def test_a_missing_transformers_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match=r"pip install 'rd-distill\[teachers\]'"):
         load_teacher("hf:some/model")
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean", "cls+mean"])
+def test_a_stated_pooling_takes_those_tokens_and_makes_another_teacher(pool: str) -> None:
+    plain = load_teacher("test_vit", size=160, weights="random")
+    teacher = load_teacher("test_vit", weights="random", stated=TeacherInput(160, pool=pool))  # type: ignore[arg-type]
+    pixels = torch.randn(2, 3, 160, 160)
+    with torch.no_grad():
+        tokens = plain.net.net.forward_features(pixels)  # type: ignore[union-attr,operator]
+    first, patches = tokens[:, 0], tokens[:, 1:].mean(1)
+    torch.testing.assert_close(teacher.features(pixels), {"cls": first, "mean": patches, "cls+mean": torch.cat((first, patches), 1)}[pool])
+    assert teacher.hash != plain.hash
+    assert {"cls": "of the class token;", "mean": "as the mean of patches;", "cls+mean": "and the mean of patches;"}[pool] in teacher.describe()
+    torch.testing.assert_close(onnx_forward(teacher, 1)(pixels)["pooled"], teacher.features(pixels), rtol=1e-4, atol=1e-4)
+
+
+def test_stated_images_take_the_place_of_the_teachers_own() -> None:
+    stated = TeacherInput(64, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), resize="crop")
+    teacher = load_teacher("test_efficientnet", weights="random", stated=stated)
+    spec = teacher.image_spec
+    assert (spec.height, spec.mean, spec.std, spec.fit) == (64, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "crop")
+    assert "shortest side first" in teacher.describe()
+    with pytest.raises(UserError, match="has no such tokens") as caught:
+        load_teacher("test_efficientnet", weights="random", stated=TeacherInput(64, pool="cls"))
+    assert caught.value.exit_code == USAGE
