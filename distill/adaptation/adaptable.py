@@ -21,6 +21,7 @@ from distill.networks.own import PREFIX as OWN
 from distill.networks.slices import Pooling
 from distill.networks.students import timm_name
 from distill.teacher.teachers import Teacher
+from distill.teacher.timm_folder import described, is_timm_folder
 from runtimes.errors import USAGE, UserError
 from runtimes.files.folder import MANIFEST
 from runtimes.images.spec import ImageSpec
@@ -57,7 +58,7 @@ def adaptable(name: str, teacher: Teacher, images: ImageSet, *, seed: int, pooli
     low, high = images.facts.get("window", (0.0, 255.0))
     spec = replace(base, channels=images.facts.get("channels", 3), dtype=images.facts.get("dtype", "uint8"),
                    window=(float(low), float(high)), volume=images.volume)
-    if Path(name).is_dir():
+    if Path(name).is_dir() and not is_timm_folder(Path(name)):
         parent = load_checkpoint(Path(name)).model
         model_spec = ModelSpec(parent.spec.arch, spec.height, spec.width, images.task, images.classes, parent.spec.arguments,
                                parent.spec.adapters)
@@ -71,7 +72,8 @@ def adaptable(name: str, teacher: Teacher, images: ImageSet, *, seed: int, pooli
                                {"config": config, "features": width, **pooled_as(teacher.net)})
         net = TransformersNet(encoder, pooling=teacher.net.pooling)
     else:
-        model_spec = ModelSpec(timm_name(name), spec.height, spec.width, images.task, images.classes, teacher.arguments)
+        model_spec = ModelSpec(described(Path(name)).arch if Path(name).is_dir() else timm_name(name), spec.height, spec.width,
+                               images.task, images.classes, teacher.arguments)
         net = teacher.net.net  # type: ignore[assignment]
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -36,6 +36,7 @@ from distill.networks.students import (
 from distill.networks.weight_files import asked_arguments, fitted, without_prefix
 from distill.teacher.hf_folder import load_encoder
 from distill.teacher.peft_folder import check_peft, merge_peft
+from distill.teacher.timm_folder import described, is_timm_folder
 from runtimes.errors import USAGE, UserError
 from runtimes.files.folder import read_manifest, sha256_file
 from runtimes.images.spec import ImageSpec
@@ -106,6 +107,8 @@ def load_teacher(name: str, *, size: int | None = None, weights: str | None = No
         teacher = _from_transformers(name, size, stated.pool)
     elif name.endswith(".pt2"):
         teacher = _from_program(Path(name), size)
+    elif Path(name).is_dir() and is_timm_folder(Path(name)):
+        teacher = _from_timm_folder(Path(name), size)
     elif Path(name).is_dir():
         teacher = _from_folder(Path(name), size)
     else:
@@ -153,6 +156,8 @@ def check_teacher(name: str, *, weights: str | None = None, adapter: Path | None
     elif program:
         if not Path(name).is_file():
             raise UserError(f"teacher {name} not found; expected a file written by torch.export.save")
+    elif folder and is_timm_folder(Path(name)):
+        described(Path(name))
     elif folder:
         read_manifest(Path(name), "student", "teacher")
         read_config(Path(name))
@@ -222,11 +227,15 @@ class _Pooled(nn.Module):
         return {"cls": first, "mean": patches, "cls+mean": torch.cat((first, patches), dim=1)}[self.pooling]
 
 
-def net_with(arch: str, height: int, width: int, outputs: int, state: dict[str, Tensor],
-             source: str) -> tuple[nn.Module, dict[str, Any]]:
-    """A timm network with a checkpoint's weights, and the arguments that they ask it to be made with; UserError where they do not fit."""
-    net, arguments = build_net(arch, height, width, outputs), asked_arguments(state)
-    if arguments:
+def net_with(arch: str, height: int, width: int, outputs: int, state: dict[str, Tensor], source: str,
+             given: Mapping[str, Any] | None = None) -> tuple[nn.Module, dict[str, Any]]:
+    """A timm network with a checkpoint's weights, and the arguments that it was made with; UserError where they do not fit.
+
+    given: arguments that its authors name; without them those that the weights ask for.
+    """
+    arguments = dict(given or {}) or asked_arguments(state)
+    net = build_net(arch, height, width, outputs, **(arguments if given else {}))
+    if arguments and not given:
         try:
             net = build_net(arch, height, width, outputs, **arguments)
         except UserError:
@@ -235,7 +244,7 @@ def net_with(arch: str, height: int, width: int, outputs: int, state: dict[str, 
     name = next((name for name, module in net.named_modules() if module is layer), "")
     weight = without_prefix(state, net.state_dict()).get(f"{name}.weight")
     if weight is not None and weight.ndim == 2 and len(weight) != getattr(layer, "out_features", len(weight)):
-        return net_with(arch, height, width, len(weight), state, source)
+        return net_with(arch, height, width, len(weight), state, source, given)
     head = {f"{name}.{part}" for part in layer.state_dict()}
     net.load_state_dict(fitted(state, net, head, f"teacher {arch} at {height}x{width}: {source}"), strict=True)
     return net, arguments
@@ -259,6 +268,15 @@ def _from_timm(name: str, size: int | None, weights: str | None) -> Teacher:
     spec = ImageSpec(height, width, 3, mean=tuple(mean), std=tuple(std))
     licence = "Apache-2.0" if arch in PIP_WEIGHTS else str(getattr(config, "license", None) or "unknown")
     return Teacher(name, body, spec, weights_hash(body), licence, arguments)
+
+
+def _from_timm_folder(folder: Path, size: int | None) -> Teacher:
+    description = described(folder, size)
+    spec = description.image_spec
+    net, arguments = net_with(description.arch, spec.height, spec.width, 1000, read_state(description.weights), str(folder),
+                              description.arguments)
+    body = _Pooled(net).eval()
+    return Teacher(folder.name, body, spec, weights_hash(body), description.licence, arguments)
 
 
 def _from_folder(folder: Path, size: int | None) -> Teacher:

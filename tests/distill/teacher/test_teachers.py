@@ -271,7 +271,8 @@ def test_a_stated_pooling_takes_those_tokens_and_makes_another_teacher(pool: str
     first, patches = tokens[:, 0], tokens[:, 1:].mean(1)
     torch.testing.assert_close(teacher.features(pixels), {"cls": first, "mean": patches, "cls+mean": torch.cat((first, patches), 1)}[pool])
     assert teacher.hash != plain.hash
-    assert {"cls": "of the class token;", "mean": "as the mean of patches;", "cls+mean": "and the mean of patches;"}[pool] in teacher.describe()
+    words = {"cls": "of the class token;", "mean": "as the mean of patches;", "cls+mean": "and the mean of patches;"}[pool]
+    assert words in teacher.describe()
     torch.testing.assert_close(onnx_forward(teacher, 1)(pixels)["pooled"], teacher.features(pixels), rtol=1e-4, atol=1e-4)
 
 
