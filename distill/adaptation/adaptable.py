@@ -19,9 +19,8 @@ from distill.networks.encoders import PREFIX, TransformersNet
 from distill.networks.models import Model, ModelSpec
 from distill.networks.own import PREFIX as OWN
 from distill.networks.slices import Pooling
-from distill.networks.students import timm_name
 from distill.teacher.teachers import Teacher
-from distill.teacher.timm_folder import described, is_timm_folder
+from distill.teacher.timm_folder import is_timm_folder
 from runtimes.errors import USAGE, UserError
 from runtimes.files.folder import MANIFEST
 from runtimes.images.spec import ImageSpec
@@ -72,8 +71,7 @@ def adaptable(name: str, teacher: Teacher, images: ImageSet, *, seed: int, pooli
                                {"config": config, "features": width, **pooled_as(teacher.net)})
         net = TransformersNet(encoder, pooling=teacher.net.pooling)
     else:
-        model_spec = ModelSpec(described(Path(name)).arch if Path(name).is_dir() else timm_name(name), spec.height, spec.width,
-                               images.task, images.classes, teacher.arguments)
+        model_spec = ModelSpec(teacher.arch, spec.height, spec.width, images.task, images.classes, teacher.arguments)
         net = teacher.net.net  # type: ignore[assignment]
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -34,6 +34,7 @@ from distill.networks.students import (
     weights_file,
 )
 from distill.networks.weight_files import asked_arguments, fitted, without_prefix
+from distill.teacher import dinov2_small
 from distill.teacher.hf_folder import load_encoder
 from distill.teacher.peft_folder import check_peft, merge_peft
 from distill.teacher.timm_folder import described, is_timm_folder
@@ -61,7 +62,7 @@ class TeacherInput:
 class Teacher:
     """A frozen network, normalised pixels (B, 3, h, w) to pooled features (B, D), and what it must be fed.
 
-    arguments: what a timm network was made with beside its name, as its weights asked for.
+    arch, arguments: the name of a timm network, and what it was made with beside it, as its weights asked for.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Teacher:
     licence: str = "unknown"
     arguments: Mapping[str, Any] = field(default_factory=dict)
     pooling: str = "as the network pools"
+    arch: str = ""
 
     def describe(self) -> str:
         """How images reach it and what is taken of its answer, in words."""
@@ -107,6 +109,8 @@ def load_teacher(name: str, *, size: int | None = None, weights: str | None = No
         teacher = _from_transformers(name, size, stated.pool)
     elif name.endswith(".pt2"):
         teacher = _from_program(Path(name), size)
+    elif name == dinov2_small.NAME:
+        teacher = _from_dinov2_small(size or dinov2_small.SIDE)
     elif Path(name).is_dir() and is_timm_folder(Path(name)):
         teacher = _from_timm_folder(Path(name), size)
     elif Path(name).is_dir():
@@ -156,6 +160,8 @@ def check_teacher(name: str, *, weights: str | None = None, adapter: Path | None
     elif program:
         if not Path(name).is_file():
             raise UserError(f"teacher {name} not found; expected a file written by torch.export.save")
+    elif name == dinov2_small.NAME:
+        dinov2_small.weights_path()
     elif folder and is_timm_folder(Path(name)):
         described(Path(name))
     elif folder:
@@ -267,7 +273,15 @@ def _from_timm(name: str, size: int | None, weights: str | None) -> Teacher:
     mean, std = ((0.5,) * 3, (0.5,) * 3) if arch in PIP_WEIGHTS else (config.mean, config.std)
     spec = ImageSpec(height, width, 3, mean=tuple(mean), std=tuple(std))
     licence = "Apache-2.0" if arch in PIP_WEIGHTS else str(getattr(config, "license", None) or "unknown")
-    return Teacher(name, body, spec, weights_hash(body), licence, arguments)
+    return Teacher(name, body, spec, weights_hash(body), licence, arguments, arch=arch)
+
+
+def _from_dinov2_small(side: int) -> Teacher:
+    net = build_net(dinov2_small.ARCH, side, side, 0)
+    net.load_state_dict(dinov2_small.dinov2_state(side), strict=True)
+    body = _Pooled(net).eval()
+    spec = ImageSpec(side, side, 3, mean=IMAGENET[0], std=IMAGENET[1])
+    return Teacher(dinov2_small.NAME, body, spec, weights_hash(body), dinov2_small.LICENCE, arch=dinov2_small.ARCH)
 
 
 def _from_timm_folder(folder: Path, size: int | None) -> Teacher:
@@ -276,7 +290,7 @@ def _from_timm_folder(folder: Path, size: int | None) -> Teacher:
     net, arguments = net_with(description.arch, spec.height, spec.width, 1000, read_state(description.weights), str(folder),
                               description.arguments)
     body = _Pooled(net).eval()
-    return Teacher(folder.name, body, spec, weights_hash(body), description.licence, arguments)
+    return Teacher(folder.name, body, spec, weights_hash(body), description.licence, arguments, arch=description.arch)
 
 
 def _from_folder(folder: Path, size: int | None) -> Teacher:
