@@ -44,6 +44,14 @@ from runtimes.images.spec import ImageSpec
 
 POOLED = {"auto": "as the network pools", "cls": "of the class token", "mean": "as the mean of patches",
           "cls+mean": "of the class token and the mean of patches", "pooler": "of the pooler"}
+A_STATE = "weights alone; name its network, and the file as --teacher-weights"
+# What else a file of a network may be, and what to do with it.
+WAYS_OUT = {
+    **dict.fromkeys((".safetensors", ".pth", ".bin", ".ckpt"), A_STATE),
+    ".pt": f"TorchScript, which runs code when it is read, or of {A_STATE}; in Python a network is saved as .pt2 with torch.export.save",
+    ".ts": "TorchScript, which runs code when it is read; load it where you trust it and save it with torch.export.save to a .pt2 file",
+    ".onnx": "ONNX, which shows no features; save the network with torch.export.save to a .pt2 file, or name a bank: --teacher bank:FOLDER",
+    **dict.fromkeys((".h5", ".keras", ".tflite"), "another library; bring its weights into a timm network's, --teacher-weights")}
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -162,6 +170,8 @@ def check_teacher(name: str, *, weights: str | None = None, adapter: Path | None
             raise UserError(f"teacher {name} not found; expected a file written by torch.export.save")
     elif name == dinov2_small.NAME:
         dinov2_small.weights_path()
+    elif Path(name).suffix.lower() in WAYS_OUT and Path(name).is_file():
+        raise UserError(f"{flag} {name} is a file of {WAYS_OUT[Path(name).suffix.lower()]}", USAGE)
     elif folder and is_timm_folder(Path(name)):
         described(Path(name))
     elif folder:

@@ -285,3 +285,14 @@ def test_stated_images_take_the_place_of_the_teachers_own() -> None:
     with pytest.raises(UserError, match="has no such tokens") as caught:
         load_teacher("test_efficientnet", weights="random", stated=TeacherInput(64, pool="cls"))
     assert caught.value.exit_code == USAGE
+
+
+@pytest.mark.parametrize(("file", "words"), [
+    ("a.onnx", "shows no features"), ("a.ts", "runs code when it is read"), ("a.pt", "TorchScript"),
+    ("a.safetensors", "--teacher-weights"), ("a.PTH", "--teacher-weights"), ("a.h5", "another library")])
+def test_a_file_of_another_kind_is_named_with_the_way_out(tmp_path: Path, file: str, words: str) -> None:
+    (tmp_path / file).write_bytes(b"x")
+    with pytest.raises(UserError, match=words) as caught:
+        load_teacher(str(tmp_path / file))
+    assert caught.value.exit_code == USAGE
+    assert "resnet" not in str(caught.value)
