@@ -115,7 +115,7 @@ def test_the_arguments_of_the_list_are_given_to_the_network() -> None:
     assert (net.drop_rate, len(net.layer1), net.layer4[0].conv1.out_channels) == (0.5, 1, 8)
     of_transformers: dict[str, Any] = {"init_values": 0.5, "global_pool": "avg", "reg_tokens": 3}
     vit: Any = build_model(ModelSpec("test_vit", 160, 160, "binary", ("a", "b"), of_transformers)).net
-    assert (vit.global_pool, vit.num_prefix_tokens, float(vit.blocks[0].ls1.gamma[0])) == ("avg", 4, 0.5)
+    assert (vit.global_pool, vit.num_prefix_tokens, vit.blocks[0].ls1.gamma[0].item()) == ("avg", 4, 0.5)
     assert {*values, *of_transformers, "distillation"} == set(ARGUMENTS)
 
 
