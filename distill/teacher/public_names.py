@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 from distill.networks.students import SHORT_NAMES
+from distill.teacher import dinov2_small
 
 OWN_TEACHER = "own teacher"
 OWN_DATA = "own images"
@@ -30,7 +31,7 @@ def _public(name: str, hub: bool) -> str:
     bare, adapter, _ = name.partition(" with ")
     if bare in NO_TEACHER:
         return bare
-    public = bare in SHORT_NAMES or bare in _networks() or (hub and re.fullmatch(r"hf:[\w.-]+(/[\w.-]+)?", bare))
+    public = bare in (*SHORT_NAMES, dinov2_small.NAME) or bare in _networks() or (hub and re.fullmatch(r"hf:[\w.-]+(/[\w.-]+)?", bare))
     return (bare if public else OWN_TEACHER) + (" with an adapter" if adapter else "")
 
 
