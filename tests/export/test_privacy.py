@@ -125,7 +125,8 @@ def test_only_names_that_anybody_can_look_up_are_public(name: str) -> None:
 
 
 def test_public_names_stay() -> None:
-    for name in ("dinov2-small", "efficientnet-lite0", "resnet18", "vit_base_patch16_224", "no teacher", "none", "resnet18 + efficientnet-lite2"):
+    for name in ("dinov2-small", "efficientnet-lite0", "resnet18", "vit_base_patch16_224", "no teacher", "none",
+                 "resnet18 + efficientnet-lite2"):
         assert public_teacher(name) == name
     assert public_teacher("hf:facebook/dinov2-small", hub=True) == "hf:facebook/dinov2-small"
     assert public_teacher("hf:facebook/dinov2-small") == OWN_TEACHER, "it may have been a folder"
