@@ -41,8 +41,7 @@ def check_adaptable(name: str) -> None:
 
 def pooled_as(net: TransformersNet) -> dict[str, Any]:
     """How an encoder is pooled, as its spec keeps it; nothing where it pools as it always did."""
-    unpooled = hasattr(net.encoder, "pooler") and net.encoder.pooler is None
-    return {**({"pooling": net.pooling} if net.pooling != "auto" else {}), **({"pooler": False} if unpooled else {})}
+    return {**({"pooling": net.pooling} if net.pooling != "auto" else {}), **({"pooler": False} if net.unpooled else {})}
 
 
 def adaptable(name: str, teacher: Teacher, images: ImageSet, *, seed: int, pooling: Pooling = "attention") -> tuple[Model, ImageSpec]:

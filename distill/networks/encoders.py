@@ -51,6 +51,11 @@ class TransformersNet(nn.Module):
         first, patches = last[:, 0], last[:, self._tokens_before_patches(pixels, last.shape[1]):].mean(dim=1)
         return {"cls": first, "mean": patches, "cls+mean": torch.cat((first, patches), dim=1)}[self.pooling]
 
+    @property
+    def unpooled(self) -> bool:
+        """Whether the encoder has a place for a pooling layer and was published without its weights."""
+        return hasattr(self.encoder, "pooler") and self.encoder.pooler is None
+
     def _of_another_size(self, pixels: Tensor) -> bool:
         """Whether images are not of the size that the encoder's positions were learnt for."""
         own = getattr(self.encoder.config, "image_size", None)

@@ -62,7 +62,8 @@ def load_encoder(source: str, *, size: int | None = None, pooling: TokenPooling 
     encoder.config._name_or_path = ""  # else a place on this machine, which goes into what is made of the teacher
     if encoder is not model:
         missing = [name.removeprefix("vision_model.") for name in missing if name.startswith("vision_model.")]
-    net = TransformersNet(encoder, pooling=_pooling_of(encoder, missing, pooling, source)).eval()
+    net = TransformersNet(encoder).eval()
+    net.pooling = _pooling_of(net, missing, pooling, source)
     return HfEncoder(net, _image_spec(encoder, processor, source, size))
 
 
@@ -97,15 +98,14 @@ def _arguments(model: nn.Module) -> Sequence[str]:
     return list(inspect.signature(type(model).__init__).parameters)
 
 
-def _pooling_of(encoder: nn.Module, missing: list[str], asked: TokenPooling | None, source: str) -> TokenPooling:
+def _pooling_of(net: TransformersNet, missing: list[str], asked: TokenPooling | None, source: str) -> TokenPooling:
     """How features are pooled; UserError where a weight that it needs is not there."""
-    unpooled = hasattr(encoder, "pooler") and encoder.pooler is None
     if missing:
-        raise UserError(f"{source} lacks {len(missing)} weights of {type(encoder).__name__} ({', '.join(missing[:3])}), which would be "
+        raise UserError(f"{source} lacks {len(missing)} weights of {type(net.encoder).__name__} ({', '.join(missing[:3])}), which would be "
                         "drawn at random; copy the whole folder, or save the model again with save_pretrained")
-    if asked == "pooler" and unpooled:
+    if asked == "pooler" and net.unpooled:
         raise UserError(f"--teacher-pool pooler: {source} holds no weights of a pooler; take cls or mean", USAGE)
-    return asked or ("cls" if unpooled else "auto")
+    return asked or ("cls" if net.unpooled else "auto")
 
 
 def _image_spec(encoder: Any, processor: Any, source: str, size: int | None) -> ImageSpec:

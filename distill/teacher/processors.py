@@ -11,10 +11,10 @@ from typing import Any
 
 from distill.networks.architectures import SIDES
 from distill.networks.json_values import is_count, is_number, shown
+from distill.networks.own import IMAGENET_MEAN, IMAGENET_STD
 from runtimes.errors import USAGE, UserError
 from runtimes.images.spec import Filter, Fit, ImageSpec
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 FILTERS: dict[Any, Filter] = {None: "bilinear", 2: "bilinear", 3: "bicubic", 1: "bicubic"}  # Pillow's numbers; Lanczos is nearest bicubic
 CONVNEXT_WHOLE = 384  # from this size on ConvNextImageProcessor squashes, below it crops
 
@@ -94,8 +94,8 @@ def _levels(settings: Mapping[str, Any], source: str) -> tuple[tuple[float, floa
     mean: tuple[float, ...] = (0.0,) * 3
     std: tuple[float, ...] = (1.0,) * 3
     if settings.get("do_normalize", True) is not False:
-        mean, std = (_three(settings.get(key) or usual, f"{source}: {key}")
-                     for key, usual in zip(("image_mean", "image_std"), IMAGENET, strict=True))
+        mean, std = (three_numbers(settings.get(key) or usual, f"{source}: {key}")
+                     for key, usual in zip(("image_mean", "image_std"), (IMAGENET_MEAN, IMAGENET_STD), strict=True))
     if settings.get("include_top") and settings.get("do_normalize", True) is not False:  # EfficientNet's divides by std once more
         std = tuple(value * value for value in std)
     shift = 1.0 if settings.get("rescale_offset") or (settings.get("offset") and scale != 255.0) else 0.0  # x * factor - 1
@@ -103,8 +103,8 @@ def _levels(settings: Mapping[str, Any], source: str) -> tuple[tuple[float, floa
     return (means[0], means[1], means[2]), (stds[0], stds[1], stds[2])
 
 
-def _three(value: Any, source: str) -> tuple[float, ...]:
-    values = list(value) if isinstance(value, list | tuple) else []
-    if len(values) != 3 or not all(is_number(level, -1e6, 1e6) for level in values):
+def three_numbers(value: Any, source: str, most: float = 1e6) -> tuple[float, float, float]:
+    """A mean or std of colours as a file says it; UserError for anything but three numbers up to `most`."""
+    if not isinstance(value, list | tuple) or len(value) != 3 or not all(is_number(level, -most, most) for level in value):
         raise UserError(f"{source} is {shown(value)}, expected three numbers")
-    return tuple(map(float, values))
+    return float(value[0]), float(value[1]), float(value[2])

@@ -20,7 +20,7 @@ from distill.networks.encoder_folder import check_encoder, local_folder
 from distill.networks.encoders import TokenPooling, TransformersNet
 from distill.networks.models import Model, count_parameters, weights_hash
 from distill.networks.nets import build_net, classifier_of
-from distill.networks.own import vectors
+from distill.networks.own import IMAGENET_MEAN, IMAGENET_STD, vectors
 from distill.networks.programs import image_sides, load_program
 from distill.networks.students import (
     PIP_WEIGHTS,
@@ -52,7 +52,6 @@ WAYS_OUT = {
     ".ts": "TorchScript, which runs code when it is read; load it where you trust it and save it with torch.export.save to a .pt2 file",
     ".onnx": "ONNX, which shows no features; save the network with torch.export.save to a .pt2 file, or name a bank: --teacher bank:FOLDER",
     **dict.fromkeys((".h5", ".keras", ".tflite"), "another library; bring its weights into a timm network's, --teacher-weights")}
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @dataclass(frozen=True)
@@ -194,6 +193,11 @@ def check_teacher(name: str, *, weights: str | None = None, adapter: Path | None
         check_peft(adapter)
 
 
+def hash_with(digest: str, pooling: TokenPooling) -> str:
+    """A teacher's hash with its pooling: of two that differ in it, neither takes the other's bank."""
+    return digest if pooling == "auto" else hashlib.sha256(f"{digest} {pooling}".encode()).hexdigest()
+
+
 def _as_stated(teacher: Teacher, stated: TeacherInput) -> Teacher:
     """The teacher with the images and features that a user states; UserError for a pooling that it cannot have."""
     spec = teacher.image_spec
@@ -206,8 +210,7 @@ def _as_stated(teacher: Teacher, stated: TeacherInput) -> Teacher:
     if prefix is None or stated.pool == "pooler" or (stated.pool != "mean" and not prefix):
         raise UserError(f"--teacher-pool {stated.pool}: teacher {teacher.name} has no such tokens; leave it out", USAGE)
     net = _Pooled(teacher.net.net, stated.pool).eval()  # type: ignore[arg-type]
-    digest = hashlib.sha256(f"{teacher.hash} {stated.pool}".encode()).hexdigest()
-    return replace(teacher, image_spec=spec, net=net, hash=digest, pooling=POOLED[stated.pool])
+    return replace(teacher, image_spec=spec, net=net, hash=hash_with(teacher.hash, stated.pool), pooling=POOLED[stated.pool])
 
 
 def _takes_no_adapter(name: str, adapter: Path) -> UserError:
@@ -290,7 +293,7 @@ def _from_dinov2_small(side: int) -> Teacher:
     net = build_net(dinov2_small.ARCH, side, side, 0)
     net.load_state_dict(dinov2_small.dinov2_state(side), strict=True)
     body = _Pooled(net).eval()
-    spec = ImageSpec(side, side, 3, mean=IMAGENET[0], std=IMAGENET[1])
+    spec = ImageSpec(side, side, 3, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     return Teacher(dinov2_small.NAME, body, spec, weights_hash(body), dinov2_small.LICENCE, arch=dinov2_small.ARCH)
 
 
@@ -332,13 +335,11 @@ def _from_program(path: Path, size: int | None) -> Teacher:
     height, width = (size or int(shape[0])), (size or int(shape[1]))
     if all(isinstance(side, int) for side in shape) and (height, width) != shape:
         raise UserError(f"--teacher-size {size}: {path} takes {shape[0]}x{shape[1]}; leave it out")
-    spec = ImageSpec(height, width, 3, mean=IMAGENET[0], std=IMAGENET[1])
+    spec = ImageSpec(height, width, 3, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     return Teacher(path.name, program.module(), spec, sha256_file(path))
 
 
 def _from_transformers(name: str, size: int | None, pool: TokenPooling) -> Teacher:
     encoder = load_encoder(name.removeprefix("hf:"), size=size, pooling=None if pool == "auto" else pool)
-    digest = weights_hash(encoder.net)
-    if encoder.net.pooling != "auto":  # of two that differ in it, neither takes the other's bank
-        digest = hashlib.sha256(f"{digest} {encoder.net.pooling}".encode()).hexdigest()
-    return Teacher(name, encoder.net, encoder.image_spec, digest, "unknown", pooling=POOLED[encoder.net.pooling])
+    pooling = encoder.net.pooling
+    return Teacher(name, encoder.net, encoder.image_spec, hash_with(weights_hash(encoder.net), pooling), "unknown", pooling=POOLED[pooling])

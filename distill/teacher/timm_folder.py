@@ -14,6 +14,7 @@ from typing import Any
 
 from distill.networks.architectures import SIDES, check_architecture
 from distill.networks.json_values import is_count, is_number, shown
+from distill.teacher.processors import three_numbers
 from runtimes.errors import UserError
 from runtimes.files.folder import MANIFEST, read_json
 from runtimes.images.spec import Filter, Fit, ImageSpec
@@ -91,17 +92,11 @@ def _image_spec(preparation: Mapping[str, Any], source: str, size: int | None) -
     fit: Fit = {"center": "crop", "squash": "squash", "border": "pad"}[mode]  # type: ignore[assignment]
     target = size or int(side or 0)
     edge = floor(target / share)
-    mean, std = (_three(preparation.get(name), f"{source}: {name}") for name in ("mean", "std"))
+    mean, std = (three_numbers(preparation.get(name), f"{source}: {name}", 1e3) for name in ("mean", "std"))
     if preparation.get("interpolation") not in FILTERS:
         raise UserError(f"{source} says interpolation {shown(preparation.get('interpolation'))}, expected bilinear or bicubic")
     return ImageSpec(target, target, 3, mean=mean, std=std, fit=fit, edge=edge if edge > target and fit != "pad" else None,
                      interpolation=FILTERS[preparation.get("interpolation")])
-
-
-def _three(value: Any, source: str) -> tuple[float, float, float]:
-    if not isinstance(value, list) or len(value) != 3 or not all(is_number(level, -1e3, 1e3) for level in value):
-        raise UserError(f"{source} is {shown(value)}, expected three numbers")
-    return float(value[0]), float(value[1]), float(value[2])
 
 
 def _object(value: Any, source: str) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import transformers
+from drawn import smooth_picture
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModel
@@ -100,11 +100,6 @@ def quiet() -> None:
     transformers.logging.set_verbosity_error()
 
 
-def picture(height: int, width: int, seed: int) -> np.ndarray:
-    coarse = np.random.default_rng(seed).integers(0, 256, (height // 30, width // 30, 3)).astype(np.uint8)
-    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
-
-
 def cosine(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float(torch.nn.functional.cosine_similarity(ours, theirs).min())
 
@@ -119,7 +114,7 @@ def test_features_are_those_of_the_authors_own_processor_and_forward_pass(tmp_pa
     ours, theirs = [], []
     for seed in range(6):
         for shape in ((300, 300), (400, 230)):
-            raw = picture(*shape, seed)
+            raw = smooth_picture(*shape, seed)
             spec = teacher.image_spec
             ours.append(teacher.features(torch.from_numpy(spec.normalised(spec.stored(raw)))[None]))
             with torch.no_grad():

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import timm
 import torch
+from drawn import smooth_picture
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from timm.data import create_transform, resolve_data_config
@@ -70,11 +70,6 @@ FORMS = {"timm's own, as UNI": (timm_form, 0.9), "transformers' wrapper": (wrapp
          "open_clip's, as BiomedCLIP": (open_clip_form, 1.0)}
 
 
-def picture(height: int, width: int, seed: int) -> np.ndarray:
-    coarse = np.random.default_rng(seed).integers(0, 256, (height // 30, width // 30, 3)).astype(np.uint8)
-    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
-
-
 @pytest.mark.parametrize("form", FORMS)
 def test_features_are_those_of_the_authors_own_preparation_and_forward_pass(tmp_path: Path, form: str) -> None:
     write, share = FORMS[form]
@@ -85,7 +80,7 @@ def test_features_are_those_of_the_authors_own_preparation_and_forward_pass(tmp_
     ours, theirs = [], []
     for seed in range(6):
         for shape in ((300, 300), (400, 230)):
-            raw = picture(*shape, seed)
+            raw = smooth_picture(*shape, seed)
             spec = teacher.image_spec
             ours.append(teacher.features(torch.from_numpy(spec.normalised(spec.stored(raw)))[None]))
             with torch.no_grad():
