@@ -5,7 +5,6 @@ Owns: short names, suggestions for misspelt ones, `--student-weights`. Does not 
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import importlib
 import importlib.util
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distill.networks.bags import read_bags
 from distill.networks.encoders import SHUFFLENETS, TORCHVISION
 from distill.networks.models import Model, ModelSpec, build_model
 from distill.networks.own import OwnNet, OwnStudent
@@ -156,8 +156,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch remarks about a file it then refuses
-            with torch.serialization.safe_globals([argparse.Namespace]):  # options beside the weights: a bag of values, no code
-                state = torch.load(path, map_location="cpu", weights_only=True)
+            state = read_bags(path)
     except Exception as error:  # unpickling refuses in many types; each means the same here
         # torch's own words for it advise to load the file without this protection
         reason = "it holds more than tensors" if type(error).__name__ == "UnpicklingError" else first_line(error)

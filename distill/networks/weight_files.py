@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill.networks.bags import Bag, tensors_of_module
 from runtimes.errors import UserError
 
 # Where training programs keep the network, the better first: averaged weights before those of the last step (timm, MAE, DINO, Lightning).
@@ -28,11 +29,13 @@ def tensors_of(content: Any, source: str) -> dict[str, Tensor]:
     """The tensors of a checkpoint's network by name, whatever the program that wrote it keeps beside them."""
     part = content
     for _ in range(4):
+        if isinstance(part, Bag):
+            part = tensors_of_module(part)
         if not isinstance(part, Mapping):
             break
         if part and all(isinstance(value, Tensor) for value in part.values()):
             return {str(name): value for name, value in part.items()}
-        inner = next((part[name] for name in PARTS if isinstance(part.get(name), Mapping) and part[name]), None)
+        inner = next((part[name] for name in PARTS if isinstance(part.get(name), Mapping | Bag) and part[name]), None)
         if inner is None:
             break
         part = inner

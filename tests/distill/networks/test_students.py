@@ -142,8 +142,10 @@ def evil_files(folder: Path, mark: Path) -> dict[str, Path]:
     paths["bare"].write_bytes(pickle.dumps(Evil(builtins.exec, code)))
     paths["protocol 0"] = folder / "protocol0.bin"
     paths["protocol 0"].write_bytes(pickle.dumps(Evil(os.system, f"touch {mark}"), protocol=0))
-    paths["whole module"] = folder / "module.pth"
-    torch.save(torch.nn.Linear(2, 2), paths["whole module"])
+    paths["inside a network"] = folder / "module.pth"
+    network = torch.nn.Linear(2, 2)
+    network.extra = Evil(os.system, f"touch {mark}")  # type: ignore[assignment]
+    torch.save(network, paths["inside a network"])
     return paths
 
 
