@@ -41,7 +41,8 @@ from distill.settings.method_table import METHODS, needs_bank
 from distill.settings.student import BudgetOptions, StudentOptions
 from distill.settings.teacher import TeacherOptions
 from distill.settings.training import RunOptions, TrainingOptions
-from distill.teacher.teachers import Teacher, check_teacher
+from distill.teacher.teacher import Teacher
+from distill.teacher.teachers import check_teacher
 from distill.teacher.teaching import BANKS, BankPlan, TeacherSource, check_bank, prepare_teacher, stated_input
 from distill.training.student import Recipe, distils_probe, peak_lr, run_on, task_gradients, train, train_a_little
 from runtimes.commands.flags import record

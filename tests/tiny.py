@@ -23,7 +23,8 @@ from distill.teacher.bank import FeatureBank, bank_key
 from distill.teacher.banking import Forward, build_bank
 from distill.teacher.forward import torch_forward
 from distill.teacher.probe import Probe, fit_probe
-from distill.teacher.teachers import Teacher, load_teacher
+from distill.teacher.teacher import Teacher
+from distill.teacher.teachers import load_teacher
 from distill.training.batches import Batches
 from runtimes.images.spec import ImageSpec
 

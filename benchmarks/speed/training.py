@@ -34,7 +34,8 @@ from distill.networks.students import build_student
 from distill.teacher.bank import FeatureBank, bank_key
 from distill.teacher.banking import build_bank
 from distill.teacher.forward import onnx_forward, torch_forward
-from distill.teacher.teachers import Teacher, load_teacher
+from distill.teacher.teacher import Teacher
+from distill.teacher.teachers import load_teacher
 from distill.training.batches import Batches
 from distill.training.fit import fit
 from runtimes.images.spec import ImageSpec

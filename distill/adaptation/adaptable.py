@@ -19,7 +19,7 @@ from distill.networks.encoders import PREFIX, TransformersNet
 from distill.networks.models import Model, ModelSpec
 from distill.networks.own import PREFIX as OWN
 from distill.networks.slices import Pooling
-from distill.teacher.teachers import Teacher
+from distill.teacher.teacher import Teacher
 from distill.teacher.timm_folder import is_timm_folder
 from runtimes.errors import USAGE, UserError
 from runtimes.files.folder import MANIFEST
@@ -28,7 +28,7 @@ from runtimes.images.spec import ImageSpec
 
 def check_adaptable(name: str) -> None:
     """UserError (exit 2) for a teacher that shows no layers (a `.pt2` file, a bank), or that was pruned."""
-    if name.endswith(".pt2") or name.startswith("bank:"):
+    if name.endswith((".pt2", ".onnx")) or name.startswith("bank:"):
         raise UserError(f"--teacher {name} shows no layers to put adapters beside; name a timm network, hf:ID or a folder", USAGE)
     spec = read_config(Path(name))[0] if (Path(name) / MANIFEST).is_file() else None
     if spec is not None and spec.arch.startswith(OWN):

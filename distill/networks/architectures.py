@@ -25,6 +25,7 @@ SIDES = (8, 4096)  # pixels; ImageSpec takes the same
 MOST_CLASSES = 100_000
 MOST_WIDTH = 65_536  # of a layer, of an adapter's factors together
 MOST_BLOCKS = 256
+LAYERS = ("SwiGLUPacked",)  # of timm.layers, which timm takes as classes, not by name
 REGISTERED = re.compile(r"\w+(\.[\w-]+)?")  # a scheme such as hf-hub: or local-dir: has a colon, a path a slash
 
 
@@ -42,6 +43,14 @@ ARGUMENTS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "init_values": (lambda value: is_number(value, 0, 1), "a number from 0 to 1"),
     "global_pool": (lambda value: value in ("avg", "token", "map"), "avg, token or map"),
     "reg_tokens": (lambda value: is_count(value, 0, 64), "a number from 0 to 64"),
+    "patch_size": (lambda value: is_count(value, 1, 64), "a number from 1 to 64"),
+    "embed_dim": (lambda value: is_count(value, 1, MOST_WIDTH), f"a number from 1 to {MOST_WIDTH}"),
+    "depth": (lambda value: is_count(value, 1, MOST_BLOCKS), f"a number from 1 to {MOST_BLOCKS}"),
+    "num_heads": (lambda value: is_count(value, 1, 1024), "a number from 1 to 1024"),
+    "mlp_ratio": (lambda value: is_number(value, 0.1, 16), "a number from 0.1 to 16"),
+    "no_embed_class": (lambda value: isinstance(value, bool), "true or false"),
+    "act_layer": (lambda value: value in ("gelu", "silu"), "gelu or silu"),
+    "mlp_layer": (lambda value: value in LAYERS, f"one of {', '.join(LAYERS)}"),
 }
 
 

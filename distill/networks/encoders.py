@@ -21,6 +21,12 @@ TORCHVISION = "torchvision/"
 SHUFFLENETS = tuple(f"{TORCHVISION}shufflenet_v2_x{width}" for width in ("0_5", "1_0", "1_5", "2_0"))
 
 
+def of_tokens(tokens: Tensor, before: int, pooling: TokenPooling) -> Tensor:
+    """One vector an image of tokens (B, T, D): the first, the mean of those of patches, or both; before: tokens that stand before them."""
+    patches = tokens[:, before:].mean(dim=1) if pooling != "cls" else tokens[:, 0]
+    return torch.cat((tokens[:, 0], patches), dim=1) if pooling == "cls+mean" else patches
+
+
 class TransformersNet(nn.Module):
     """An encoder, how its answer is pooled, and a linear classifier behind it.
 
@@ -48,8 +54,7 @@ class TransformersNet(nn.Module):
             return last.mean(dim=(2, 3))
         if self.pooling == "auto":
             return last.mean(dim=1)
-        first, patches = last[:, 0], last[:, self._tokens_before_patches(pixels, last.shape[1]):].mean(dim=1)
-        return {"cls": first, "mean": patches, "cls+mean": torch.cat((first, patches), dim=1)}[self.pooling]
+        return of_tokens(last, self._tokens_before_patches(pixels, last.shape[1]), self.pooling)
 
     @property
     def unpooled(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from distill.networks.architectures import check_architecture
+from distill.networks.architectures import LAYERS, check_architecture
 from distill.networks.encoders import PREFIX, TORCHVISION, from_config, from_torchvision
 from distill.networks.own import PREFIX as OWN
 from runtimes.errors import UserError
@@ -25,10 +25,12 @@ def build_net(arch: str, height: int, width: int, outputs: int, **arguments: Any
     if arch.startswith(TORCHVISION):
         return from_torchvision(arch, outputs)
     import timm
+    import timm.layers
 
     try:
         sized: dict[str, Any] = {"img_size": (height, width)} if takes_image_size(arch) else {}
-        net: nn.Module = timm.create_model(arch, pretrained=False, num_classes=outputs, in_chans=3, **sized, **arguments)
+        layers = {name: getattr(timm.layers, value) for name, value in arguments.items() if value in LAYERS}
+        net: nn.Module = timm.create_model(arch, pretrained=False, num_classes=outputs, in_chans=3, **sized, **(arguments | layers))
     except Exception as error:  # timm's networks raise many types for sizes and arguments that they cannot take
         raise UserError(f"timm cannot make {arch} for {height}x{width} pixels: {error or type(error).__name__}") from None
     return net

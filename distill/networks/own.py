@@ -260,8 +260,8 @@ def _silent() -> Iterator[None]:
 def load_body(path: Path, features: int, height: int, width: int) -> nn.Module:
     """Read a body that save_body wrote, safely; UserError unless it takes such images and answers (B, features)."""
     program = load_program(path)
-    if image_sides(program, path) != (height, width):
-        sides = image_sides(program, path)
+    sides = image_sides(program, path)[1:]
+    if sides != (height, width):
         raise UserError(f"{path} takes {sides[0]}x{sides[1]} pixels, expected {height}x{width} as the folder says")
     try:
         module = program.module(check_guards=False)

@@ -57,15 +57,19 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
                     "PyTorch 2.9 or newer writes for one: plain weights, sizes and ATen operators")
 
 
-def image_sides(program: torch.export.ExportedProgram, path: Path) -> tuple[Any, Any]:
-    """Height and width of the images that a program takes, whole numbers or symbols; UserError unless it takes a batch of any size."""
+def image_sides(program: torch.export.ExportedProgram, path: Path, channels: tuple[int, ...] = (3,)) -> tuple[int, Any, Any]:
+    """Channels, height and width of the images that a program takes, the last two whole numbers or symbols.
+
+    channels: how many it may have. UserError unless it takes a batch of any size.
+    """
     inputs = [node.meta["val"].shape for node in program.graph.nodes
               if node.op == "placeholder" and node.name in program.graph_signature.user_inputs]
-    if len(inputs) != 1 or len(inputs[0]) != 4 or int(inputs[0][1]) != 3:
-        raise UserError(f"{path} takes {[tuple(map(str, shape)) for shape in inputs]}, expected one input (batch, 3, h, w)")
+    if len(inputs) != 1 or len(inputs[0]) != 4 or not isinstance(inputs[0][1], int) or inputs[0][1] not in channels:
+        raise UserError(f"{path} takes {[tuple(map(str, shape)) for shape in inputs]}, expected one input (batch, "
+                        f"{' or '.join(map(str, channels))}, h, w)")
     if not isinstance(inputs[0][0], torch.SymInt):
         raise UserError(f"{path} takes a fixed batch of {inputs[0][0]}; export it with a dynamic batch dimension")
-    return inputs[0][2], inputs[0][3]
+    return inputs[0][1], inputs[0][2], inputs[0][3]
 
 
 def is_arithmetic(text: Any) -> bool:

@@ -56,6 +56,12 @@ def without_prefix(state: Mapping[str, Tensor], names: Mapping[str, Any]) -> dic
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
+def of_colours(weight: Tensor, shape: torch.Size) -> Tensor:
+    """A first layer for one channel as the same layer for three, which sees their mean; any other weight as it is."""
+    grey = weight.ndim == 4 and len(shape) == 4 and weight.shape[1] == 1 and shape == (weight.shape[0], 3, *weight.shape[2:])
+    return weight.expand(shape) / 3 if grey else weight
+
+
 def asked_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """What a timm vision transformer must be made with to hold these tensors: layer scale, a norm behind the pool, registers."""
     arguments: dict[str, Any] = {}
@@ -69,11 +75,12 @@ def asked_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     return arguments
 
 
-def fitted(state: Mapping[str, Tensor], net: nn.Module, head: set[str], source: str) -> dict[str, Tensor]:
-    """A checkpoint's tensors as the network's state dict; UserError where one is missing, left over or of another shape.
+def fitted(state: Mapping[str, Tensor], net: nn.Module, head: set[str], source: str) -> tuple[dict[str, Tensor], int]:
+    """A checkpoint's tensors as the network's state dict, and the channels that it was trained on, 1 or 3.
 
     head: names of the network's classifier, which is zeros where the checkpoint has none or one of another width, since features alone
-    are used. Positions of another grid are resampled by timm's own rule for the network.
+    are used. Positions of another grid are resampled by timm's own rule for the network. UserError where a tensor is missing, left over or
+    of another shape.
     """
     names = net.state_dict()
     own = without_prefix(state, names)
@@ -83,6 +90,9 @@ def fitted(state: Mapping[str, Tensor], net: nn.Module, head: set[str], source: 
             own = dict(convert(dict(own), net))
         except Exception as error:  # its rules are for the checkpoints that it knows
             raise UserError(f"{source} cannot be brought to {type(net).__name__} ({type(error).__name__}: {error})") from None
+    grey = {name: of_colours(own[name], value.shape) for name, value in names.items() if name in own and own[name].shape != value.shape}
+    channels = 1 if any(value.shape != own[name].shape for name, value in grey.items()) else 3
+    own |= grey
     missing = [name for name in names if name not in head and name not in own]
     shapes = [name for name, value in names.items() if name not in head and name in own and own[name].shape != value.shape]
     extra = [name for name in own if name not in names and not TRAINING.search(name) and not _of_a_head(name)]
@@ -92,7 +102,7 @@ def fitted(state: Mapping[str, Tensor], net: nn.Module, head: set[str], source: 
                  f"{len(extra)} have no place ({', '.join(extra[:3])})" if extra else ""]
         raise UserError(f"{source} does not fit: {'; '.join(filter(None, wrong))}")
     return {name: torch.zeros_like(value) if name in head and (name not in own or own[name].shape != value.shape) else own[name].float()
-            if value.is_floating_point() else own[name] for name, value in names.items()}
+            if value.is_floating_point() else own[name] for name, value in names.items()}, channels
 
 
 def _of_a_head(name: str) -> bool:

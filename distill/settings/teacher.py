@@ -19,7 +19,7 @@ class TeacherOptions(Group):
     """Teacher: which one, and the bank of its features."""
 
     teacher: str = "efficientnet-lite0"
-    """timm or short name, folder of rd-distill or rd-adapt, .pt2 file, hf:ID, or bank:FOLDER."""
+    """timm or short name, folder of rd-distill or rd-adapt, .pt2 or .onnx file, hf:ID, or bank:FOLDER."""
     teacher_size: Annotated[int | None, Expert] = None
     """Teacher input side in pixels; the teacher's own when not given."""
     teacher_weights: str | None = None
@@ -32,6 +32,10 @@ class TeacherOptions(Group):
     """How one vector an image comes of tokens: auto as the teacher does it itself, the class token, the mean of patches, both, a pooler."""
     teacher_resize: Annotated[Literal["auto", "squash", "crop", "pad"], Expert] = "auto"
     """Images of another shape than the teacher's: auto as its authors do it, squashed, their middle cropped, or black put around them."""
+    teacher_channels: Annotated[Literal[1, 3] | None, Expert] = None
+    """Channels that the teacher takes, where its file does not say or you want to be sure; 1 sees the mean of colours."""
+    teacher_features: Annotated[str | None, Expert] = None
+    """Name of the tensor of an .onnx teacher that holds its features; its only output when not given."""
     bank: Path | None = None
     """Folder of the feature bank; by default one named after teacher and images below `banks`."""
     bank_views: Annotated[int, Expert] = 8

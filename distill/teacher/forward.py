@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from distill.networks.students import first_line
 from distill.teacher.banking import Forward
-from distill.teacher.teachers import Teacher, pooled
+from distill.teacher.onnx_graph import OnnxNet
+from distill.teacher.teacher import Teacher, pooled
 from runtimes.backends.ort import load_runtime
 from runtimes.errors import UserError
 
@@ -27,6 +28,8 @@ MOST_STAGES = 6
 def choose_forward(teacher: Teacher, runtime: Literal["auto", "torch", "onnx"], *, device: str, grid: int,
                    threads: int | None) -> tuple[Forward, str]:
     """The way to run a teacher, and its name; `auto` takes ONNX Runtime for pooled features on a CPU when it can export."""
+    if any(isinstance(module, OnnxNet) for module in teacher.net.modules()):
+        return torch_forward(teacher, "cpu", grid), "ONNX Runtime"  # a graph of its own; it shows no stages, which is said there
     if runtime == "torch" or (runtime == "auto" and (device != "cpu" or grid > 0)):
         return torch_forward(teacher, device, grid), "PyTorch"
     if grid:

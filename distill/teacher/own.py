@@ -17,7 +17,7 @@ from torch import nn
 from distill.networks.json_values import is_count
 from distill.networks.models import weights_hash
 from distill.networks.own import FeatureNet, Pool, PoolWord, copied, levels_of, name_of, up_to
-from distill.teacher.teachers import Teacher, frozen
+from distill.teacher.teacher import Teacher, frozen
 from runtimes.errors import UserError
 from runtimes.images.spec import ImageSpec
 

@@ -103,8 +103,10 @@ def _levels(settings: Mapping[str, Any], source: str) -> tuple[tuple[float, floa
     return (means[0], means[1], means[2]), (stds[0], stds[1], stds[2])
 
 
-def three_numbers(value: Any, source: str, most: float = 1e6) -> tuple[float, float, float]:
-    """A mean or std of colours as a file says it; UserError for anything but three numbers up to `most`."""
+def three_numbers(value: Any, source: str, most: float = 1e6, channels: int = 3) -> tuple[float, float, float]:
+    """A mean or std of colours as a file says it, a single one for all of them; UserError for anything but numbers up to `most`."""
+    if isinstance(value, list | tuple) and len(value) == 1 and channels == 1:
+        value = [value[0]] * 3
     if not isinstance(value, list | tuple) or len(value) != 3 or not all(is_number(level, -most, most) for level in value):
         raise UserError(f"{source} is {shown(value)}, expected three numbers")
     return float(value[0]), float(value[1]), float(value[2])

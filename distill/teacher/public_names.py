@@ -12,6 +12,7 @@ from typing import Any
 
 from distill.networks.students import SHORT_NAMES
 from distill.teacher import dinov2_small
+from distill.teacher.recipes import RECIPES
 
 OWN_TEACHER = "own teacher"
 OWN_DATA = "own images"
@@ -31,7 +32,8 @@ def _public(name: str, hub: bool) -> str:
     bare, adapter, _ = name.partition(" with ")
     if bare in NO_TEACHER:
         return bare
-    public = bare in (*SHORT_NAMES, dinov2_small.NAME) or bare in _networks() or (hub and re.fullmatch(r"hf:[\w.-]+(/[\w.-]+)?", bare))
+    known = bare in (*SHORT_NAMES, dinov2_small.NAME, *RECIPES) or bare in _networks()
+    public = known or (hub and re.fullmatch(r"hf:[\w.-]+(/[\w.-]+)?", bare))
     return (bare if public else OWN_TEACHER) + (" with an adapter" if adapter else "")
 
 

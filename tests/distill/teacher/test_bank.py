@@ -30,7 +30,8 @@ from distill.teacher.audit import audit, check_key
 from distill.teacher.bank import bank_key, bank_name, open_bank, shard_file
 from distill.teacher.banking import build_bank
 from distill.teacher.forward import torch_forward
-from distill.teacher.teachers import Teacher, load_teacher
+from distill.teacher.teacher import Teacher
+from distill.teacher.teachers import load_teacher
 from runtimes.errors import UserError
 from runtimes.files.folder import read_json, write_json, write_manifest
 from runtimes.files.outputs import claimed

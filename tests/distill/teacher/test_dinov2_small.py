@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from distill.teacher import dinov2_small
-from distill.teacher.teachers import TeacherInput, load_teacher
+from distill.teacher.teacher import TeacherInput
+from distill.teacher.teachers import load_teacher
 from runtimes.errors import USAGE, UserError
 
 TOKENS = "/backbone/layernorm/Add_1_output_0"

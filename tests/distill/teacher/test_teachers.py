@@ -21,7 +21,8 @@ from distill.networks.checkpoint import Calibration, save_checkpoint
 from distill.networks.models import weights_hash
 from distill.networks.nets import build_net
 from distill.teacher.forward import choose_forward, onnx_forward, torch_forward
-from distill.teacher.teachers import Teacher, TeacherInput, load_teacher, pooled
+from distill.teacher.teacher import Teacher, TeacherInput, pooled
+from distill.teacher.teachers import load_teacher
 from runtimes.errors import USAGE, UserError
 from runtimes.files.folder import write_manifest
 from runtimes.images.spec import ImageSpec
@@ -137,7 +138,7 @@ def test_a_program_of_any_size_asks_for_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("make", "message"), [
     (lambda path: write_program(path, Body(), dynamic={}), "takes a fixed batch of 2"),
-    (lambda path: write_program(path, Body(channels=1), (2, 1, 32, 32)), r"expected one input \(batch, 3, h, w\)"),
+    (lambda path: write_program(path, Body(channels=2), (2, 2, 32, 32)), r"expected one input \(batch, 1 or 3, h, w\)"),
     (lambda path: path.write_bytes(b"not a program"), "is not a torch.export program"),
     (lambda path: torch.save({"a": torch.zeros(1)}, path), "is not a torch.export program"),
     (lambda path: None, "not found"),
@@ -276,6 +277,43 @@ def test_a_stated_pooling_takes_those_tokens_and_makes_another_teacher(pool: str
     torch.testing.assert_close(onnx_forward(teacher, 1)(pixels)["pooled"], teacher.features(pixels), rtol=1e-4, atol=1e-4)
 
 
+def test_a_program_of_one_channel_sees_the_mean_of_colours_and_assumes_its_statistics_aloud(tmp_path: Path) -> None:
+    net = Body(channels=1)
+    teacher = load_teacher(str(write_program(tmp_path / "grey.pt2", net, (2, 1, 32, 32))))
+    pixels = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(teacher.features(pixels), net.eval()(pixels.mean(1, keepdim=True)).mean((2, 3)))
+    assert teacher.channels == 1
+    assert "one channel" in teacher.describe()
+    assert "assumed" in teacher.describe()
+    levels = (0.5, 0.5, 0.5)
+    stated = load_teacher(str(tmp_path / "grey.pt2"), stated=TeacherInput(mean=levels, std=levels, channels=1))
+    assert "assumed" not in stated.describe()
+    with pytest.raises(UserError, match="--teacher-channels 3"):
+        load_teacher(str(tmp_path / "grey.pt2"), stated=TeacherInput(channels=3))
+
+
+class Transformer(nn.Module):
+    """Tokens of 4 x 4 patches, two others before them."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        patches = nn.functional.avg_pool2d(pixels, 8).flatten(2).transpose(1, 2)
+        return torch.cat((patches[:, :2] * 5, patches), dim=1)
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean", "cls+mean"])
+def test_tokens_of_a_program_are_pooled_as_stated(tmp_path: Path, pool: Any) -> None:
+    path = write_program(tmp_path / "tokens.pt2", Transformer())
+    pixels = torch.randn(2, 3, 32, 32)
+    tokens = Transformer()(pixels)
+    parts = {"cls": [tokens[:, 0]], "mean": [tokens[:, 2:].mean(1)], "cls+mean": [tokens[:, 0], tokens[:, 2:].mean(1)]}
+    teacher = load_teacher(str(path), stated=TeacherInput(pool=pool))
+    torch.testing.assert_close(teacher.features(pixels), torch.cat(parts[pool], dim=1))
+    assert teacher.hash != load_teacher(str(path)).hash
+    with pytest.raises(UserError, match="expected tokens"):
+        load_teacher(str(write_program(tmp_path / "maps.pt2", Body())), stated=TeacherInput(pool=pool))
+
+
 def test_stated_images_take_the_place_of_the_teachers_own() -> None:
     stated = TeacherInput(64, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), resize="crop")
     teacher = load_teacher("test_efficientnet", weights="random", stated=stated)
@@ -288,8 +326,8 @@ def test_stated_images_take_the_place_of_the_teachers_own() -> None:
 
 
 @pytest.mark.parametrize(("file", "words"), [
-    ("a.onnx", "shows no features"), ("a.ts", "runs code when it is read"), ("a.pt", "TorchScript"),
-    ("a.safetensors", "--teacher-weights"), ("a.PTH", "--teacher-weights"), ("a.h5", "another library")])
+    ("a.h5", "another library"), ("a.ts", "runs code when it is read"), ("a.pt", "TorchScript"),
+    ("a.safetensors", "--teacher-weights"), ("a.PTH", "--teacher-weights")])
 def test_a_file_of_another_kind_is_named_with_the_way_out(tmp_path: Path, file: str, words: str) -> None:
     (tmp_path / file).write_bytes(b"x")
     with pytest.raises(UserError, match=words) as caught:

@@ -95,7 +95,7 @@ def test_features_are_those_of_the_authors_own_preparation_and_forward_pass(tmp_
 @pytest.mark.parametrize(("change", "words"), [
     ({"preparation": {"interpolation": "sharp"}}, "interpolation"), ({"preparation": {"mean": [0.5]}}, "expected three numbers"),
     ({"preparation": {"crop_pct": 3}}, "crop_pct"), ({"preparation": {"input_size": [3, 160, 128]}}, "input_size"),
-    ({"in_chans": 1}, "channels"), ({"mlp_layer": "SwiGLUPacked"}, "mlp_layer"),
+    ({"in_chans": 1}, "channels"), ({"mlp_layer": "SwiGLU"}, "mlp_layer"), ({"in_chans": 4}, "channels"),
     ({"pretrained_cfg_overlay": {"file": "x"}}, "pretrained_cfg_overlay")])
 def test_a_folder_that_says_too_little_or_too_much_is_refused_by_name(tmp_path: Path, change: dict[str, Any], words: str) -> None:
     timm_form(tmp_path / "folder", **change)

@@ -1,0 +1,114 @@
+"""A frozen teacher: its network, what it must be fed, what is taken of its answer; and what a user may state of these.
+
+Owns: Teacher, TeacherInput, the sentence that describes a teacher. Does not own: loading one by its name (teachers.py), caching its
+features (bank.py), adapting it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from distill.networks.encoders import TokenPooling
+from distill.networks.models import count_parameters
+from distill.networks.own import vectors
+from distill.networks.students import first_line
+from runtimes.errors import UserError
+from runtimes.images.spec import ImageSpec
+
+POOLED = {"auto": "as the network pools", "cls": "of the class token", "mean": "as the mean of patches",
+          "cls+mean": "of the class token and the mean of patches", "pooler": "of the pooler"}
+ASSUMED = "ImageNet's, assumed: the file says none; see --teacher-mean and --teacher-std"
+ASSUMED_OF_NETWORK = "the network's own, assumed: a file of weights says none; see --teacher-mean and --teacher-std"
+
+
+@dataclass(frozen=True)
+class TeacherInput:
+    """What a user says of a teacher in place of what its own files say: the side and normalisation of images, how they fit, the pooling.
+
+    channels: 1 or 3, checked against what the network takes. features: the tensor of an ONNX graph that holds them.
+    """
+
+    size: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    pool: TokenPooling = "auto"
+    resize: Literal["auto", "squash", "crop", "pad"] = "auto"
+    channels: int | None = None
+    features: str | None = None
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen network, normalised pixels (B, 3, h, w) to pooled features (B, D), and what it must be fed.
+
+    arch, arguments: the name of a timm network, and what it was made with beside it, as its weights asked for. channels: what the network
+    was trained on; 1 sees the mean of colours. assumed: what its files do not say and nobody stated. weights: how many, where `net` hides
+    them.
+    """
+
+    name: str
+    net: nn.Module
+    image_spec: ImageSpec
+    hash: str
+    licence: str = "unknown"
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    pooling: str = "as the network pools"
+    arch: str = ""
+    channels: int = 3
+    assumed: str = ""
+    weights: int | None = None
+
+    def describe(self) -> str:
+        """How images reach it and what is taken of its answer, in words."""
+        spec = self.image_spec
+        fit = {"squash": "squashed", "crop": "shortest side first, then the middle", "pad": "longest side first, black around"}[spec.fit]
+        edge = f" of {spec.edge} px" if spec.edge else ""
+        levels = ", ".join(f"{name} {' '.join(f'{value:.4g}' for value in values)}" for name, values in (
+            ("mean", spec.mean), ("std", spec.std)))
+        grey = ", one channel (the mean of colours)" if self.channels == 1 else ""
+        return (f"images {fit}{edge} ({spec.interpolation}){grey}, {levels}{f' ({self.assumed})' if self.assumed else ''}; features "
+                f"{self.pooling}; licence {self.licence}")
+
+    @torch.no_grad()
+    def features(self, pixels: Tensor) -> Tensor:
+        """Pooled features (B, D), float32."""
+        return pooled(self.net(pixels), self.name).float()
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters."""
+        return count_parameters(self.net) if self.weights is None else self.weights
+
+
+def frozen(teacher: Teacher, remedy: str, called: str | None = None) -> Teacher:
+    """The same teacher without gradients, once it has taken an image of zeros; UserError where it cannot take its own size.
+
+    remedy: what to try then; called: what the message calls it, its name when not given.
+    """
+    for parameter in teacher.net.parameters():
+        parameter.requires_grad_(False)
+    height, width = teacher.image_spec.height, teacher.image_spec.width
+    try:
+        teacher.features(torch.zeros(1, 3, height, width))
+    except UserError:
+        raise
+    except Exception as error:  # whatever a network's own code raises
+        raise UserError(f"teacher {called or teacher.name} cannot take {height}x{width} pixels ({first_line(error)}); try "
+                        f"{remedy}") from None
+    return teacher
+
+
+def hash_with(digest: str, pooling: TokenPooling) -> str:
+    """A teacher's hash with its pooling: of two that differ in it, neither takes the other's bank."""
+    return digest if pooling == "auto" else hashlib.sha256(f"{digest} {pooling}".encode()).hexdigest()
+
+
+def pooled(output: Any, name: str) -> Tensor:
+    """One vector an image: (B, D) as it is, maps (B, C, h, w) and tokens (B, T, D) averaged over places."""
+    return vectors(output, "auto", f"teacher {name}")
