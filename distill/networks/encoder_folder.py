@@ -1,7 +1,7 @@
 """A folder of a transformers encoder, looked through before transformers sees it; what is not on the list it never sees.
 
 Owns: check_config, check_encoder, and `staged`, a clean copy that holds configs and safetensors alone. Does not own: loading the
-encoder (teachers.py), its form (encoders.py). A folder may ask for Python code, for kernels or backbones of the hub, for pickles.
+encoder (teachers.py), its form (encoders.py). A folder may ask for Python code, for kernels or backbones of the hub, for other files.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from distill.networks.json_values import is_count, shown
+from distill.networks.weight_files import read_state
 from runtimes.errors import UserError
 from runtimes.files.folder import read_json, write_json
 
 CONFIG, PROCESSOR, WEIGHTS, INDEX = "config.json", "preprocessor_config.json", "model.safetensors", "model.safetensors.index.json"
 PROCESSORS = (PROCESSOR, "processor_config.json")  # where transformers looks for how images are prepared
 ADAPTER = "adapter_config.json"
-PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".pkl")
+PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"  # read as plain tensors, where nothing better is there
 HUB_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*")
-SHARD = re.compile(r"[\w.-]+\.safetensors")
+SHARD = re.compile(r"[\w.-]+\.(safetensors|bin)")
 # Keys by which a config makes transformers run code, fetch something or read other files, and why.
 REACHING = {
     **dict.fromkeys(("auto_map", "trust_remote_code", "custom_pipelines", "custom_generate"), "would run Python code"),
@@ -104,30 +105,42 @@ def check_encoder(folder: Path, source: str, *, weights: bool = True) -> list[st
 
 
 def _weights(folder: Path, source: str) -> list[str]:
-    if (folder / WEIGHTS).is_file():
-        return [WEIGHTS]
-    if not (folder / INDEX).is_file():
-        pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
-        raise UserError(f"{source} cannot be loaded: it has no {WEIGHTS}" + (
-            f", only {', '.join(map(shown, pickled[:3]))}, which may run code when read; load it where you trust it and save it again with "
-            "save_pretrained, which writes safetensors" if pickled else "; copy the whole folder"))
-    index = read_json(folder / INDEX).get("weight_map")
-    shards = sorted(set(index.values()), key=str) if isinstance(index, dict) and all(map(_is_text, index.values())) else []
+    """Names of the files of weights: safetensors, else the files that older versions of transformers wrote."""
+    for whole, index in ((WEIGHTS, INDEX), (PICKLED, PICKLED_INDEX)):
+        if (folder / whole).is_file():
+            return [whole]
+        if (folder / index).is_file():
+            return [index, *_shards(folder, source, index)]
+    raise UserError(f"{source} cannot be loaded: it has no {WEIGHTS} and no {PICKLED}; copy the whole folder")
+
+
+def _shards(folder: Path, source: str, index: str) -> list[str]:
+    names = read_json(folder / index).get("weight_map")
+    shards = sorted(set(names.values()), key=str) if isinstance(names, dict) and all(map(_is_text, names.values())) else []
     if not shards:
-        raise UserError(f"{source}/{INDEX} names no weights; copy the whole folder")
+        raise UserError(f"{source}/{index} names no weights; copy the whole folder")
     for name in shards:
         if not SHARD.fullmatch(name) or not (folder / name).is_file():
-            raise UserError(f"{source}/{INDEX} names the file {shown(name)}, expected .safetensors files that lie in the folder")
-    return [INDEX, *shards]
+            raise UserError(f"{source}/{index} names the file {shown(name)}, expected .safetensors or .bin files that lie in the folder")
+    return shards
 
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _plain_name(shard: str) -> str:
+    return f"{shard.removesuffix('.bin')}.safetensors"
+
+
 @contextmanager
 def staged(folder: Path, source: str) -> Iterator[Path]:
-    """A temporary folder with the configs of an encoder as they were checked, and links to its safetensors."""
+    """A temporary folder with the configs of an encoder as they were checked, and links to its safetensors.
+
+    Files of other kinds are read as plain tensors and written there as safetensors: transformers never sees them.
+    """
+    from safetensors.torch import save_file
+
     files = check_encoder(folder, source)
     with tempfile.TemporaryDirectory(prefix="rd-encoder-") as name:
         clean = Path(name)
@@ -135,6 +148,12 @@ def staged(folder: Path, source: str) -> Iterator[Path]:
             if file in (CONFIG, *PROCESSORS):
                 content = {name: value for name, value in read_json(folder / file).items() if name != "auto_map"}  # null, as was checked
                 write_json(clean / file, content)
+            elif file == PICKLED_INDEX:
+                names = {name: _plain_name(shard) for name, shard in read_json(folder / file)["weight_map"].items()}
+                write_json(clean / INDEX, {"metadata": {}, "weight_map": names})
+            elif file.endswith(".bin"):
+                save_file({name: value.contiguous().clone() for name, value in read_state(folder / file).items()},
+                          clean / (WEIGHTS if file == PICKLED else _plain_name(file)), {"format": "pt"})
             else:
                 (clean / file).symlink_to((folder / file).resolve())
         for file in (CONFIG, *PROCESSORS):  # the copies are what is loaded, so they are what must be harmless
@@ -156,7 +175,10 @@ def local_folder(source: str, *, weights: bool) -> Path:
 
         patterns = [CONFIG, *PROCESSORS, ADAPTER, INDEX, *(["model.safetensors", "model-*.safetensors"] if weights else [])]
         try:
-            return Path(snapshot_download(source, allow_patterns=patterns))
+            folder = Path(snapshot_download(source, allow_patterns=patterns))
+            if weights and not any(folder.glob("*.safetensors")):
+                folder = Path(snapshot_download(source, allow_patterns=[*patterns, PICKLED, PICKLED_INDEX, "pytorch_model-*.bin"]))
+            return folder
         except Exception as error:  # hub and network errors of several libraries; the way out is the same
             reason = f"no such folder, and from the hub {type(error).__name__}"
     raise UserError(f"{source} cannot be loaded ({reason}); put the model's folder on this machine and name it: --teacher hf:FOLDER")

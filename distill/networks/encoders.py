@@ -7,6 +7,7 @@ students.py).
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any, Literal
 
 import torch
@@ -60,6 +61,11 @@ class TransformersNet(nn.Module):
     def unpooled(self) -> bool:
         """Whether the encoder has a place for a pooling layer and was published without its weights."""
         return hasattr(self.encoder, "pooler") and self.encoder.pooler is None
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether a token of the whole image stands before those of patches."""
+        return any(re.search(r"(^|\.)(cls_token|class_embedding|class_token)$", name) for name, _ in self.encoder.named_parameters())
 
     def _of_another_size(self, pixels: Tensor) -> bool:
         """Whether images are not of the size that the encoder's positions were learnt for."""

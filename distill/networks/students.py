@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
-import warnings
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.networks.bags import read_bags
 from distill.networks.encoders import SHUFFLENETS, TORCHVISION
 from distill.networks.models import Model, ModelSpec, build_model
 from distill.networks.own import OwnNet, OwnStudent
-from distill.networks.weight_files import tensors_of
+from distill.networks.weight_files import read_state
 from runtimes.errors import USAGE, UserError
 
 SHORT_NAMES = {
@@ -145,28 +143,6 @@ def fetch_weights(arch: str) -> None:
             return
     assert failed is not None
     raise _not_at_hand(arch, failed)
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """A state dict from a file, never running code from it."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what torch remarks about a file it then refuses
-            state = read_bags(path)
-    except Exception as error:  # unpickling refuses in many types; each means the same here
-        # torch's own words for it advise to load the file without this protection
-        reason = "it holds more than tensors" if type(error).__name__ == "UnpicklingError" else first_line(error)
-        raise UserError(f"{path} cannot be read as plain weights ({reason}); save it with safetensors") from None
-    return tensors_of(state, str(path))
-
-
-def first_line(error: Exception) -> str:
-    """The first line of a foreign error's message, or its type where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def pip_weights(arch: str) -> dict[str, Tensor]:

@@ -1,21 +1,23 @@
 """Weights as people save them, brought to a timm network: unwrapped, their prefix taken off, positions resampled, nothing guessed.
 
-Owns: tensors_of (which part of a checkpoint is the network), fitted (its tensors under the network's names). Does not own: opening a file
-without running code from it (students.py), which network it is (teacher/teachers.py).
+Owns: read_state (the tensors of a file), tensors_of (which part of a checkpoint is the network), fitted (its tensors under the network's
+names). Does not own: objects beside the tensors (bags.py), which network it is (teacher/teachers.py).
 """
 
 from __future__ import annotations
 
 import re
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from distill.networks.bags import Bag, tensors_of_module
+from distill.networks.bags import Bag, read_bags, tensors_of_module
 from runtimes.errors import UserError
 
 # Where training programs keep the network, the better first: averaged weights before those of the last step (timm, MAE, DINO, Lightning).
@@ -23,6 +25,28 @@ PARTS = ("state_dict_ema", "model_ema", "ema", "teacher", "model_state_dict", "m
 # What only training needs: decoders and masks of masked autoencoders, projection heads of self-supervision, counters.
 TRAINING = re.compile(r"(^|\.)(decoder_?\w*|mask_token|masking|projector|predictor|dino_head|ibot_head|queue\w*|num_batches_tracked|"
                       r"logit_scale|text|token_embedding|positional_embedding|ln_final|attn_mask|text_projection|logit_bias|n_averaged)(\.|$)")
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """A state dict from a file, never running code from it."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch remarks about a file it then refuses
+            state = read_bags(path)
+    except Exception as error:  # unpickling refuses in many types; each means the same here
+        # torch's own words for it advise to load the file without this protection
+        reason = "it holds more than tensors" if type(error).__name__ == "UnpicklingError" else first_line(error)
+        raise UserError(f"{path} cannot be read as plain weights ({reason}); save it with safetensors") from None
+    return tensors_of(state, str(path))
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a foreign error's message, or its type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def tensors_of(content: Any, source: str) -> dict[str, Tensor]:
@@ -44,6 +68,12 @@ def tensors_of(content: Any, source: str) -> dict[str, Tensor]:
 
 def without_prefix(state: Mapping[str, Tensor], names: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors below the prefix under which most of a network's names are found, the prefix taken off."""
+    prefix = prefix_of(state, names)
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def prefix_of(state: Mapping[str, Any], names: Mapping[str, Any]) -> str:
+    """The prefix under which most of a network's names are found in a checkpoint, "" for none."""
     counts = Counter({"": sum(name in names for name in state)})
     last = {name.split(".")[-1] for name in names}
     for key in state:
@@ -52,8 +82,7 @@ def without_prefix(state: Mapping[str, Tensor], names: Mapping[str, Any]) -> dic
             for place in range(1, min(len(parts), 6)):
                 if ".".join(parts[place:]) in names:
                     counts[".".join(parts[:place]) + "."] += 1
-    prefix = max(counts, key=lambda name: (counts[name], -len(name)))
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return max(counts, key=lambda name: (counts[name], -len(name)))
 
 
 def of_colours(weight: Tensor, shape: torch.Size) -> Tensor:

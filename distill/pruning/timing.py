@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from distill.networks.deployed import reparameterised
 from distill.networks.models import Model, ModelSpec, build_model, count_macs, count_parameters
-from distill.networks.students import first_line
+from distill.networks.weight_files import first_line
 from runtimes.backends.machine import allowed_cores
 from runtimes.backends.ort import OrtSession
 from runtimes.errors import UserError

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill.networks.students import first_line
+from distill.networks.weight_files import first_line
 from distill.teacher.banking import Forward
 from distill.teacher.onnx_graph import OnnxNet
 from distill.teacher.teacher import Teacher, pooled

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.networks.json_values import shown
-from distill.networks.students import first_line
+from distill.networks.weight_files import first_line
 from runtimes.backends.ort import load_runtime
 from runtimes.errors import USAGE, UserError
 from runtimes.files.reading import MIB

@@ -19,11 +19,12 @@ FILTERS: dict[Any, Filter] = {None: "bilinear", 2: "bilinear", 3: "bicubic", 1: 
 CONVNEXT_WHOLE = 384  # from this size on ConvNextImageProcessor squashes, below it crops
 
 
-def image_spec_of(settings: Mapping[str, Any], source: str, *, image_size: Any = None, asked: int | None = None) -> ImageSpec:
+def image_spec_of(settings: Mapping[str, Any], source: str, *, image_size: Any = None, asked: int | None = None,
+                  channels: int = 3) -> ImageSpec:
     """How a network's authors bring an image to it, for three channels of levels 0 to 255.
 
     settings: a processor's `to_dict()`. image_size: what the network's config says, taken where the processor says nothing.
-    asked: --teacher-size; a crop keeps its share of the image.
+    asked: --teacher-size; a crop keeps its share of the image. channels: of the network, one mean and std each or one for all.
     """
     kind = str(settings.get("image_processor_type") or "").removesuffix("Fast")
     resizes = settings.get("do_resize", True) is not False
@@ -50,7 +51,7 @@ def image_spec_of(settings: Mapping[str, Any], source: str, *, image_size: Any =
     if asked and side:
         edge, side = (None if edge is None else round(edge * asked / side)), asked
     side = side or asked or 0
-    mean, std = _levels(settings, source)
+    mean, std = _levels(settings, source, channels)
     fit: Fit = "crop" if edge is not None and shortest is not None else "squash"
     return ImageSpec(side, side, 3, mean=mean, std=std, fit=fit, edge=None if edge is None or edge <= side else edge,
                      interpolation=FILTERS.get(settings.get("resample"), "bilinear"))
@@ -84,7 +85,7 @@ def _counted(side: Any, source: str) -> int:
     return int(side)
 
 
-def _levels(settings: Mapping[str, Any], source: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+def _levels(settings: Mapping[str, Any], source: str, channels: int) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Mean and std for levels scaled to 0 to 1, whatever the processor scales them by."""
     factor = settings.get("rescale_factor")
     factor = 1 / 255 if factor is None else factor
@@ -94,7 +95,7 @@ def _levels(settings: Mapping[str, Any], source: str) -> tuple[tuple[float, floa
     mean: tuple[float, ...] = (0.0,) * 3
     std: tuple[float, ...] = (1.0,) * 3
     if settings.get("do_normalize", True) is not False:
-        mean, std = (three_numbers(settings.get(key) or usual, f"{source}: {key}")
+        mean, std = (three_numbers(settings.get(key) or usual, f"{source}: {key}", channels=channels)
                      for key, usual in zip(("image_mean", "image_std"), (IMAGENET_MEAN, IMAGENET_STD), strict=True))
     if settings.get("include_top") and settings.get("do_normalize", True) is not False:  # EfficientNet's divides by std once more
         std = tuple(value * value for value in std)

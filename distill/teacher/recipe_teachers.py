@@ -18,7 +18,7 @@ from distill.networks.encoder_folder import check_encoder
 from distill.networks.json_values import shown
 from distill.networks.models import weights_hash
 from distill.networks.nets import build_net
-from distill.networks.students import read_state
+from distill.networks.weight_files import read_state
 from distill.teacher.hf_folder import load_encoder
 from distill.teacher.recipes import RECIPES, Recipe
 from distill.teacher.teacher import POOLED, Teacher, TeacherInput, hash_with

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from distill.networks.encoders import TokenPooling
 from distill.networks.models import count_parameters
 from distill.networks.own import vectors
-from distill.networks.students import first_line
+from distill.networks.weight_files import first_line
 from runtimes.errors import UserError
 from runtimes.images.spec import ImageSpec
 

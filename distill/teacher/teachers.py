@@ -261,4 +261,5 @@ def _sides(shape: Sequence[Any], size: int | None, path: Path) -> tuple[int, int
 def _from_transformers(name: str, size: int | None, pool: TokenPooling) -> Teacher:
     encoder = load_encoder(name.removeprefix("hf:"), size=size, pooling=None if pool == "auto" else pool)
     pooling = encoder.net.pooling
-    return Teacher(name, encoder.net, encoder.image_spec, hash_with(weights_hash(encoder.net), pooling), "unknown", pooling=POOLED[pooling])
+    return Teacher(name, encoder.net, encoder.image_spec, hash_with(weights_hash(encoder.net), pooling), "unknown",
+                   pooling=POOLED[pooling], channels=encoder.channels)

@@ -17,8 +17,8 @@ from distill.networks.encoders import TokenPooling, of_tokens
 from distill.networks.models import weights_hash
 from distill.networks.nets import build_net, classifier_of
 from distill.networks.own import IMAGENET_MEAN, IMAGENET_STD
-from distill.networks.students import PIP_WEIGHTS, hub_weights, pip_weights, read_state, timm_name, weights_file
-from distill.networks.weight_files import asked_arguments, fitted, without_prefix
+from distill.networks.students import PIP_WEIGHTS, hub_weights, pip_weights, timm_name, weights_file
+from distill.networks.weight_files import asked_arguments, fitted, read_state, without_prefix
 from distill.teacher import dinov2_small
 from distill.teacher.teacher import ASSUMED_OF_NETWORK, Teacher
 from distill.teacher.timm_folder import described

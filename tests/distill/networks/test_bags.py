@@ -15,7 +15,7 @@ import pytest
 import timm
 import torch
 
-from distill.networks.students import read_state
+from distill.networks.weight_files import read_state
 from runtimes.errors import UserError
 
 

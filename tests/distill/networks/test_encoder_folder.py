@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -40,8 +41,27 @@ def changed(file: str = "config.json", **values: Any) -> Callable[[Path], None]:
     return change
 
 
+class Evil:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch executed",)
+
+
 def pickled(folder: Path) -> None:
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def pickled_in_parts(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = {name: f"pytorch_model-0000{1 + place % 2}-of-00002.bin" for place, name in enumerate(tensors)}
+    for file in set(names.values()):
+        torch.save({name: value for name, value in tensors.items() if names[name] == file}, folder / file)
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+
+
+def evil_pickle(folder: Path) -> None:
+    torch.save({**load_file(folder / "model.safetensors"), "more": Evil()}, folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
 
 
@@ -91,7 +111,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "an image of words": (changed(image_size="large"), ""), "an image of no size": (changed(image_size=0), ""),
     "a mean of words": (changed("preprocessor_config.json", image_mean=["a", "b", "c"]), ""),
     "one mean": (changed("preprocessor_config.json", image_mean=[0.5]), "image_mean"),
-    "pickled weights only": (pickled, "may run code"),
+    "a pickle with code": (evil_pickle, "cannot be read as plain weights"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no model.saf"),
     "a shard elsewhere": (sharded("../secret.safetensors"), "lie in the folder"), "a shard below": (sharded("sub/x.safetensors"), "lie in"),
     "broken weights": (lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 64), "cannot be loaded"),
@@ -105,7 +125,8 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "another that nobody mentions": (changed(model_type="vitmatte"), ""),
 }
 ONLY_WHEN_LOADED = {"layers in words", "an image of nothing", "an image of words", "an image of no size", "a mean of words", "one mean",
-                    "broken weights", "a model of text", "a backbone that nobody mentions", "another that nobody mentions"}
+                    "broken weights", "a pickle with code", "a model of text",
+                    "a backbone that nobody mentions", "another that nobody mentions"}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -126,7 +147,7 @@ def test_a_hostile_folder_is_one_sentence_and_runs_and_reaches_nothing(tmp_path:
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("change", [lambda folder: None, sharded("model-00001-of-00001.safetensors"),
+@pytest.mark.parametrize("change", [lambda folder: None, sharded("model-00001-of-00001.safetensors"), pickled, pickled_in_parts,
                                     changed(auto_map=None, quantization_config=None, use_pretrained_backbone=False, backbone=None),
                                     changed(image_size=[32, 32]), changed(_attn_implementation="eager", dtype="float32"),
                                     lambda folder: (folder / "evil.py").write_text(EVIL),

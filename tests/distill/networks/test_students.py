@@ -17,16 +17,8 @@ from tiny import tiny_model
 from distill.networks.deployed import reparameterised
 from distill.networks.encoders import SHUFFLENETS
 from distill.networks.models import ModelSpec, build_model, weights_hash
-from distill.networks.students import (
-    PIP_WEIGHTS,
-    SHORT_NAMES,
-    build_student,
-    pip_weights,
-    read_state,
-    read_weights,
-    timm_arguments,
-    timm_name,
-)
+from distill.networks.students import PIP_WEIGHTS, SHORT_NAMES, build_student, pip_weights, read_weights, timm_arguments, timm_name
+from distill.networks.weight_files import read_state
 from runtimes.errors import USAGE, UserError
 
 SPEC = ModelSpec("test_efficientnet", 32, 32, "multiclass", ("a", "b", "c"))
