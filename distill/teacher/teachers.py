@@ -38,6 +38,7 @@ from distill.teacher import dinov2_small
 from distill.teacher.hf_folder import load_encoder
 from distill.teacher.peft_folder import check_peft, merge_peft
 from distill.teacher.timm_folder import described, is_timm_folder
+from distill.teacher.volume_teachers import refuse_volume_teacher
 from runtimes.errors import USAGE, UserError
 from runtimes.files.folder import read_manifest, sha256_file
 from runtimes.images.spec import ImageSpec
@@ -153,6 +154,7 @@ def check_teacher(name: str, *, weights: str | None = None, adapter: Path | None
 
     name: also `bank:FOLDER`. flag: what the message calls it. An ID of the hub has its configs fetched, and timm's hub its weights.
     """
+    refuse_volume_teacher(name, flag)
     bank, hub, program = name.startswith("bank:"), name.startswith("hf:"), name.endswith(".pt2")
     folder = not (bank or hub or program) and Path(name).is_dir()
     if weights and (hub or program or folder):
