@@ -1,11 +1,12 @@
 # make demo: the whole road on synthetic data, from nothing to a report. make test: lint, types, tests.
+# make optimum: Optimum on our folders, in an environment of its own, which its version of transformers needs.
 # make embed: an artifact's own listings in Node, a browser and C++ (needs npm, Chromium, g++; headers: RD_ORT_INCLUDE=FOLDER).
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: demo test embed lint install clean
+.PHONY: demo test embed optimum lint install clean
 
 install: $(VENV)/installed
 
@@ -32,5 +33,10 @@ embed: install
 	npm install --silent --no-save --no-package-lock --ignore-scripts --prefix $(VENV)/npm onnxruntime-node@1.30.0 onnxruntime-web@1.30.0
 	RD_NODE_MODULES=$(abspath $(VENV)/npm/node_modules) $(BIN)/python -m pytest -m embed -rs -n 0 tests/export/targets/test_listings.py
 
+optimum:
+	$(PYTHON) -m venv $(VENV)-optimum
+	$(VENV)-optimum/bin/python -m pip install --quiet --editable '.[train,optimum]' pytest hypothesis
+	$(VENV)-optimum/bin/python -m pytest -rs tests/export/test_optimum.py
+
 clean:
-	rm -rf $(VENV) $(DEMO) build *.egg-info
+	rm -rf $(VENV) $(VENV)-optimum $(DEMO) build *.egg-info

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from distill.data.image_set import ImageSet
-from distill.networks.checkpoint import Checkpoint, load_checkpoint, preprocessor_config
+from distill.networks.checkpoint import Checkpoint, load_checkpoint
+from distill.networks.foreign_config import graph_config, preprocessor_config
 from distill.progress import say, track
 from export.config import ExportSettings
 from export.documents.bom import write_bom
@@ -148,8 +149,9 @@ def _export_one(settings: ExportSettings, student: Student, data: bytes, images:
 def _written(folder: Path, graph: ExportedGraph, settings: ExportSettings) -> dict[str, Any]:
     """Write what the target opens and what other programs read beside it; what the manifest says of them."""
     facts = TARGETS[settings.runtime].write(folder, graph, settings.build(), settings.engine())
-    write_atomic(folder / "config.json", (settings.student_dir / "config.json").read_bytes())
-    write_json(folder / "preprocessor_config.json", preprocessor_config(graph.student.checkpoint.image_spec))
+    checkpoint = graph.student.checkpoint
+    write_json(folder / "config.json", read_json(settings.student_dir / "config.json") | graph_config(checkpoint.spec))
+    write_json(folder / "preprocessor_config.json", preprocessor_config(checkpoint.image_spec))
     return facts
 
 

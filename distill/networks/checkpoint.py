@@ -1,6 +1,7 @@
-"""A trained model as a folder: config.json, preprocessor_config.json, model.safetensors, readable by timm and Optimum.
+"""A trained model as a folder: config.json, preprocessor_config.json, model.safetensors, readable by timm, transformers and Optimum.
 
-Owns: Checkpoint, Calibration, writing and strict reading. Does not own: reports and metrics beside it, the manifest's facts.
+Owns: Checkpoint, Calibration, writing and strict reading. Does not own: what config.json says to other libraries (foreign_config.py),
+reports and metrics beside it, the manifest's facts.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from distill.networks.architectures import SIDES
+from distill.networks.foreign_config import foreign_config, preprocessor_config
 from distill.networks.json_values import is_count, is_number, shown
 from distill.networks.models import Model, ModelSpec, build_model, feature_width
-from distill.networks.nets import takes_image_size
 from distill.networks.own import PREFIX as OWN
 from distill.networks.own import PROGRAM, OwnNet, load_body, save_body
 from runtimes.artifact.claims import calibration_problem
@@ -68,22 +69,6 @@ class Checkpoint:
         return self.model.spec
 
 
-def preprocessor_config(spec: ImageSpec) -> dict[str, Any]:
-    """The image processor in transformers' keys: resize to model size (bilinear), rescale, normalise.
-
-    None of theirs puts black around an image: for such a model resizing is off, so that images of another size are refused.
-    """
-    size: dict[str, Any] = {"height": spec.height, "width": spec.width}
-    crop = {"do_center_crop": True, "crop_size": size} if spec.fit == "crop" else {}
-    return {
-        "image_processor_type": "CLIPImageProcessor" if crop else "ViTImageProcessor", **crop,
-        "do_resize": spec.fit != "pad", "size": {"shortest_edge": spec.edge or spec.height} if crop else size, "resample": 2,
-        "do_rescale": True, "rescale_factor": 1 / 255,
-        "do_normalize": True, "image_mean": list(spec.mean), "image_std": list(spec.std),
-        "do_convert_rgb": True,
-    }
-
-
 def save_checkpoint(folder: Path, model: Model, image_spec: ImageSpec, calibration: Calibration,
                     licences: dict[str, str] | None = None) -> None:
     """Write config.json, preprocessor_config.json and model.safetensors into an existing folder; the manifest comes later.
@@ -94,24 +79,7 @@ def save_checkpoint(folder: Path, model: Model, image_spec: ImageSpec, calibrati
 
     spec = model.spec
     config = {
-        "model_type": "timm_wrapper",
-        "architecture": spec.arch,
-        "num_classes": spec.outputs,
-        "num_features": feature_width(model),
-        "label_names": list(spec.classes),
-        "id2label": {str(index): name for index, name in enumerate(spec.classes)},
-        "label2id": {name: index for index, name in enumerate(spec.classes)},
-        "problem_type": "multi_label_classification" if spec.task == "multilabel" else "single_label_classification",
-        "model_args": {**spec.arguments, **({"img_size": [spec.height, spec.width]} if _sized(spec) else {})},
-        "pretrained_cfg": {
-            "custom_load": False,
-            "input_size": [3, image_spec.height, image_spec.width],
-            "fixed_input_size": _sized(spec),
-            "interpolation": "bilinear", "crop_pct": 1.0,
-            "crop_mode": {"squash": "squash", "crop": "center", "pad": "border"}[image_spec.fit],
-            "mean": list(image_spec.mean), "std": list(image_spec.std),
-            "num_classes": spec.outputs,
-        },
+        **foreign_config(spec, image_spec, feature_width(model)),
         "rd": {
             "model": spec.as_dict(),
             "image": image_spec.as_dict(),
@@ -208,7 +176,3 @@ def _sentences(record: dict[str, Any], key: str, absent: dict[str, str]) -> dict
     if not isinstance(sentences, dict) or not all(isinstance(sentence, str) for sentence in sentences.values()):
         raise UserError(f"config.json: rd.{key} is {str(sentences)[:80]!r}, expected a sentence by class as rd-distill writes it")
     return sentences
-
-
-def _sized(spec: ModelSpec) -> bool:
-    return takes_image_size(spec.arch)

@@ -43,6 +43,12 @@ class ModelSpec:
         """Width of the head: one score a class, or one a threshold between classes for ordinal tasks."""
         return len(self.classes) - (self.task == "ordinal")
 
+    @property
+    def beyond_timm(self) -> str:
+        """What timm lacks of the network, in words; empty where timm makes all of it from the architecture and its arguments."""
+        return ("of another library" if "/" in self.arch else "with routed adapters" if self.adapters else
+                f"on {self.slices} slices of a volume" if self.slices else "pruned" if self.cuts else "")
+
     def as_dict(self) -> dict[str, Any]:
         """The JSON form."""
         adapters = {"adapters": {name: adapter.as_dict() for name, adapter in self.adapters.items()}} if self.adapters else {}

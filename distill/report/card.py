@@ -68,6 +68,5 @@ Load: {code(loader(spec))}.
 
 def loader(spec: ModelSpec) -> str:
     """How the folder is loaded in Python: by timm where timm has all of the network."""
-    foreign = spec.cuts or spec.adapters or spec.slices or "/" in spec.arch
-    return ("distill.load_checkpoint(Path(\"FOLDER\")).model" if foreign else
+    return ("distill.load_checkpoint(Path(\"FOLDER\")).model" if spec.beyond_timm else
             "timm.create_model(\"local-dir:FOLDER\", pretrained=True)")

@@ -18,7 +18,7 @@ from distill.networks.encoders import TokenPooling
 from distill.networks.models import count_parameters
 from distill.networks.own import vectors
 from distill.networks.weight_files import first_line
-from runtimes.errors import UserError
+from runtimes.errors import USAGE, UserError
 from runtimes.images.spec import ImageSpec
 
 POOLED = {"auto": "as the network pools", "cls": "of the class token", "mean": "as the mean of patches",
@@ -86,14 +86,18 @@ class Teacher:
         return count_parameters(self.net) if self.weights is None else self.weights
 
 
-def frozen(teacher: Teacher, remedy: str, called: str | None = None) -> Teacher:
+def frozen(teacher: Teacher, remedy: str, called: str | None = None, size: int | None = None) -> Teacher:
     """The same teacher without gradients, once it has taken an image of zeros; UserError where it cannot take its own size.
 
-    remedy: what to try then; called: what the message calls it, its name when not given.
+    remedy: what to try then; called: what the message calls it, its name when not given. size: the side that a user asked for.
     """
     for parameter in teacher.net.parameters():
         parameter.requires_grad_(False)
     height, width = teacher.image_spec.height, teacher.image_spec.width
+    patch = _patch_of(teacher.net)
+    if size is not None and patch and size % patch:  # the network would leave the last pixels out, without a word
+        raise UserError(f"--teacher-size {size}: teacher {called or teacher.name} sees patches of {patch} pixels; take a multiple, such as "
+                        f"{max(size // patch, 1) * patch}", USAGE)
     try:
         teacher.features(torch.zeros(1, 3, height, width))
     except UserError:
@@ -102,6 +106,17 @@ def frozen(teacher: Teacher, remedy: str, called: str | None = None) -> Teacher:
         raise UserError(f"teacher {called or teacher.name} cannot take {height}x{width} pixels ({first_line(error)}); try "
                         f"{remedy}") from None
     return teacher
+
+
+def _patch_of(net: nn.Module) -> int:
+    """The side of the patches that a network cuts images into; 0 where it cuts none, or none of one side."""
+    for module in net.modules():
+        for place in (module, getattr(module, "config", None), getattr(module, "patch_embed", None)):
+            patch = getattr(place, "patch_size", None)
+            sides = set(patch) if isinstance(patch, list | tuple) else {patch}
+            if len(sides) == 1 and isinstance(side := sides.pop(), int) and side > 1 and not isinstance(side, bool):
+                return side
+    return 0
 
 
 def hash_with(digest: str, pooling: TokenPooling) -> str:

@@ -33,6 +33,7 @@ from distill.teacher.recipes import RECIPES
 from distill.teacher.teacher import ASSUMED, POOLED, Teacher, TeacherInput, frozen, hash_with
 from distill.teacher.timm_folder import described, is_timm_folder
 from distill.teacher.timm_network import PooledNet, from_dinov2_small, from_timm, from_timm_folder
+from distill.teacher.volume_teachers import refuse_volume_teacher
 from runtimes.errors import USAGE, UserError
 from runtimes.files.folder import read_manifest, sha256_file
 from runtimes.images.spec import ImageSpec
@@ -76,7 +77,7 @@ def load_teacher(name: str, *, size: int | None = None, weights: str | None = No
     if adapter is not None:
         teacher = _with_adapter(teacher, adapter)
     teacher = _as_stated(teacher, stated)
-    return frozen(teacher, "another --teacher-size", name)
+    return frozen(teacher, "another --teacher-size", name, size)
 
 
 def check_teacher(name: str, *, weights: str | None = None, adapter: Path | None = None, flag: str = "--teacher") -> None:
@@ -84,6 +85,7 @@ def check_teacher(name: str, *, weights: str | None = None, adapter: Path | None
 
     name: also `bank:FOLDER`. flag: what the message calls it. An ID of the hub has its configs fetched, and timm's hub its weights.
     """
+    refuse_volume_teacher(name, flag)
     bank, hub, program = name.startswith("bank:"), name.startswith("hf:"), name.endswith((".pt2", ".onnx"))
     folder = not (bank or hub or program) and Path(name).is_dir()
     if weights and (hub or program or folder):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.usefixtures("in_empty_folder")
 TINY: dict[str, Any] = {
     "teacher": "test_vit", "teacher_size": 160, "teacher_weights": "random", "phantom_images": (16, 12, 12), "phantom_size": 32,
     "epochs": 2, "min_steps": 0, "batch": 8, "bootstrap": 5, "device": "cpu", "bank_runtime": "torch", "bank_views": 1}
+REFUSED = r"routed adapters, load it with distill\.load_checkpoint"
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {"method": "lora", "rank": 2}, "pissa": {"method": "lora", "init": "pissa", "rank": 2}, "moe": {"method": "moe"},
     "molre": {"method": "molre"}, "molre in blocks": {"method": "molre", "place": "blocks", "rank": 2}, "spectral": {"method": "spectral"}}
@@ -55,6 +57,12 @@ def test_every_method_writes_a_teacher_that_is_whole_and_can_be_distilled(name: 
     teacher = load_teacher("teacher")
     x = torch.randn(3, 3, 160, 160)
     torch.testing.assert_close(teacher.features(x), load_checkpoint(folder).model.features(x).detach())
+    if kept:
+        with pytest.raises(RuntimeError, match=REFUSED):
+            timm.create_model(f"local-dir:{folder}", pretrained=True)
+    else:
+        plain = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        assert torch.equal(plain(x), load_checkpoint(folder).model(x))
     settings = DistillSettings(student="test_efficientnet", teacher="teacher", size=32, phantom_images=(16, 12, 12), phantom_size=32,
                                epochs=1, min_steps=0, batch=8, bootstrap=5, device="cpu", bank_runtime="torch", bank_views=1)
     assert distill(settings, "rd-distill --test") == 0
@@ -131,6 +139,8 @@ def test_an_approximate_fold_is_measured_and_refused_above_its_limit_without_los
     assert run(method="moe", merge=mode, max_fold_error=10.0, resume=True) == 0
     facts = read_json(Path("teacher") / "metrics.json")["adapters"]
     assert facts["kept"] == 0
+    x = torch.randn(2, 3, 160, 160)
+    assert torch.equal(timm.create_model("local-dir:teacher", pretrained=True).eval()(x), load_checkpoint(Path("teacher")).model(x))
     merge = facts["merge"]
     assert merge["approximate"] == len(merge["layers"]) > 0
     assert 0 < merge["logit_error"] < 10

@@ -12,7 +12,8 @@ import torch
 from safetensors import safe_open
 from tiny import CLASSES, tiny_branches, tiny_model
 
-from distill.networks.checkpoint import Calibration, load_checkpoint, preprocessor_config, save_checkpoint
+from distill.networks.checkpoint import Calibration, load_checkpoint, save_checkpoint
+from distill.networks.foreign_config import preprocessor_config
 from distill.networks.models import Model, weights_hash
 from runtimes.errors import UserError
 from runtimes.files.folder import read_json, write_json, write_manifest
