@@ -94,29 +94,37 @@ def frozen(teacher: Teacher, remedy: str, called: str | None = None, size: int |
     for parameter in teacher.net.parameters():
         parameter.requires_grad_(False)
     height, width = teacher.image_spec.height, teacher.image_spec.width
-    patch = _patch_of(teacher.net)
-    if size is not None and patch and size % patch:  # the network would leave the last pixels out, without a word
-        raise UserError(f"--teacher-size {size}: teacher {called or teacher.name} sees patches of {patch} pixels; take a multiple, such as "
-                        f"{max(size // patch, 1) * patch}", USAGE)
     try:
         teacher.features(torch.zeros(1, 3, height, width))
+        blind = size is not None and _blind_at_the_edge(teacher)
     except UserError:
         raise
     except Exception as error:  # whatever a network's own code raises
         raise UserError(f"teacher {called or teacher.name} cannot take {height}x{width} pixels ({first_line(error)}); try "
                         f"{remedy}") from None
+    if blind:
+        side, patch = teacher.image_spec.width, _patch_of(teacher.net)
+        multiple = f"a multiple of {patch}, such as {max(side // patch, 1) * patch}" if patch > 1 else "another one"
+        raise UserError(f"--teacher-size {side}: teacher {called or teacher.name} does not see the last pixels of such images; take "
+                        f"{multiple}", USAGE)
     return teacher
 
 
+def _blind_at_the_edge(teacher: Teacher) -> bool:
+    """Whether the last row or column of an image changes nothing: a network of patches leaves out what fills none, without a word."""
+    height, width = teacher.image_spec.height, teacher.image_spec.width
+    pixels = torch.randn(3, 3, height, width, generator=torch.Generator().manual_seed(0))
+    pixels[1], pixels[2] = pixels[0], pixels[0]
+    pixels[1, :, -1] += 2
+    pixels[2, :, :, -1] -= 2
+    whole, *edges = (teacher.features(pixels[row:row + 1]) for row in range(3))
+    return any(torch.equal(whole, edge) for edge in edges)
+
+
 def _patch_of(net: nn.Module) -> int:
-    """The side of the patches that a network cuts images into; 0 where it cuts none, or none of one side."""
-    for module in net.modules():
-        for place in (module, getattr(module, "config", None), getattr(module, "patch_embed", None)):
-            patch = getattr(place, "patch_size", None)
-            sides = set(patch) if isinstance(patch, list | tuple) else {patch}
-            if len(sides) == 1 and isinstance(side := sides.pop(), int) and side > 1 and not isinstance(side, bool):
-                return side
-    return 0
+    """The side of the patches that a network's first layer cuts images into; 0 where it cuts none."""
+    first = next((module for module in net.modules() if isinstance(module, nn.Conv2d)), None)
+    return int(first.stride[0]) if first is not None and first.kernel_size == first.stride else 0
 
 
 def hash_with(digest: str, pooling: TokenPooling) -> str:

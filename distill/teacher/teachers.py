@@ -77,7 +77,7 @@ def load_teacher(name: str, *, size: int | None = None, weights: str | None = No
     if adapter is not None:
         teacher = _with_adapter(teacher, adapter)
     teacher = _as_stated(teacher, stated)
-    return frozen(teacher, "another --teacher-size", name, size)
+    return frozen(teacher, "another --teacher-size", name, size if weights != "random" else None)
 
 
 def check_teacher(name: str, *, weights: str | None = None, adapter: Path | None = None, flag: str = "--teacher") -> None:
