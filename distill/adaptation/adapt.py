@@ -155,7 +155,10 @@ def build_adapters(options: AdapterOptions, model: Model, spec: ImageSpec, teach
                            wide.rank * wide.experts, options.adapt_share)
     inputs = {name: model.net.get_submodule(name).weight[0].numel() for name in chosen.layers}  # type: ignore[index,union-attr,operator]
     model = adapt_model(model, {name: options.spec(count) for name, count in inputs.items()})
-    unused = remove_unused(model.net, lambda: model.trunk(torch.zeros(1, 3, spec.height, spec.width)))
+    unused = remove_unused(model.net, inputs, lambda: in_both_modes(model, torch.zeros(1, 3, spec.height, spec.width)))
+    if len(unused) == len(inputs):
+        raise UserError(f"--adapt-layers {options.adapt_layers}: teacher {teacher} reads the weights of all {len(unused)} layers chosen "
+                        "instead of calling them, so that no adapter beside them would run; choose another kind", USAGE)
     model.spec = replace(model.spec, adapters={name: adapter.spec for name, adapter in adapters_of(model.net)})
     reasons = [*chosen.left.values(), *("read, not called" for _ in unused)]
     if reasons:
@@ -164,6 +167,13 @@ def build_adapters(options: AdapterOptions, model: Model, spec: ImageSpec, teach
         for _, adapter in adapters_of(model.net):
             start_from_svd(adapter, rho=1.0 if options.start == "pissa" else options.rho)
     return model
+
+
+def in_both_modes(model: Model, pixels: Tensor) -> None:
+    """The trunk on some pixels as training runs it, then as everything after it does; the model is left in evaluation mode."""
+    for training in (True, False):
+        model.train(training)
+        model.trunk(pixels)
 
 
 def train(options: AdapterOptions, training: TrainingOptions, data: TrainingData, branches: Branches, signals: TeacherSignals, run: Path,

@@ -18,6 +18,7 @@ from runtimes.errors import USAGE, UserError
 TokenPooling = Literal["auto", "pooler", "cls", "mean", "cls+mean"]
 PREFIX = "transformers/"  # of ModelSpec.arch
 TORCHVISION = "torchvision/"
+CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")  # names of the parameter
 SHUFFLENETS = tuple(f"{TORCHVISION}shufflenet_v2_x{width}" for width in ("0_5", "1_0", "1_5", "2_0"))
 
 
@@ -55,6 +56,11 @@ class TransformersNet(nn.Module):
     def unpooled(self) -> bool:
         """Whether the encoder has a place for a pooling layer and was published without its weights."""
         return hasattr(self.encoder, "pooler") and self.encoder.pooler is None
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether the first token speaks for the whole image; in Swin, SigLIP or I-JEPA it is a patch like any other."""
+        return any(name.rpartition(".")[2] in CLASS_TOKENS for name, _ in self.encoder.named_parameters())
 
     def _of_another_size(self, pixels: Tensor) -> bool:
         """Whether images are not of the size that the encoder's positions were learnt for."""
