@@ -86,7 +86,7 @@ def _is_1x1(module: nn.Module) -> bool:
 
 
 def _is_dense(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or (_is_1x1(module) and module.groups == 1)
+    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1)
 
 
 def kinds_of(net: nn.Module) -> dict[str, Kind]:
