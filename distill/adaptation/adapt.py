@@ -30,7 +30,7 @@ from distill.evaluation.predict import Predictions, calibrate, judge, score, sum
 from distill.methods.build import method_losses
 from distill.methods.step import Branches, Weights
 from distill.networks.heads import head_of, load_heads, save_heads
-from distill.networks.models import Model, adapt_model, count_macs, count_parameters, feature_width
+from distill.networks.models import Model, adapt_model, count_macs, count_parameters, feature_width, weights_hash
 from distill.progress import say, track
 from distill.report.outcome import RunResult, images_digest, write_result
 from distill.run import Run, opened_run, start_run
@@ -76,8 +76,6 @@ def _adapt(settings: AdaptSettings, command: str, opened: Run) -> int:
     views = ViewSpec(flip=0.5 if settings.flip else 0.0)
     stated = stated_input(settings.part(TeacherOptions))
     teacher = load_teacher(settings.teacher, weights=settings.teacher_weights, stated=stated)
-    if stated.pool != "auto" and not settings.teacher.startswith("hf:"):
-        raise UserError(f"--teacher-pool {stated.pool}: an adapted timm network pools as it always does; leave it out", USAGE)
     model, spec = adaptable(settings.teacher, teacher, images, seed=settings.seed, pooling=settings.slice_pooling)
     adapter = settings.part(AdapterOptions)
     plan = BankPlan(settings.bank, settings.bank_views if adapter.pooled else 0, runtime=settings.bank_runtime, threads=settings.threads)
@@ -125,7 +123,7 @@ def _adapt(settings: AdaptSettings, command: str, opened: Run) -> int:
     def also(folder: Path) -> None:
         save_heads(folder, [*earlier, head_of(branches.student, data_name(images), earlier)])
         if unmerged is not None:
-            write_peft(folder / "peft", unmerged, starts, signals.facts["teacher"], signals.facts["teacher_hash"])
+            write_peft(folder / "peft", unmerged, starts, signals.facts["teacher"], weights_hash(teacher.net))
 
     write_result(settings.out, result, kind="teacher", overwrite=opened.overwrite, also=also,
                  more={"adapters": {"method": settings.method, "added": added, "kept": len(branches.student.spec.adapters),

@@ -42,6 +42,7 @@ ARGUMENTS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "init_values": (lambda value: is_number(value, 0, 1), "a number from 0 to 1"),
     "global_pool": (lambda value: value in ("avg", "token", "map"), "avg, token or map"),
     "reg_tokens": (lambda value: is_count(value, 0, 64), "a number from 0 to 64"),
+    "pooling": (lambda value: value in ("cls", "mean", "cls+mean"), "cls, mean or cls+mean"),  # ours, of its tokens; not timm's
 }
 
 

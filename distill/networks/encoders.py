@@ -22,6 +22,12 @@ CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")  # names of the p
 SHUFFLENETS = tuple(f"{TORCHVISION}shufflenet_v2_x{width}" for width in ("0_5", "1_0", "1_5", "2_0"))
 
 
+def pool_tokens(tokens: Tensor, before_patches: int, pooling: TokenPooling) -> Tensor:
+    """Tokens (B, T, D) to one vector an image: the first one, the mean of those of patches, or the two side by side."""
+    first, patches = tokens[:, 0], tokens[:, before_patches:].mean(dim=1)
+    return {"cls": first, "mean": patches, "cls+mean": torch.cat((first, patches), dim=1)}[pooling]
+
+
 class TransformersNet(nn.Module):
     """An encoder, how its answer is pooled, and a linear classifier behind it.
 
@@ -49,8 +55,7 @@ class TransformersNet(nn.Module):
             return last.mean(dim=(2, 3))
         if self.pooling == "auto":
             return last.mean(dim=1)
-        first, patches = last[:, 0], last[:, self._tokens_before_patches(pixels, last.shape[1]):].mean(dim=1)
-        return {"cls": first, "mean": patches, "cls+mean": torch.cat((first, patches), dim=1)}[self.pooling]
+        return pool_tokens(last, self._tokens_before_patches(pixels, last.shape[1]), self.pooling)
 
     @property
     def unpooled(self) -> bool:

@@ -19,7 +19,7 @@ from distill.networks.checkpoint import load_checkpoint, read_config
 from distill.networks.encoder_folder import check_encoder, local_folder
 from distill.networks.encoders import TokenPooling, TransformersNet
 from distill.networks.models import Model, count_parameters, weights_hash
-from distill.networks.nets import build_net, classifier_of
+from distill.networks.nets import build_net, classifier_of, pool_otherwise, pooled_features, pooling_of
 from distill.networks.own import IMAGENET_MEAN, IMAGENET_STD, vectors
 from distill.networks.programs import image_sides, load_program
 from distill.networks.students import (
@@ -206,11 +206,10 @@ def _as_stated(teacher: Teacher, stated: TeacherInput) -> Teacher:
     spec = replace(spec, mean=stated.mean or spec.mean, std=stated.std or spec.std)
     if stated.pool == "auto" or isinstance(teacher.net, TransformersNet):
         return replace(teacher, image_spec=spec)
-    prefix = getattr(teacher.net.net, "num_prefix_tokens", None) if isinstance(teacher.net, _Pooled) else None
-    if prefix is None or stated.pool == "pooler" or (stated.pool != "mean" and not prefix):
-        raise UserError(f"--teacher-pool {stated.pool}: teacher {teacher.name} has no such tokens; leave it out", USAGE)
-    net = _Pooled(teacher.net.net, stated.pool).eval()  # type: ignore[arg-type]
-    return replace(teacher, image_spec=spec, net=net, hash=hash_with(teacher.hash, stated.pool), pooling=POOLED[stated.pool])
+    if not isinstance(teacher.net, _Pooled):
+        raise UserError(f"--teacher-pool {stated.pool}: teacher {teacher.name} pools as it was made; leave it out", USAGE)
+    pool_otherwise(teacher.net.net, stated.pool, f"teacher {teacher.name}")
+    return replace(teacher, image_spec=spec, hash=hash_with(teacher.hash, stated.pool), pooling=POOLED[stated.pool])
 
 
 def _takes_no_adapter(name: str, adapter: Path) -> UserError:
@@ -221,8 +220,8 @@ def _with_adapter(teacher: Teacher, folder: Path) -> Teacher:
     net = teacher.net.net if isinstance(teacher.net, _Pooled) else teacher.net
     if not isinstance(teacher.net, _Pooled | TransformersNet):
         raise _takes_no_adapter(teacher.name, folder)
-    merge_peft(net, folder, teacher.hash)
-    return replace(teacher, name=f"{teacher.name} with {folder.name}", hash=weights_hash(teacher.net))
+    merge_peft(net, folder, weights_hash(teacher.net), teacher.hash)  # earlier folders name the hash with the pooling
+    return replace(teacher, name=f"{teacher.name} with {folder.name}", hash=hash_with(weights_hash(teacher.net), pooling_of(net)))
 
 
 def pooled(output: Any, name: str) -> Tensor:
@@ -233,17 +232,12 @@ def pooled(output: Any, name: str) -> Tensor:
 class _Pooled(nn.Module):
     """A timm body with its pooling: pixels to pre-logits."""
 
-    def __init__(self, net: nn.Module, pooling: TokenPooling = "auto") -> None:
+    def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
-        self.pooling = pooling
 
     def forward(self, pixels: Tensor) -> Tensor:
-        answer = self.net.forward_features(pixels)  # type: ignore[operator]
-        if self.pooling == "auto":
-            return self.net.forward_head(answer, pre_logits=True)  # type: ignore[operator,no-any-return]
-        first, patches = answer[:, 0], answer[:, self.net.num_prefix_tokens:].mean(dim=1)  # type: ignore[misc]
-        return {"cls": first, "mean": patches, "cls+mean": torch.cat((first, patches), dim=1)}[self.pooling]
+        return pooled_features(self.net, pixels)
 
 
 def net_with(arch: str, height: int, width: int, outputs: int, state: dict[str, Tensor], source: str,
@@ -323,8 +317,10 @@ def _from_folder(folder: Path, size: int | None) -> Teacher:
             return self.model.adapted(self.model.trunk(pixels))
 
     net = Features(checkpoint.model).eval()
-    wide = ImageSpec(spec.height, spec.width, 3, mean=spec.mean, std=spec.std)
-    return Teacher(folder.name, net, wide, weights_hash(net), str(checkpoint.manifest.get("licence", "unknown")))
+    usual = ImageSpec(spec.height, spec.width)  # channels, levels and volumes are those of the images at hand, all else is as it was
+    wide = replace(spec, channels=3, dtype=usual.dtype, window=usual.window, volume=None)
+    return Teacher(folder.name, net, wide, weights_hash(net), str(checkpoint.manifest.get("licence", "unknown")),
+                   pooling=POOLED[pooling_of(checkpoint.model.net)])
 
 
 def _from_program(path: Path, size: int | None) -> Teacher:
