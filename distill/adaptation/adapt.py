@@ -30,7 +30,7 @@ from distill.evaluation.predict import Predictions, calibrate, judge, score, sum
 from distill.methods.build import method_losses
 from distill.methods.step import Branches, Weights
 from distill.networks.heads import head_of, load_heads, save_heads
-from distill.networks.models import Model, adapt_model, count_macs, count_parameters, feature_width
+from distill.networks.models import Model, adapt_model, count_macs, count_parameters, feature_width, weights_hash
 from distill.progress import say, track
 from distill.report.outcome import RunResult, images_digest, write_result
 from distill.run import Run, opened_run, start_run
@@ -76,8 +76,6 @@ def _adapt(settings: AdaptSettings, command: str, opened: Run) -> int:
     views = ViewSpec(flip=0.5 if settings.flip else 0.0)
     stated = stated_input(settings.part(TeacherOptions))
     teacher = load_teacher(settings.teacher, weights=settings.teacher_weights, stated=stated)
-    if stated.pool != "auto" and not settings.teacher.startswith("hf:"):
-        raise UserError(f"--teacher-pool {stated.pool}: an adapted timm network pools as it always does; leave it out", USAGE)
     model, spec = adaptable(settings.teacher, teacher, images, seed=settings.seed, pooling=settings.slice_pooling)
     adapter = settings.part(AdapterOptions)
     plan = BankPlan(settings.bank, settings.bank_views if adapter.pooled else 0, runtime=settings.bank_runtime, threads=settings.threads)
@@ -125,7 +123,7 @@ def _adapt(settings: AdaptSettings, command: str, opened: Run) -> int:
     def also(folder: Path) -> None:
         save_heads(folder, [*earlier, head_of(branches.student, data_name(images), earlier)])
         if unmerged is not None:
-            write_peft(folder / "peft", unmerged, starts, signals.facts["teacher"], signals.facts["teacher_hash"])
+            write_peft(folder / "peft", unmerged, starts, signals.facts["teacher"], weights_hash(teacher.net))
 
     write_result(settings.out, result, kind="teacher", overwrite=opened.overwrite, also=also,
                  more={"adapters": {"method": settings.method, "added": added, "kept": len(branches.student.spec.adapters),
@@ -155,7 +153,10 @@ def build_adapters(options: AdapterOptions, model: Model, spec: ImageSpec, teach
                            wide.rank * wide.experts, options.adapt_share)
     inputs = {name: model.net.get_submodule(name).weight[0].numel() for name in chosen.layers}  # type: ignore[index,union-attr,operator]
     model = adapt_model(model, {name: options.spec(count) for name, count in inputs.items()})
-    unused = remove_unused(model.net, lambda: model.trunk(torch.zeros(1, 3, spec.height, spec.width)))
+    unused = remove_unused(model.net, inputs, lambda: in_both_modes(model, torch.zeros(1, 3, spec.height, spec.width)))
+    if len(unused) == len(inputs):
+        raise UserError(f"--adapt-layers {options.adapt_layers}: teacher {teacher} reads the weights of all {len(unused)} layers chosen "
+                        "instead of calling them, so that no adapter beside them would run; choose another kind", USAGE)
     model.spec = replace(model.spec, adapters={name: adapter.spec for name, adapter in adapters_of(model.net)})
     reasons = [*chosen.left.values(), *("read, not called" for _ in unused)]
     if reasons:
@@ -164,6 +165,13 @@ def build_adapters(options: AdapterOptions, model: Model, spec: ImageSpec, teach
         for _, adapter in adapters_of(model.net):
             start_from_svd(adapter, rho=1.0 if options.start == "pissa" else options.rho)
     return model
+
+
+def in_both_modes(model: Model, pixels: Tensor) -> None:
+    """The trunk on some pixels as training runs it, then as everything after it does; the model is left in evaluation mode."""
+    for training in (True, False):
+        model.train(training)
+        model.trunk(pixels)
 
 
 def train(options: AdapterOptions, training: TrainingOptions, data: TrainingData, branches: Branches, signals: TeacherSignals, run: Path,

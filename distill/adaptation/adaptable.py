@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from distill.adapters.insert import SLICES
 from distill.data.image_set import ImageSet
 from distill.networks.checkpoint import load_checkpoint, read_config
 from distill.networks.encoders import PREFIX, TransformersNet
 from distill.networks.models import Model, ModelSpec
+from distill.networks.nets import pooling_of, renew_classifier
 from distill.networks.own import PREFIX as OWN
 from distill.networks.slices import Pooling
 from distill.teacher.teacher import Teacher
@@ -39,9 +41,10 @@ def check_adaptable(name: str) -> None:
                         "distil from it as it is", USAGE)
 
 
-def pooled_as(net: TransformersNet) -> dict[str, Any]:
-    """How an encoder is pooled, as its spec keeps it; nothing where it pools as it always did."""
-    return {**({"pooling": net.pooling} if net.pooling != "auto" else {}), **({"pooler": False} if net.unpooled else {})}
+def pooled_as(net: nn.Module) -> dict[str, Any]:
+    """How a network is pooled, as its spec keeps it; nothing where it pools as it always did."""
+    unpooled = isinstance(net, TransformersNet) and net.unpooled
+    return {**({"pooling": pooling_of(net)} if pooling_of(net) != "auto" else {}), **({"pooler": False} if unpooled else {})}
 
 
 def adaptable(name: str, teacher: Teacher, images: ImageSet, *, seed: int, pooling: Pooling = "attention") -> tuple[Model, ImageSpec]:
@@ -61,8 +64,7 @@ def adaptable(name: str, teacher: Teacher, images: ImageSet, *, seed: int, pooli
         model_spec = ModelSpec(parent.spec.arch, spec.height, spec.width, images.task, images.classes, parent.spec.arguments,
                                parent.spec.adapters)
         net = parent.net
-    elif name.startswith("hf:"):
-        assert isinstance(teacher.net, TransformersNet)
+    elif isinstance(teacher.net, TransformersNet):
         encoder: Any = teacher.net.encoder
         width = teacher.features(torch.zeros(1, 3, spec.height, spec.width)).shape[1]
         config = encoder.config.to_dict()
@@ -70,14 +72,14 @@ def adaptable(name: str, teacher: Teacher, images: ImageSet, *, seed: int, pooli
                                {"config": config, "features": width, **pooled_as(teacher.net)})
         net = TransformersNet(encoder, pooling=teacher.net.pooling)
     else:
-        model_spec = ModelSpec(teacher.arch, spec.height, spec.width, images.task, images.classes, teacher.arguments)
         net = teacher.net.net  # type: ignore[assignment]
+        model_spec = ModelSpec(teacher.arch, spec.height, spec.width, images.task, images.classes, {**teacher.arguments, **pooled_as(net)})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if isinstance(net, TransformersNet):
-            net.classifier = torch.nn.Linear(int(model_spec.arguments["features"]), model_spec.outputs)
+            net.classifier = nn.Linear(int(model_spec.arguments["features"]), model_spec.outputs)
         else:
-            net.reset_classifier(model_spec.outputs)  # type: ignore[operator]
+            renew_classifier(net, model_spec.outputs)
         if images.volume is not None:
             model_spec = replace(model_spec, slices=images.volume.slices, pooling=pooling)
         if hasattr(net, SLICES):

@@ -103,16 +103,17 @@ class Adapter(nn.Module):
         for parameter in base.parameters():
             parameter.requires_grad_(False)
 
-    # Some networks read a layer's weights or widths instead of calling it; insert.py finds those and leaves them alone.
-    @property
-    def weight(self) -> Any:
-        """The frozen layer's own weight."""
-        return self.base.weight
+    def __getattr__(self, name: str) -> Any:
+        """What a network reads of the layer that stood here, its widths, kernel or weight, is the frozen layer's own.
 
-    @property
-    def bias(self) -> Any:
-        """The frozen layer's own bias."""
-        return self.base.bias
+        Where it reads the weight instead of calling the layer, insert.py finds that and leaves the layer alone.
+        """
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base" or "base" not in self.__dict__.get("_modules", {}):
+                raise
+            return getattr(self.base, name)
 
     @property
     def foldable(self) -> bool:

@@ -51,6 +51,7 @@ ARGUMENTS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "no_embed_class": (lambda value: isinstance(value, bool), "true or false"),
     "act_layer": (lambda value: value in ("gelu", "silu"), "gelu or silu"),
     "mlp_layer": (lambda value: value in LAYERS, f"one of {', '.join(LAYERS)}"),
+    "pooling": (lambda value: value in ("cls", "mean", "cls+mean"), "cls, mean or cls+mean"),  # ours, of its tokens; not timm's
 }
 
 

@@ -7,7 +7,6 @@ students.py).
 from __future__ import annotations
 
 import inspect
-import re
 from typing import Any, Literal
 
 import torch
@@ -19,12 +18,13 @@ from runtimes.errors import USAGE, UserError
 TokenPooling = Literal["auto", "pooler", "cls", "mean", "cls+mean"]
 PREFIX = "transformers/"  # of ModelSpec.arch
 TORCHVISION = "torchvision/"
+CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")  # names of the parameter
 SHUFFLENETS = tuple(f"{TORCHVISION}shufflenet_v2_x{width}" for width in ("0_5", "1_0", "1_5", "2_0"))
 
 
-def of_tokens(tokens: Tensor, before: int, pooling: TokenPooling) -> Tensor:
-    """One vector an image of tokens (B, T, D): the first, the mean of those of patches, or both; before: tokens that stand before them."""
-    patches = tokens[:, before:].mean(dim=1) if pooling != "cls" else tokens[:, 0]
+def pool_tokens(tokens: Tensor, before_patches: int, pooling: TokenPooling) -> Tensor:
+    """Tokens (B, T, D) to one vector an image: the first one, the mean of those of patches, or the two side by side."""
+    patches = tokens[:, before_patches:].mean(dim=1) if pooling != "cls" else tokens[:, 0]
     return torch.cat((tokens[:, 0], patches), dim=1) if pooling == "cls+mean" else patches
 
 
@@ -55,7 +55,7 @@ class TransformersNet(nn.Module):
             return last.mean(dim=(2, 3))
         if self.pooling == "auto":
             return last.mean(dim=1)
-        return of_tokens(last, self._tokens_before_patches(pixels, last.shape[1]), self.pooling)
+        return pool_tokens(last, self._tokens_before_patches(pixels, last.shape[1]), self.pooling)
 
     @property
     def unpooled(self) -> bool:
@@ -64,8 +64,8 @@ class TransformersNet(nn.Module):
 
     @property
     def has_class_token(self) -> bool:
-        """Whether a token of the whole image stands before those of patches."""
-        return any(re.search(r"(^|\.)(cls_token|class_embedding|class_token)$", name) for name, _ in self.encoder.named_parameters())
+        """Whether the first token speaks for the whole image; in Swin, SigLIP or I-JEPA it is a patch like any other."""
+        return any(name.rpartition(".")[2] in CLASS_TOKENS for name, _ in self.encoder.named_parameters())
 
     def _of_another_size(self, pixels: Tensor) -> bool:
         """Whether images are not of the size that the encoder's positions were learnt for."""

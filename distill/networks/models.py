@@ -17,7 +17,7 @@ from distill.adapters.experts import AdapterSpec
 from distill.adapters.insert import POOLED, SLICES, insert
 from distill.networks.architectures import check_spec
 from distill.networks.cuts import Cuts, make_cuts
-from distill.networks.nets import build_net, classifier_of
+from distill.networks.nets import build_net, classifier_of, pooled_features
 from distill.networks.slices import Pooling, SlicePool
 from runtimes.errors import UserError
 from runtimes.scores import Task
@@ -112,8 +112,8 @@ class Model(nn.Module):
         return self.pool(self.slice_features(pixels, mask), mask)
 
     def trunk(self, pixels: Tensor) -> Tensor:
-        """The network's own pooled features, (B, 3, h, w) to (B, D)."""
-        features: Tensor = self.net.forward_head(self.net.forward_features(pixels), pre_logits=True)  # type: ignore[operator]
+        """The network's pooled features, (B, 3, h, w) to (B, D)."""
+        features = pooled_features(self.net, pixels)
         for layer in classifier_of(self.net)[:-1]:
             features = layer(features)
         return features

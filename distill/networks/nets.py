@@ -1,18 +1,21 @@
-"""Making a bare network by its name, of timm or a library seen as timm, and finding its classifier.
+"""Making a bare network by its name, of timm or a library seen as timm, pooling its tokens otherwise, and finding its classifier.
 
-Owns: which library makes a network, input sizes, the layers of a classifier. Does not own: what a network is part of (models.py).
+Owns: which library makes a network, input sizes, pooled features, the layers of a classifier. Does not own: what a network is part of
+(models.py).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from distill.networks.architectures import LAYERS, check_architecture
-from distill.networks.encoders import PREFIX, TORCHVISION, from_config, from_torchvision
+from distill.networks.encoders import PREFIX, TORCHVISION, TokenPooling, TransformersNet, from_config, from_torchvision, pool_tokens
 from distill.networks.own import PREFIX as OWN
-from runtimes.errors import UserError
+from runtimes.errors import USAGE, UserError
+
+POOLING = "rd_pooling"  # what a timm network carries whose tokens are not pooled as it pools them itself
 
 
 def build_net(arch: str, height: int, width: int, outputs: int, **arguments: Any) -> nn.Module:
@@ -27,13 +30,52 @@ def build_net(arch: str, height: int, width: int, outputs: int, **arguments: Any
     import timm
     import timm.layers
 
+    pooling: TokenPooling = arguments.pop("pooling", "auto")
+
     try:
         sized: dict[str, Any] = {"img_size": (height, width)} if takes_image_size(arch) else {}
         layers = {name: getattr(timm.layers, value) for name, value in arguments.items() if value in LAYERS}
         net: nn.Module = timm.create_model(arch, pretrained=False, num_classes=outputs, in_chans=3, **sized, **(arguments | layers))
     except Exception as error:  # timm's networks raise many types for sizes and arguments that they cannot take
         raise UserError(f"timm cannot make {arch} for {height}x{width} pixels: {error or type(error).__name__}") from None
+    if pooling != "auto":
+        pool_otherwise(net, pooling, arch)
+        renew_classifier(net, outputs)
     return net
+
+
+def pool_otherwise(net: nn.Module, pooling: TokenPooling, name: str) -> None:
+    """Have a timm network's tokens pooled in another way than its own, from now on; UserError (exit 2) where it has no such tokens."""
+    before_patches = getattr(net, "num_prefix_tokens", None)
+    if before_patches is None or pooling == "pooler" or (pooling != "mean" and not before_patches):
+        raise UserError(f"--teacher-pool {pooling}: {name} has no such tokens; leave it out", USAGE)
+    setattr(net, POOLING, pooling)
+
+
+def pooling_of(net: nn.Module) -> TokenPooling:
+    """How a network's tokens are pooled; auto: as it pools them itself."""
+    return getattr(net, "pooling" if isinstance(net, TransformersNet) else POOLING, "auto")  # type: ignore[no-any-return]
+
+
+def pooled_features(net: nn.Module, pixels: Tensor) -> Tensor:
+    """Features (B, D) before the classifier, of pixels (B, 3, h, w)."""
+    answer: Tensor = net.forward_features(pixels)  # type: ignore[operator]
+    pooling = getattr(net, POOLING, "auto")
+    if pooling == "auto":
+        return net.forward_head(answer, pre_logits=True)  # type: ignore[operator,no-any-return]
+    return pool_tokens(answer, int(net.num_prefix_tokens), pooling)  # type: ignore[arg-type]
+
+
+def renew_classifier(net: nn.Module, outputs: int) -> None:
+    """Give a timm network a fresh classifier, as wide as its features are pooled."""
+    net.reset_classifier(outputs)  # type: ignore[operator]
+    if getattr(net, POOLING, "auto") == "auto":
+        return
+    layer = classifier_of(net)[-1]
+    name = next(name for name, module in net.named_modules() if module is layer)
+    holder, _, own = name.rpartition(".")
+    width = int(net.num_features) * (2 if pooling_of(net) == "cls+mean" else 1)  # type: ignore[arg-type]
+    setattr(net.get_submodule(holder), own, nn.Linear(width, outputs) if outputs else nn.Identity())
 
 
 def classifier_of(net: nn.Module) -> list[nn.Module]:

@@ -40,8 +40,8 @@ class HfEncoder:
 def load_encoder(source: str, *, size: int | None = None, pooling: TokenPooling | None = None) -> HfEncoder:
     """Load what lies behind hf:SOURCE; UserError where weights are missing, or where its images cannot be brought to it as they must.
 
-    size: --teacher-size. pooling: --teacher-pool; by default what the model itself pools, or its class token where the weights of that
-    are missing, as in encoders that were published without them.
+    size: --teacher-size. pooling: --teacher-pool; by default what the model itself pools; where the weights of that are missing, as in
+    encoders that were published without them, its class token, or the mean of its tokens if it has none.
     """
     import transformers
 
@@ -168,8 +168,9 @@ def _pooling_of(net: TransformersNet, missing: list[str], asked: TokenPooling | 
     if asked == "pooler" and net.unpooled:
         raise UserError(f"--teacher-pool pooler: {source} holds no weights of a pooler; take cls or mean", USAGE)
     if asked in ("cls", "cls+mean") and not net.has_class_token:
-        raise UserError(f"--teacher-pool {asked}: {type(net.encoder).__name__} of {source} has no class token; take mean", USAGE)
-    return asked or ("cls" if net.unpooled and net.has_class_token else "auto")
+        raise UserError(f"--teacher-pool {asked}: {type(net.encoder).__name__} of {source} has no class token; take mean, or leave it out",
+                        USAGE)
+    return asked or ("auto" if not net.unpooled else "cls" if net.has_class_token else "mean")
 
 
 def _image_spec(encoder: Any, processor: Any, source: str, size: int | None, channels: int) -> ImageSpec:

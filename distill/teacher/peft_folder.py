@@ -38,7 +38,12 @@ class Start:
 def starts_of(net: nn.Module, spectral: bool) -> dict[str, Start]:
     """The starting factors of every adapter, to be taken before training."""
     return {name: Start(*(factor.detach().clone() for factor in adapter.factors)) if spectral else Start(None, None)
-            for name, adapter in adapters_of(net)}
+            for name, adapter in adapters_of(_original(net))}
+
+
+def _original(net: nn.Module) -> nn.Module:
+    """The network as its authors load it, whose layers a folder names: of transformers the encoder alone."""
+    return net.encoder if isinstance(net, TransformersNet) else net
 
 
 def low_rank(adapter: Adapter, start: Start) -> tuple[Tensor, Tensor]:
@@ -58,12 +63,13 @@ def low_rank(adapter: Adapter, start: Start) -> tuple[Tensor, Tensor]:
 
 
 def write_peft(folder: Path, net: nn.Module, starts: dict[str, Start], base: str, base_hash: str) -> None:
-    """Write a folder that PeftModel.from_pretrained(net before adaptation, folder) loads with equal outputs (fp32).
+    """Write a folder that PeftModel.from_pretrained(the original network, folder) loads with equal outputs (fp32).
 
     The head is not part of it. base: name of the original network, kept as a remark; base_hash: that of its weights.
     """
     from safetensors.torch import save
 
+    net = _original(net)
     factors = {name: low_rank(adapter, starts[name]) for name, adapter in adapters_of(net) if adapter.foldable}
     if not factors:
         raise UserError("no adapter stands beside a layer, so there is nothing PEFT could load")
@@ -87,16 +93,17 @@ def write_peft(folder: Path, net: nn.Module, starts: dict[str, Start], base: str
 
 
 @torch.no_grad()
-def merge_peft(net: nn.Module, folder: Path, base_hash: str) -> int:
+def merge_peft(net: nn.Module, folder: Path, *base_hashes: str) -> int:
     """Make a PEFT LoRA folder's changes to the weights of its base, in place (float64, cast once); returns how many layers.
 
     The weights become those of peft's own merge_and_unload, or nothing changes and UserError says why: the folder is damaged, of
-    another kind, for another base, or holds a setting or tensor that is not merged here. base_hash: that of the weights at hand.
+    another kind, for another base, or holds a setting or tensor that is not merged here. base_hashes: of the weights at hand, in the
+    forms that a folder may name.
     """
     config, tensors, trained_on = read_peft(folder)
-    if trained_on is not None and trained_on != base_hash:
+    if trained_on is not None and trained_on not in base_hashes:
         raise UserError(f"{folder} was trained on weights {trained_on[:16]} of {config.base}, this teacher has "
-                        f"{base_hash[:16]}; name the teacher, the --teacher-size and the --teacher-weights it was adapted from")
+                        f"{base_hashes[0][:16]}; name the teacher, the --teacher-size and the --teacher-weights it was adapted from")
     root = _root(net, tensors)
     layers = targeted(config, root)
     changed: list[tuple[nn.Module, str, Tensor]] = []
@@ -151,7 +158,7 @@ def check_peft(folder: Path) -> LoraConfig:
 
 
 def _root(net: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
-    """The module whose layers the folder names: the network, or for a folder made with transformers alone the encoder inside."""
+    """The module whose layers the folder names: the encoder inside, or for a folder of our earlier versions the network around it."""
     inside = getattr(net, "encoder", None)
     if not isinstance(inside, nn.Module) or not isinstance(net, TransformersNet):
         return net

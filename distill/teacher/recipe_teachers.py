@@ -17,7 +17,7 @@ from torch import Tensor
 from distill.networks.encoder_folder import check_encoder
 from distill.networks.json_values import shown
 from distill.networks.models import weights_hash
-from distill.networks.nets import build_net
+from distill.networks.nets import build_net, pool_otherwise
 from distill.networks.weight_files import read_state
 from distill.teacher.hf_folder import load_encoder
 from distill.teacher.recipes import RECIPES, Recipe
@@ -99,7 +99,9 @@ def _from_weights(name: str, recipe: Recipe, state: Mapping[str, Tensor] | None,
         net, _, channels = net_with(recipe.arch, side, side, 0, tensors, source, recipe.arguments, called=name)
     if channels != recipe.channels:
         raise UserError(f"{source} takes {channels} channels, {name} {recipe.channels}: it is another model's; expected {recipe.weights}")
-    body = PooledNet(net, recipe.pool).eval()
+    if recipe.pool != "auto":
+        pool_otherwise(net, recipe.pool, f"teacher {name}")
+    body = PooledNet(net).eval()
     spec = ImageSpec(side, side, 3, mean=recipe.mean, std=recipe.std, fit=recipe.fit, interpolation=recipe.interpolation,
                      edge=None if recipe.edge is None else round(recipe.edge * side / recipe.side))
     return Teacher(name, body, spec, hash_with(weights_hash(body), recipe.pool), recipe.licence, dict(recipe.arguments),

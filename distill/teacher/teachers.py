@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from distill.networks.checkpoint import load_checkpoint, read_config
 from distill.networks.encoder_folder import check_encoder, local_folder
-from distill.networks.encoders import TokenPooling, TransformersNet, of_tokens
+from distill.networks.encoders import TokenPooling, TransformersNet, pool_tokens
 from distill.networks.models import Model, weights_hash
+from distill.networks.nets import pool_otherwise, pooling_of
 from distill.networks.own import IMAGENET_MEAN, IMAGENET_STD
 from distill.networks.programs import image_sides, load_program
 from distill.networks.students import SHORT_NAMES, check_weights, timm_name
@@ -143,11 +144,10 @@ def _as_stated(teacher: Teacher, stated: TeacherInput) -> Teacher:
         return teacher
     if teacher.name.endswith((".onnx", ".pt2")):
         return _of_tokens(teacher, stated.pool)
-    prefix = getattr(teacher.net.net, "num_prefix_tokens", None) if isinstance(teacher.net, PooledNet) else None
-    if prefix is None or stated.pool == "pooler" or (stated.pool != "mean" and not prefix):
-        raise UserError(f"--teacher-pool {stated.pool}: teacher {teacher.name} has no such tokens; leave it out", USAGE)
-    net = PooledNet(teacher.net.net, stated.pool).eval()  # type: ignore[arg-type]
-    return replace(teacher, net=net, hash=hash_with(teacher.hash, stated.pool), pooling=POOLED[stated.pool])
+    if not isinstance(teacher.net, PooledNet):
+        raise UserError(f"--teacher-pool {stated.pool}: teacher {teacher.name} pools as it was made; leave it out", USAGE)
+    pool_otherwise(teacher.net.net, stated.pool, f"teacher {teacher.name}")
+    return replace(teacher, hash=hash_with(teacher.hash, stated.pool), pooling=POOLED[stated.pool])
 
 
 def _of_tokens(teacher: Teacher, pool: TokenPooling) -> Teacher:
@@ -169,8 +169,8 @@ def _with_adapter(teacher: Teacher, folder: Path) -> Teacher:
     net = teacher.net.net if isinstance(teacher.net, PooledNet) else teacher.net
     if not isinstance(teacher.net, PooledNet | TransformersNet):
         raise _takes_no_adapter(teacher.name, folder)
-    merge_peft(net, folder, teacher.hash)
-    return replace(teacher, name=f"{teacher.name} with {folder.name}", hash=weights_hash(teacher.net))
+    merge_peft(net, folder, weights_hash(teacher.net), teacher.hash)  # earlier folders name the hash with the pooling
+    return replace(teacher, name=f"{teacher.name} with {folder.name}", hash=hash_with(weights_hash(teacher.net), pooling_of(net)))
 
 
 class Grey(nn.Module):
@@ -196,7 +196,7 @@ class Tokens(nn.Module):
         """Pixels to pooled features (B, D)."""
         tokens = self.net(pixels)
         before = tokens.shape[1] - math.isqrt(tokens.shape[1]) ** 2
-        return of_tokens(tokens, before, self.pooling)
+        return pool_tokens(tokens, before, self.pooling)
 
 
 def _from_folder(folder: Path, size: int | None) -> Teacher:
@@ -216,10 +216,10 @@ def _from_folder(folder: Path, size: int | None) -> Teacher:
             return self.model.adapted(self.model.trunk(pixels))
 
     net = Features(checkpoint.model).eval()
-    wide = ImageSpec(spec.height, spec.width, 3, mean=spec.mean, std=spec.std)
-    return Teacher(folder.name, net, wide, weights_hash(net), str(checkpoint.manifest.get("licence", "unknown")))
-
-
+    usual = ImageSpec(spec.height, spec.width)  # channels, levels and volumes are those of the images at hand, all else is as it was
+    wide = replace(spec, channels=3, dtype=usual.dtype, window=usual.window, volume=None)
+    return Teacher(folder.name, net, wide, weights_hash(net), str(checkpoint.manifest.get("licence", "unknown")),
+                   pooling=POOLED[pooling_of(checkpoint.model.net)])
 
 
 def _from_program(path: Path, size: int | None) -> Teacher:

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill.networks.encoders import TokenPooling, of_tokens
 from distill.networks.models import weights_hash
-from distill.networks.nets import build_net, classifier_of
+from distill.networks.nets import build_net, classifier_of, pooled_features
 from distill.networks.own import IMAGENET_MEAN, IMAGENET_STD
 from distill.networks.students import PIP_WEIGHTS, hub_weights, pip_weights, timm_name, weights_file
 from distill.networks.weight_files import asked_arguments, fitted, read_state, without_prefix
@@ -27,18 +26,15 @@ from runtimes.images.spec import ImageSpec
 
 
 class PooledNet(nn.Module):
-    """A timm body with its pooling: pixels to pre-logits."""
+    """A timm body with its pooling: pixels to features before the classifier."""
 
-    def __init__(self, net: nn.Module, pooling: TokenPooling = "auto") -> None:
+    def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
-        self.pooling = pooling
 
     def forward(self, pixels: Tensor) -> Tensor:
-        answer = self.net.forward_features(pixels)  # type: ignore[operator]
-        if self.pooling == "auto":
-            return self.net.forward_head(answer, pre_logits=True)  # type: ignore[operator,no-any-return]
-        return of_tokens(answer, int(self.net.num_prefix_tokens), self.pooling)  # type: ignore[arg-type]
+        """Pixels (B, 3, h, w) to features (B, D)."""
+        return pooled_features(self.net, pixels)
 
 
 def net_with(arch: str, height: int, width: int, outputs: int, state: dict[str, Tensor], source: str,

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import re
+
 import pytest
+import timm
 import torch
+from families import ENCODERS, NETWORKS
 from torch import nn
 from torch.nn import functional as F
 
 from distill.adapters.experts import AdapterSpec
-from distill.adapters.insert import POOLED, added_parameters, choose_layers, insert, remove_unused
+from distill.adapters.insert import POOLED, Layers, added_parameters, choose_layers, insert, kinds_of, remove_unused
 from distill.adapters.layer import Adapter, adapters_of
+from distill.networks.encoders import TransformersNet
 from distill.networks.models import ModelSpec, adapt_model, build_model, count_parameters
 from runtimes.errors import USAGE, UserError
 
@@ -27,6 +33,46 @@ def test_kinds_of_a_vit_are_disjoint_and_complete() -> None:
     assert attention | mlp < everything
     assert everything - attention - mlp == {"patch_embed.proj"}
     assert "head" not in everything
+
+
+# Linear layers outside blocks, or beside what a block computes: patches, merged patches, shortcuts to another width, poolers.
+NEITHER = re.compile(r"patch_embed|downsample|reduction|pooler|(blocks|layers)\.\d+\.proj$|focal|head\.")
+
+BIASES = re.compile(r"meta_mlp|cpb_mlp|position_bias_mlp|rel_pos\.mlp")  # of places, made by an MLP that belongs to its attention
+
+
+@pytest.mark.parametrize("family", [*ENCODERS, *NETWORKS])
+def test_every_linear_layer_of_a_block_is_of_attention_or_of_an_mlp(family: str) -> None:
+    network = TransformersNet(ENCODERS[family][0]().base_model) if family in ENCODERS else timm.create_model(family)
+    if family in ENCODERS and hasattr(network.encoder, "vision_model"):
+        network = TransformersNet(network.encoder.vision_model)  # type: ignore[arg-type]
+    kinds = kinds_of(network)
+    linear = {name for name, module in network.named_modules() if isinstance(module, nn.Linear)} - {"head", "classifier", "fc"}
+    assert {name for name in linear - set(kinds) if not NEITHER.search(name)} == set()
+    attention = {name for name in kinds if kinds[name] == "attention" and not BIASES.search(name)}
+    assert not {name for name in attention if re.search(r"mlp|fc[12]$|pwconv|intermediate", name)}
+    assert not {name for name in set(kinds) - attention if re.search(r"qkv|query|[qkvo]_proj$|attn\.proj|attention\.output", name)}
+
+
+@pytest.mark.parametrize(("family", "kind", "leaves"), [
+    ("swin v2", "mlp", {"intermediate.dense", "output.dense"}), ("data2vec", "mlp", {"intermediate.dense", "output.dense"}),
+    ("convnext", "mlp", {"pwconv1", "pwconv2"}), ("convnext v2", "mlp", {"pwconv1", "pwconv2"}),
+    ("dinov3 convnext", "mlp", {"pointwise_conv1", "pointwise_conv2"}),
+    ("dinov3", "mlp", {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}),
+    ("data2vec", "attention", {"attention.query", "attention.key", "attention.value", "output.dense"}),
+    ("pvt", "attention", {"self.query", "self.key", "self.value", "output.dense"}),
+    ("tiny_eva02", "mlp", {"mlp.fc1_g", "mlp.fc1_x", "mlp.fc2"}), ("tiny_eva02", "attention", {"attn.q_proj", "attn.k_proj", "attn.v_proj",
+                                                                                              "attn.proj"}),
+    ("tiny_maxvit", "attention", {"attn.qkv", "attn.proj"}), ("tiny_maxvit", "mlp", {"mlp.fc1", "mlp.fc2"}),
+    ("tiny_coatnet", "attention", {"attn.qkv", "attn.proj"}), ("tiny_coatnet", "mlp", {"mlp.fc1", "mlp.fc2"}),
+    ("tiny_edgenext", "attention", {"xca.qkv", "xca.proj"}), ("tiny_xcit", "mlp", {"mlp.fc1", "mlp.fc2"}),
+    ("tiny_vit_map", "attention", {"attn.qkv", "attn.proj", "attn_pool.q", "attn_pool.kv", "attn_pool.proj"}),
+    ("tiny_mambaout", "mlp", {"fc1", "fc2"})])
+def test_layers_that_names_of_families_would_miss_are_found(family: str, kind: Layers, leaves: set[str]) -> None:
+    network = TransformersNet(ENCODERS[family][0]().base_model) if family in ENCODERS else timm.create_model(family)
+    found = {re.sub(r"(^|\.)(\w+)\.\d+\.", r"\1", name) for name in choose_layers(network, kind).layers}
+    assert {".".join(name.split(".")[-len(leaf.split(".")):]) for name in found for leaf in leaves if name.endswith(leaf)} == leaves
+    assert all(any(name.endswith(leaf) for leaf in leaves) for name in found)
 
 
 def test_pointwise_means_1x1_convolutions_and_depthwise_ones_are_left_alone() -> None:
@@ -61,6 +107,11 @@ def test_no_matching_layer_is_a_usage_error_that_says_what_there_is(arch: str, k
     assert caught.value.exit_code == USAGE
 
 
+def both_modes(module: nn.Module, x: torch.Tensor) -> None:
+    module.train()(x)
+    module.eval()(x)
+
+
 class Reader(nn.Module):
     """A network that reads one layer's weight, as BEiT and Swin do, and calls another."""
 
@@ -77,9 +128,24 @@ def test_a_layer_that_is_read_and_not_called_loses_its_adapter() -> None:
     reader, x = Reader(), torch.randn(3, 6)
     before = reader(x)
     insert(reader, {"read": AdapterSpec(), "called": AdapterSpec()})
-    assert remove_unused(reader, lambda: reader(x)) == ["read"]
+    assert remove_unused(reader, ["read", "called"], lambda: both_modes(reader, x)) == ["read"]
     assert [name for name, _ in adapters_of(reader)] == ["called"]
     assert torch.equal(reader(x), before)
+
+
+def test_layers_that_are_called_in_training_alone_lose_their_adapters() -> None:
+    layer, x = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), torch.randn(2, 3, 8)
+    names = choose_layers(layer, "all-linear").layers
+    insert(layer, dict.fromkeys(names, AdapterSpec()))
+    assert set(remove_unused(layer, names, lambda: both_modes(layer, x))) == set(names), "without gradients PyTorch reads them"
+
+
+def test_what_a_network_reads_of_a_layer_it_reads_of_the_adapter_in_its_place() -> None:
+    linear, convolution = Adapter(nn.Linear(3, 5), AdapterSpec()), Adapter(nn.Conv2d(3, 5, 3, 2, 1), AdapterSpec())
+    assert (linear.in_features, linear.out_features, linear.weight.shape) == (3, 5, (5, 3))
+    assert (convolution.kernel_size, convolution.stride, convolution.padding) == ((3, 3), (2, 2), (1, 1))
+    assert not hasattr(linear, "kernel_size")
+    assert copy.deepcopy(convolution).out_channels == 5
 
 
 def test_adapters_of_another_network_are_refused() -> None:

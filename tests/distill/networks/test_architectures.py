@@ -113,9 +113,10 @@ def test_the_arguments_of_the_list_are_given_to_the_network() -> None:
     values: dict[str, Any] = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "drop_rate": 0.5, "drop_path_rate": 0.1}
     net: Any = build_model(ModelSpec("resnet18", 32, 32, "binary", ("a", "b"), values)).net
     assert (net.drop_rate, len(net.layer1), net.layer4[0].conv1.out_channels) == (0.5, 1, 8)
-    of_transformers: dict[str, Any] = {"init_values": 0.5, "global_pool": "avg", "reg_tokens": 3}
+    of_transformers: dict[str, Any] = {"init_values": 0.5, "global_pool": "avg", "reg_tokens": 3, "pooling": "cls+mean"}
     vit: Any = build_model(ModelSpec("test_vit", 160, 160, "binary", ("a", "b"), of_transformers)).net
     assert (vit.global_pool, vit.num_prefix_tokens, vit.blocks[0].ls1.gamma[0].item()) == ("avg", 4, 0.5)
+    assert vit.head.in_features == 2 * vit.num_features
     assert {*values, *of_transformers, "distillation"} == set(ARGUMENTS)
 
 
