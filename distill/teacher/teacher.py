@@ -96,17 +96,16 @@ def frozen(teacher: Teacher, remedy: str, called: str | None = None, size: int |
     height, width = teacher.image_spec.height, teacher.image_spec.width
     try:
         teacher.features(torch.zeros(1, 3, height, width))
-        blind = size is not None and _blind_at_the_edge(teacher)
+        patch = _patch_of(teacher.net) if size is not None else 0
+        blind = patch > 1 and _blind_at_the_edge(teacher)
     except UserError:
         raise
     except Exception as error:  # whatever a network's own code raises
         raise UserError(f"teacher {called or teacher.name} cannot take {height}x{width} pixels ({first_line(error)}); try "
                         f"{remedy}") from None
     if blind:
-        side, patch = teacher.image_spec.width, _patch_of(teacher.net)
-        multiple = f"a multiple of {patch}, such as {max(side // patch, 1) * patch}" if patch > 1 else "another one"
-        raise UserError(f"--teacher-size {side}: teacher {called or teacher.name} does not see the last pixels of such images; take "
-                        f"{multiple}", USAGE)
+        raise UserError(f"--teacher-size {width}: teacher {called or teacher.name} does not see the last pixels of such images; take a "
+                        f"multiple of its patch, {patch}, such as {max(width // patch, 1) * patch}", USAGE)
     return teacher
 
 

@@ -117,7 +117,14 @@ def test_the_arguments_of_the_list_are_given_to_the_network() -> None:
     vit: Any = build_model(ModelSpec("test_vit", 160, 160, "binary", ("a", "b"), of_transformers)).net
     assert (vit.global_pool, vit.num_prefix_tokens, vit.blocks[0].ls1.gamma[0].item()) == ("avg", 4, 0.5)
     assert vit.head.in_features == 2 * vit.num_features
-    assert {*values, *of_transformers, "distillation"} == set(ARGUMENTS)
+    shapes: dict[str, Any] = {"patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 3, "mlp_ratio": 2.0, "no_embed_class": True,
+                              "mlp_layer": "SwiGLUPacked", "act_layer": "silu"}
+    shaped: Any = build_model(ModelSpec("test_vit", 160, 160, "binary", ("a", "b"), shapes)).net
+    block = shaped.blocks[0]
+    assert (len(shaped.blocks), block.attn.num_heads, block.mlp.fc1.weight.shape) == (1, 3, (96, 48))
+    assert (shaped.patch_embed.proj.kernel_size, shaped.pos_embed.shape[1]) == ((8, 8), 400)
+    assert (type(block.mlp).__name__, type(block.mlp.act).__name__) == ("GluMlp", "SiLU")
+    assert {*values, *of_transformers, *shapes, "distillation"} == set(ARGUMENTS)
 
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just("resnet18"),
