@@ -26,7 +26,7 @@ COMMANDS: dict[str, Any] = {"rd-distill": DistillSettings, "rd-adapt": AdaptSett
                             "rd-verify": VerifySettings, "rd-bench": BenchSettings, "rd-info": InfoSettings}
 FOLDERS = ("benchmarks", "distill", "export", "runtimes", "tests")
 ELSEWHERE = ("fixtures", "results")  # folders that commands wrote, kept as they were
-FOR_USERS = ("README.md", "distill/README.md", "export/README.md", "runtimes/README.md")
+FOR_USERS = ("README.md", "distill/README.md", "distill/TEACHERS.md", "export/README.md", "runtimes/README.md")
 OF_EVERY_COMMAND = {"--help", "--help-all", "--version", "--tyro-print-completion"}
 
 
@@ -127,7 +127,7 @@ LINES = [(page, line) for page in pages() for line in typed(text_of(page))]
 
 
 def test_the_pages_are_there() -> None:
-    assert {"README.md", "distill/README.md", "export/README.md", "runtimes/README.md", "tests/README.md",
+    assert {"README.md", "distill/README.md", "distill/TEACHERS.md", "export/README.md", "runtimes/README.md", "tests/README.md",
             *(f"benchmarks/{name}.md" for name in ("README", "ACCURACY", "STUDIES", "DEPLOYMENT", "LATENCY", "SPEED", "ROBUSTNESS"))
             } <= set(pages())
 

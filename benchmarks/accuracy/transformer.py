@@ -17,7 +17,7 @@ from benchmarks.accuracy.recipes import BY_PROBE, CORE, PNEUMONIA_STUDENT, SHORT
 from benchmarks.accuracy.sets import three_sets
 from benchmarks.accuracy.study import Run, conduct, distilled, points
 
-SIDES, POOLS = ("112", "224"), ("cls", "cls+mean")
+PROBES = (("112", "cls"), ("112", "cls+mean"), ("224", "cls+mean"))  # side and pooling of dinov2-small
 LITE2 = ("--teacher", "efficientnet-lite2")
 DINO = ("--teacher", "dinov2-small", "--teacher-pool", "cls+mean")
 # Side of the teacher's images, by the probe of dinov2-small on validation images: the first table.
@@ -35,17 +35,17 @@ def runs(seeds: int, work: Path) -> Iterator[Run]:
     for name, data in sets.items():
         idle = (*data, "--bank-views", "0", "--student", "mobilenetv3_small_050", "--size", "32", "--epochs", "1", "--min-steps", "1",
                 "--method", "kd")
-        for side in SIDES:
+        for side in ("112", "224"):
             yield Run(name + PROBE, f"Lite2 at {side} px", 0, (*idle, *LITE2, "--teacher-size", side))
-            for pool in POOLS:
-                yield Run(name + PROBE, f"dinov2-small at {side} px, {pool}", 0,
-                          (*idle, "--teacher", "dinov2-small", "--teacher-pool", pool, "--teacher-size", side))
+        for side, pool in PROBES:
+            yield Run(name + PROBE, f"dinov2-small at {side} px, {pool}", 0,
+                      (*idle, "--teacher", "dinov2-small", "--teacher-pool", pool, "--teacher-size", side))
     for seed in range(seeds):
         for name, data in sets.items():
             chosen = ("--teacher-size", CHOSEN[name])
             teachers = {"Lite2": (*LITE2, *chosen), "dinov2-small": (*DINO, *chosen),
                         "dinov2-small + Lite2": (*DINO, *chosen, "--second-teacher", "efficientnet-lite2")}
-            own = (*data, *STUDENTS[name])
+            own = (*data, *STUDENTS[name], "--bank-views", "4")
             yield Run(name, "vanilla", seed, (*own, *CORE["vanilla"]))
             for kind, teacher in teachers.items():
                 for method, flags in METHODS.items():
