@@ -6,6 +6,8 @@ itself (adapters.py), starts from an SVD (spectral.py).
 
 from __future__ import annotations
 
+import copy
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -55,6 +57,8 @@ def choose_layers(net: nn.Module, kind: Layers, least: int = 1, ranks: int = 1, 
         module = candidates[name]
         if isinstance(module, nn.Conv2d) and module.groups > 1:
             left[name] = "depthwise" if module.groups == module.in_channels else f"{module.groups} groups"
+        elif not _is_linear_in_its_weight(module):
+            left[name] = "of standardised weights"
         elif min(module.weight.shape[0], module.weight[0].numel()) < least:
             left[name] = f"too small for rank {least}"
         elif ranks * (module.weight.shape[0] + module.weight[0].numel()) > share * module.weight.numel():
@@ -63,7 +67,9 @@ def choose_layers(net: nn.Module, kind: Layers, least: int = 1, ranks: int = 1, 
             layers.append(name)
     if not layers:
         options = ", ".join(option for option, names in of_kind.items() if names)
-        raise UserError(f"--adapt-layers {kind} matches no layer that takes rank {least} ({len(left)} too small or grouped); "
+        reasons = [*left.values()]
+        counts = ", ".join(f"{reasons.count(reason)} {reason}" for reason in dict.fromkeys(reasons))
+        raise UserError(f"--adapt-layers {kind} matches no layer that takes rank {least} ({counts or 'there is none of that kind'}); "
                         f"this network has {options or 'no such layers'}; choose another kind, a lower --rank or a higher --adapt-share",
                         USAGE)
     return LayerChoice(tuple(layers), left)
@@ -87,6 +93,20 @@ def _is_1x1(module: nn.Module) -> bool:
 
 def _is_dense(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1)
+
+
+def _is_linear_in_its_weight(module: nn.Linear | nn.Conv2d) -> bool:
+    """Whether a change of a layer's weight is a change of its output: not where it standardises its weight first, as in BiT or NFNet."""
+    if type(module).forward in (nn.Linear.forward, nn.Conv2d.forward):
+        return True
+    shape = (1, module.in_features) if isinstance(module, nn.Linear) else (1, module.in_channels, *module.kernel_size)
+    inputs = torch.linspace(0, 1, math.prod(shape)).view(shape)
+    double = copy.deepcopy(module).cpu().float()
+    double.bias = None
+    with torch.no_grad():
+        before = double(inputs)
+        double.weight.mul_(2)
+        return bool((double(inputs) - 2 * before).norm() < 0.01 * before.norm())
 
 
 def kinds_of(net: nn.Module) -> dict[str, Kind]:

@@ -8,7 +8,9 @@ import re
 import pytest
 import timm
 import torch
+import transformers
 from families import ENCODERS, NETWORKS
+from timm.layers import Conv2dSame
 from torch import nn
 from torch.nn import functional as F
 
@@ -82,6 +84,17 @@ def test_pointwise_means_1x1_convolutions_and_depthwise_ones_are_left_alone() ->
     assert set(chosen.layers) < set(every.layers)
     assert set(every.left.values()) == {"depthwise"}
     assert "classifier" not in every.layers
+
+
+def test_layers_that_standardise_their_weights_are_left_alone_since_no_change_folds_into_them() -> None:
+    norm_free = choose_layers(timm.create_model("test_nfnet", num_classes=2), "pointwise")
+    assert set(norm_free.left.values()) == {"of standardised weights"}
+    assert all(".attn_last." in name for name in norm_free.layers), "plain ones, which weigh channels"
+    with pytest.raises(UserError, match=r"of standardised weights"):
+        choose_layers(transformers.BitModel(transformers.BitConfig(embedding_size=8, hidden_sizes=[32, 64], depths=[1, 1], num_groups=4)),
+                      "all-linear")
+    padded = timm.create_model("tf_efficientnet_lite0", num_classes=2)
+    assert {type(padded.get_submodule(name)) for name in choose_layers(padded, "all-linear").layers} == {nn.Conv2d, Conv2dSame}
 
 
 def test_layers_too_small_for_the_rank_are_left_and_said() -> None:
