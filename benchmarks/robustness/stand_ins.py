@@ -163,8 +163,9 @@ ENCODERS: dict[str, tuple[Callable[[], Any], Callable[[], Any], Forward]] = {
              lambda: transformers.DeiTImageProcessor(size={"height": 40, "width": 40}, crop_size={"height": 32, "width": 32}), class_token),
     "DINOv2, as RAD-DINO": (lambda: transformers.Dinov2Model(transformers.Dinov2Config(**TINY)), _bit, pooler),
     "DINOv2 with registers": (lambda: transformers.Dinov2WithRegistersModel(transformers.Dinov2WithRegistersConfig(**TINY)), _bit, pooler),
-    "DINOv3 ViT": (lambda: transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**TINY, num_register_tokens=4)), _dinov3_processor,
-                   pooler),
+    "DINOv2, gated": (lambda: transformers.Dinov2Model(transformers.Dinov2Config(**TINY, use_swiglu_ffn=True)), _bit, pooler),
+    "DINOv3 ViT": (lambda: transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**TINY, num_register_tokens=2, use_gated_mlp=True)),
+                   _dinov3_processor, pooler),
     "DINOv3 ConvNeXt": (lambda: transformers.DINOv3ConvNextModel(transformers.DINOv3ConvNextConfig(
         hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], image_size=32)), _dinov3_processor, pooler),
     "Swin": (lambda: _swins(""), lambda: _vit(resample=3), pooler),
@@ -174,6 +175,11 @@ ENCODERS: dict[str, tuple[Callable[[], Any], Callable[[], Any], Forward]] = {
     "ConvNeXt": (lambda: _convnexts(""), _shrunk, pooler),
     "ConvNeXt v2": (lambda: _convnexts("V2"), _shrunk, pooler),
     "Hiera": (_hiera, _bit, pooler),
+    "Data2Vec": (lambda: transformers.Data2VecVisionModel(transformers.Data2VecVisionConfig(**TINY)),
+                 lambda: transformers.BeitImageProcessor(**SQUASH), class_token),
+    "PVT": (lambda: transformers.PvtModel(transformers.PvtConfig(
+        image_size=32, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], num_attention_heads=[1, 2, 2, 2],
+        sequence_reduction_ratios=[4, 2, 1, 1])), _vit, mean_token),
     "PVT v2": (lambda: transformers.PvtV2Model(transformers.PvtV2Config(
         image_size={"height": 32, "width": 32}, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], num_attention_heads=[1, 1, 2, 2])), _vit,
         lambda model, pixels: model(pixel_values=pixels).last_hidden_state.mean((2, 3))),

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from families import ENCODERS, NETWORKS, side, write_encoder, write_weights
+from families import NETWORKS, side, write_weights
 
+from benchmarks.robustness.stand_ins import ENCODERS, write_encoder
 from distill.adaptation import adapt as story
 from distill.adapters.insert import POOLED
 from distill.data.intake import read_images
@@ -33,7 +34,7 @@ from runtimes.files.folder import read_json
 QUICK: dict[str, Any] = {"method": "lora", "rank": 1, "adapt_share": 9.0, "phantom_images": (8, 12, 12), "phantom_size": 32, "epochs": 1,
                          "min_steps": 0, "batch": 8, "lr": 0.05, "bootstrap": 5, "device": "cpu", "bank_runtime": "torch", "bank_views": 1}
 
-FAMILIES = [*(name for name in ENCODERS if name != "a fine-tuned vit"), *NETWORKS]  # once it is loaded, that is a plain vit
+FAMILIES = [*(name for name in ENCODERS if name != "ViT fine-tuned, not normalised"), *NETWORKS]  # loaded, a plain ViT
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def test_a_bank_is_found_again(family: Adapted, tmp_path: Path, capsys: pytest.C
 
 
 def test_a_teacher_has_one_hash_in_every_process(tmp_path: Path) -> None:
-    run = adapted(tmp_path, {**teacher_of(tmp_path, "dinov2, as RAD-DINO"), "method": "spectral"})
+    run = adapted(tmp_path, {**teacher_of(tmp_path, "DINOv2, as RAD-DINO"), "method": "spectral"})
     names = [run.source.name, str(run.folder)]
     code = "import sys; from distill.teacher.teachers import load_teacher; print(*(load_teacher(name).hash for name in sys.argv[1:]))"
     answer = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True)
@@ -137,8 +138,8 @@ def test_a_teacher_has_one_hash_in_every_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "pool", "method"), [
-    ("dinov2 with registers", "cls", "lora"), ("dinov2 with registers", "mean", "linear"),
-    ("dinov2 with registers", "cls+mean", "spectral"), ("tiny_vit_registers", "cls", "lora"), ("tiny_vit_registers", "mean", "spectral"),
+    ("DINOv2 with registers", "cls", "lora"), ("DINOv2 with registers", "mean", "linear"),
+    ("DINOv2 with registers", "cls+mean", "spectral"), ("tiny_vit_registers", "cls", "lora"), ("tiny_vit_registers", "mean", "spectral"),
     ("tiny_vit_registers", "cls+mean", "linear"), ("tiny_vit_map", "mean", "lora"), ("tiny_eva02", "cls+mean", "spectral")])
 def test_a_pooling_that_was_stated_is_trained_and_shipped(tmp_path: Path, name: str, pool: str, method: str) -> None:
     run = adapted(tmp_path, {**teacher_of(tmp_path, name), "teacher_pool": pool, "method": method})
@@ -168,7 +169,7 @@ def test_an_adapter_folder_of_a_stated_pooling_makes_the_adapted_teacher_again(t
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks transformers
-@pytest.mark.parametrize("name", ["dinov2, as RAD-DINO", "clip", "convnext v2"])
+@pytest.mark.parametrize("name", ["DINOv2, as RAD-DINO", "CLIP", "ConvNeXt v2"])
 def test_peft_puts_the_adapters_of_an_encoder_on_what_transformers_loads(tmp_path: Path, name: str) -> None:
     peft = pytest.importorskip("peft")
     run = adapted(tmp_path, {**teacher_of(tmp_path, name), "peft": True})
@@ -201,7 +202,7 @@ def test_what_was_stated_of_a_teachers_images_holds_for_its_adapted_folder(tmp_p
     assert spec == load_teacher("tiny_convnext", weights=run.source.weights, stated=run.source.stated).image_spec
 
 
-@pytest.mark.parametrize("family_name", ["swin", "siglip, as MedSigLIP", "i-jepa", "convnext"])
+@pytest.mark.parametrize("family_name", ["Swin", "SigLIP, as MedSigLIP", "I-JEPA, without a class token", "ConvNeXt"])
 @pytest.mark.parametrize("pool", ["cls", "cls+mean"])
 def test_a_class_token_that_an_encoder_lacks_is_refused(tmp_path: Path, family_name: str, pool: TokenPooling) -> None:
     with pytest.raises(UserError, match="has no class token; take mean") as caught:

@@ -9,11 +9,12 @@ import pytest
 import timm
 import torch
 import transformers
-from families import ENCODERS, NETWORKS
+from families import NETWORKS
 from timm.layers import Conv2dSame
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks.robustness.stand_ins import ENCODERS
 from distill.adapters.experts import AdapterSpec
 from distill.adapters.insert import POOLED, Layers, added_parameters, choose_layers, insert, kinds_of, remove_unused
 from distill.adapters.layer import Adapter, adapters_of
@@ -43,11 +44,15 @@ NEITHER = re.compile(r"patch_embed|downsample|reduction|pooler|(blocks|layers)\.
 BIASES = re.compile(r"meta_mlp|cpb_mlp|position_bias_mlp|rel_pos\.mlp")  # of places, made by an MLP that belongs to its attention
 
 
+def seeing(family: str) -> TransformersNet:
+    """The part of a tiny encoder that sees images."""
+    model = ENCODERS[family][0]().base_model
+    return TransformersNet(getattr(model, "vision_model", getattr(model, "vision_tower", model)))
+
+
 @pytest.mark.parametrize("family", [*ENCODERS, *NETWORKS])
 def test_every_linear_layer_of_a_block_is_of_attention_or_of_an_mlp(family: str) -> None:
-    network = TransformersNet(ENCODERS[family][0]().base_model) if family in ENCODERS else timm.create_model(family)
-    if family in ENCODERS and hasattr(network.encoder, "vision_model"):
-        network = TransformersNet(network.encoder.vision_model)  # type: ignore[arg-type]
+    network = seeing(family) if family in ENCODERS else timm.create_model(family)
     kinds = kinds_of(network)
     linear = {name for name, module in network.named_modules() if isinstance(module, nn.Linear)} - {"head", "classifier", "fc"}
     assert {name for name in linear - set(kinds) if not NEITHER.search(name)} == set()
@@ -57,12 +62,12 @@ def test_every_linear_layer_of_a_block_is_of_attention_or_of_an_mlp(family: str)
 
 
 @pytest.mark.parametrize(("family", "kind", "leaves"), [
-    ("swin v2", "mlp", {"intermediate.dense", "output.dense"}), ("data2vec", "mlp", {"intermediate.dense", "output.dense"}),
-    ("convnext", "mlp", {"pwconv1", "pwconv2"}), ("convnext v2", "mlp", {"pwconv1", "pwconv2"}),
-    ("dinov3 convnext", "mlp", {"pointwise_conv1", "pointwise_conv2"}),
-    ("dinov3", "mlp", {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}),
-    ("data2vec", "attention", {"attention.query", "attention.key", "attention.value", "output.dense"}),
-    ("pvt", "attention", {"self.query", "self.key", "self.value", "output.dense"}),
+    ("Swin v2", "mlp", {"intermediate.dense", "output.dense"}), ("Data2Vec", "mlp", {"intermediate.dense", "output.dense"}),
+    ("ConvNeXt", "mlp", {"pwconv1", "pwconv2"}), ("ConvNeXt v2", "mlp", {"pwconv1", "pwconv2"}),
+    ("DINOv3 ConvNeXt", "mlp", {"pointwise_conv1", "pointwise_conv2"}),
+    ("DINOv3 ViT", "mlp", {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}),
+    ("Data2Vec", "attention", {"attention.query", "attention.key", "attention.value", "output.dense"}),
+    ("PVT", "attention", {"self.query", "self.key", "self.value", "output.dense"}),
     ("tiny_eva02", "mlp", {"mlp.fc1_g", "mlp.fc1_x", "mlp.fc2"}), ("tiny_eva02", "attention", {"attn.q_proj", "attn.k_proj", "attn.v_proj",
                                                                                               "attn.proj"}),
     ("tiny_maxvit", "attention", {"attn.qkv", "attn.proj"}), ("tiny_maxvit", "mlp", {"mlp.fc1", "mlp.fc2"}),
@@ -71,7 +76,7 @@ def test_every_linear_layer_of_a_block_is_of_attention_or_of_an_mlp(family: str)
     ("tiny_vit_map", "attention", {"attn.qkv", "attn.proj", "attn_pool.q", "attn_pool.kv", "attn_pool.proj"}),
     ("tiny_mambaout", "mlp", {"fc1", "fc2"})])
 def test_layers_that_names_of_families_would_miss_are_found(family: str, kind: Layers, leaves: set[str]) -> None:
-    network = TransformersNet(ENCODERS[family][0]().base_model) if family in ENCODERS else timm.create_model(family)
+    network = seeing(family) if family in ENCODERS else timm.create_model(family)
     found = {re.sub(r"(^|\.)(\w+)\.\d+\.", r"\1", name) for name in choose_layers(network, kind).layers}
     assert {".".join(name.split(".")[-len(leaf.split(".")):]) for name in found for leaf in leaves if name.endswith(leaf)} == leaves
     assert all(any(name.endswith(leaf) for leaf in leaves) for name in found)
