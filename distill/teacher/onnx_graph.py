@@ -76,10 +76,14 @@ class OnnxNet(nn.Module):
 
 @dataclass(frozen=True)
 class FeatureGraph:
-    """A graph cut to its features: the network, the tensor's name, the number of its weights, a hash of file and name."""
+    """A graph cut to its features: the network, the tensor's name, the number of its weights, a hash of file and name.
+
+    linear: whether they are the answer of a linear layer, as class scores are.
+    """
 
     net: OnnxNet
     features: str
+    linear: bool
     parameters: int
     hash: str
 
@@ -107,7 +111,14 @@ def load_graph(path: Path, features: str | None = None) -> FeatureGraph:
                         "save the network with torch.export.save to a .pt2 file") from None
     count = sum(int(np.prod(tensor.dims)) for tensor in part.graph.initializer if tensor.data_type in (1, 10, 11, 16))
     digest = hashlib.sha256(hashlib.sha256(data).digest() + name.encode()).hexdigest()
-    return FeatureGraph(OnnxNet(bare, given, str(path)), name, count, digest)
+    return FeatureGraph(OnnxNet(bare, given, str(path)), name, _is_linear(part, name), count, digest)
+
+
+def _is_linear(model: Any, name: str) -> bool:
+    made = {output: node for node in model.graph.node for output in node.output}
+    node = made[name]
+    inputs = [made[source].op_type for source in node.input if source in made]
+    return node.op_type in ("Gemm", "MatMul") or (node.op_type == "Add" and "MatMul" in inputs)
 
 
 def _check_model(model: Any, path: Path) -> None:

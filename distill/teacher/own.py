@@ -17,7 +17,7 @@ from torch import nn
 from distill.networks.json_values import is_count
 from distill.networks.models import weights_hash
 from distill.networks.own import FeatureNet, Pool, PoolWord, copied, levels_of, name_of, up_to
-from distill.teacher.teacher import Teacher, frozen
+from distill.teacher.teacher import Grey, Teacher, frozen
 from runtimes.errors import UserError
 from runtimes.images.spec import ImageSpec
 
@@ -32,7 +32,8 @@ class TeacherNetwork:
     mean, std: what pixels from 0 to 1 are normalised with, a number a colour. size: side of its images in pixels, or (height, width).
     pool: how one vector an image comes of what it answers: auto (vectors as they are, maps and tokens averaged, pooled outputs of
     transformers, features of timm networks before their classifier), cls (the first token), mean (of tokens or maps), or a function of
-    the answer. features: the name of a module inside `net` to take the answer of. `net` is copied, never changed.
+    the answer. features: the name of a module inside `net` to take the answer of. channels: 1 for a network of grey images, which sees
+    the mean of colours. `net` is copied, never changed.
     """
 
     net: nn.Module
@@ -43,6 +44,7 @@ class TeacherNetwork:
     features: str | None = None
     name: str | None = None
     licence: str = "unknown"
+    channels: int = 3
 
 
 def own_teacher(network: TeacherNetwork) -> Teacher:
@@ -61,8 +63,11 @@ def own_teacher(network: TeacherNetwork) -> Teacher:
     spec = ImageSpec(*sides, 3, mean=levels_of(network.mean, "TeacherNetwork(mean=...)"),
                      std=levels_of(network.std, "TeacherNetwork(std=...)", positive=True))
     net = copied(network.net, who) if network.features is None else up_to(network.net, network.features, who)
+    if network.channels not in (1, 3):
+        raise UserError(f"TeacherNetwork(channels={network.channels!r}) cannot be; expected 1 or 3")
     body = FeatureNet(net, network.pool, who).eval()
-    teacher = frozen(Teacher(name, body, spec, own_hash(body), network.licence), "another size of TeacherNetwork")
+    teacher = frozen(Teacher(name, Grey(body) if network.channels == 1 else body, spec, own_hash(body), network.licence,
+                             channels=network.channels), "another size or channels of TeacherNetwork")
     answer = teacher.features(torch.zeros(2, 3, spec.height, spec.width))
     if answer.shape[0] != 2 or not answer.shape[1] or not bool(torch.isfinite(answer).all()):
         raise UserError(f"{who} answers features of shape {tuple(answer.shape)} for 2 images of zeros, expected 2 vectors of finite "

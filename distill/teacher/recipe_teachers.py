@@ -32,8 +32,8 @@ XRV_KINDS = ("xrv-densenet121", "xrv-resnet50")
 XRV_SIGN = "denseblock1"  # in the names of its DenseNet's tensors
 
 
-def check_recipe(name: str, weights: str | None) -> None:
-    """UserError where a recipe's file or folder is not named or not there; no weights are loaded."""
+def check_recipe(name: str, weights: str | None, flag: str) -> None:
+    """UserError where a recipe's file or folder is not named or not there; no weights are loaded. flag: what the message calls it."""
     if name.startswith(XRV):
         if weights is not None:
             raise UserError(f"--teacher-weights {weights}: teacher {name} names its file itself; leave it out", USAGE)
@@ -42,8 +42,10 @@ def check_recipe(name: str, weights: str | None) -> None:
         return
     recipe = RECIPES[name]
     if weights is None:
-        raise UserError(f"--teacher {name} needs its weights: {recipe.weights} (licence {recipe.licence}); put them on this machine and "
-                        "name them with --teacher-weights", USAGE)
+        way = ("name them with --teacher-weights" if flag == "--teacher" else
+               f"name it first: --teacher {name} --teacher-weights ..., and the other teacher with {flag}")
+        raise UserError(f"{flag} {name} needs its weights: {recipe.weights} (licence {recipe.licence}); put them on this machine and {way}",
+                        USAGE)
     if recipe.kind == "timm":
         if weights != "random":
             weights_in(Path(weights), name)

@@ -7,6 +7,7 @@ features (bank.py), adapting it.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from distill.networks.encoders import TokenPooling
+from distill.networks.encoders import TokenPooling, pool_tokens
 from distill.networks.models import count_parameters
 from distill.networks.own import vectors
 from distill.networks.weight_files import first_line
@@ -134,3 +135,29 @@ def hash_with(digest: str, pooling: TokenPooling) -> str:
 def pooled(output: Any, name: str) -> Tensor:
     """One vector an image: (B, D) as it is, maps (B, C, h, w) and tokens (B, T, D) averaged over places."""
     return vectors(output, "auto", f"teacher {name}")
+
+
+class Grey(nn.Module):
+    """A network of one channel, fed the mean of three."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, h, w) to what the network answers."""
+        return self.net(pixels.mean(dim=1, keepdim=True))  # type: ignore[no-any-return]
+
+
+class Tokens(nn.Module):
+    """A network that answers tokens (B, T, D), those of a square of patches last, and their pooling."""
+
+    def __init__(self, net: nn.Module, pooling: TokenPooling) -> None:
+        super().__init__()
+        self.net, self.pooling = net, pooling
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels to pooled features (B, D)."""
+        tokens = self.net(pixels)
+        before = tokens.shape[1] - math.isqrt(tokens.shape[1]) ** 2
+        return pool_tokens(tokens, before, self.pooling)

@@ -7,7 +7,6 @@ networks of timm (timm_network.py), what a teacher is (teacher.py).
 from __future__ import annotations
 
 import importlib.util
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from distill.networks.checkpoint import load_checkpoint, read_config
 from distill.networks.encoder_folder import check_encoder, local_folder
-from distill.networks.encoders import TokenPooling, TransformersNet, pool_tokens
+from distill.networks.encoders import TokenPooling, TransformersNet
 from distill.networks.models import Model, weights_hash
 from distill.networks.nets import pool_otherwise, pooling_of
 from distill.networks.own import IMAGENET_MEAN, IMAGENET_STD
@@ -31,7 +30,7 @@ from distill.teacher.onnx_graph import load_graph
 from distill.teacher.peft_folder import check_peft, merge_peft
 from distill.teacher.recipe_teachers import XRV, check_recipe, from_recipe
 from distill.teacher.recipes import RECIPES
-from distill.teacher.teacher import ASSUMED, POOLED, Teacher, TeacherInput, frozen, hash_with
+from distill.teacher.teacher import ASSUMED, POOLED, Grey, Teacher, TeacherInput, Tokens, frozen, hash_with
 from distill.teacher.timm_folder import described, is_timm_folder
 from distill.teacher.timm_network import PooledNet, from_dinov2_small, from_timm, from_timm_folder
 from distill.teacher.volume_teachers import refuse_volume_teacher
@@ -104,7 +103,7 @@ def check_teacher(name: str, *, weights: str | None = None, adapter: Path | None
     elif name == dinov2_small.NAME:
         dinov2_small.weights_path()
     elif name in RECIPES or name.startswith(XRV):
-        check_recipe(name, weights)
+        check_recipe(name, weights, flag)
     elif Path(name).suffix.lower() in WAYS_OUT and Path(name).is_file():
         raise UserError(f"{flag} {name} is a file of {WAYS_OUT[Path(name).suffix.lower()]}", USAGE)
     elif folder and is_timm_folder(Path(name)):
@@ -173,32 +172,6 @@ def _with_adapter(teacher: Teacher, folder: Path) -> Teacher:
     return replace(teacher, name=f"{teacher.name} with {folder.name}", hash=hash_with(weights_hash(teacher.net), pooling_of(net)))
 
 
-class Grey(nn.Module):
-    """A network of one channel, fed the mean of three."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels (B, 3, h, w) to what the network answers."""
-        return self.net(pixels.mean(dim=1, keepdim=True))  # type: ignore[no-any-return]
-
-
-class Tokens(nn.Module):
-    """A network that answers tokens (B, T, D), those of a square of patches last, and their pooling."""
-
-    def __init__(self, net: nn.Module, pooling: TokenPooling) -> None:
-        super().__init__()
-        self.net, self.pooling = net, pooling
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels to pooled features (B, D)."""
-        tokens = self.net(pixels)
-        before = tokens.shape[1] - math.isqrt(tokens.shape[1]) ** 2
-        return pool_tokens(tokens, before, self.pooling)
-
-
 def _from_folder(folder: Path, size: int | None) -> Teacher:
     checkpoint = load_checkpoint(folder)
     spec = checkpoint.image_spec
@@ -245,8 +218,10 @@ def _from_graph(path: Path, stated: TeacherInput) -> Teacher:
     channels = given.channels or stated.channels or 3
     mean, std = ((0.0,) * 3, (1 / 255,) * 3) if raw else (stated.mean or IMAGENET_MEAN, stated.std or IMAGENET_STD)
     net = Grey(graph.net) if channels == 1 else graph.net
+    doubt = ", a linear layer's answer: if these are class scores, name others with --teacher-features"
     return Teacher(path.name, net.eval(), ImageSpec(height, width, 3, mean=mean, std=std), graph.hash, channels=channels,
-                   pooling=f"of its tensor {graph.features}", weights=graph.parameters)
+                   pooling=f"of its tensor {graph.features}{doubt if graph.linear and not stated.features else ''}",
+                   weights=graph.parameters)
 
 
 def _sides(shape: Sequence[Any], size: int | None, path: Path) -> tuple[int, int]:

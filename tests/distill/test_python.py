@@ -223,6 +223,18 @@ def test_a_bank_that_is_named_is_kept_used_again_and_refused_to_another_teacher(
         run("cls")
 
 
+def test_a_teacher_of_one_channel_sees_the_mean_of_colours() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU())
+    teacher = own_teacher(TeacherNetwork(net, HALF, HALF, 32, channels=1))
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(teacher.features(pixels), net(pixels.mean(1, keepdim=True)).mean((2, 3)))
+    assert "one channel" in teacher.describe()
+    with pytest.raises(UserError, match="expected 1 or 3"):
+        own_teacher(TeacherNetwork(net, HALF, HALF, 32, channels=2))
+
+
 def test_teachers_that_differ_in_weights_code_or_pooling_have_other_hashes() -> None:
     def hash_of(net: nn.Module, **changes: Any) -> str:
         return own_teacher(TeacherNetwork(net, HALF, HALF, 32, **changes)).hash

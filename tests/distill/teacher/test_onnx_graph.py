@@ -104,6 +104,22 @@ def test_a_graph_with_scores_asks_for_the_tensor_that_holds_features(tmp_path: P
         load_teacher(str(path), stated=TeacherInput(mean=HALF.mean, std=HALF.std, features="token"))
 
 
+def test_the_answer_of_a_linear_layer_that_nobody_named_is_doubted_aloud(tmp_path: Path) -> None:
+    class Scores(Network):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            return super().forward(pixels)[0]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(Scores().eval(), (torch.zeros(2, 3, 32, 32),), dynamo=True, verbose=False, output_names=["out"],
+                                    external_data=False)
+    assert program is not None
+    program.save(tmp_path / "a.onnx")
+    assert "if these are class scores" in load_teacher(str(tmp_path / "a.onnx"), stated=HALF).describe()
+    named = load_teacher(str(tmp_path / "a.onnx"), stated=TeacherInput(mean=HALF.mean, std=HALF.std, features="out"))
+    assert "class scores" not in named.describe()
+
+
 def test_statistics_must_be_stated_and_channels_fit(tmp_path: Path) -> None:
     path = layered(tmp_path / "a.onnx")
     with pytest.raises(UserError, match="--teacher-mean and --teacher-std"):
