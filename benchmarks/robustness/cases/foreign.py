@@ -120,7 +120,7 @@ FOREIGN_CASES: tuple[Case, ...] = (
     Case("foreign: an encoder whose type has a backbone of the hub", FAST, 1, "another network", vit(keyed(model_type="detr"))),
     Case("foreign: a wrapper of timm as an encoder", FAST, 1, "wrapper",
          vit(keyed(model_type="timm_wrapper", architecture="hf-hub:evil/m"))),
-    Case("foreign: pickled weights of an encoder", FAST, 1, "may run code", vit(pickled)),
+    Case("foreign: pickled weights of an encoder", FAST, 1, "plain weights", vit(pickled)),
     Case("foreign: weights of an encoder outside its folder", FAST, 1, "lie in the folder", vit(elsewhere)),
     Case("foreign: adapters where an encoder is named", FAST, 1, "--teacher-adapter",
          text("vit/adapter_config.json", json.dumps({"peft_type": "LORA", "base_model_name_or_path": "evil/base"}))),
