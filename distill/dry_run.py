@@ -90,8 +90,7 @@ def _tell_bank(settings: DistillSettings, images: ImageSet, device: str) -> floa
     teacher = load_teacher(settings.teacher, weights=settings.teacher_weights, adapter=settings.teacher_adapter,
                            stated=stated_input(settings.part(TeacherOptions)))
     spec = teacher.image_spec
-    say("teacher", f"{teacher.name}, {teacher.parameters / 1e6:.2f} M parameters, {spec.width} px, frozen")
-    say("", teacher.describe())
+    teacher.introduce()
     grid = grid_of(settings.part(MethodOptions), settings.bank_grid)
     forward, runtime = choose_forward(teacher, settings.bank_runtime, device=device, grid=grid, threads=settings.threads)
     pixels = torch.zeros(CPU_BATCH, 3, spec.height, spec.width)

@@ -19,6 +19,7 @@ from distill.networks.encoders import TokenPooling, pool_tokens
 from distill.networks.models import count_parameters
 from distill.networks.own import vectors
 from distill.networks.weight_files import first_line
+from distill.progress import say
 from runtimes.errors import USAGE, UserError
 from runtimes.images.spec import ImageSpec
 
@@ -64,6 +65,11 @@ class Teacher:
     channels: int = 3
     assumed: str = ""
     weights: int | None = None
+
+    def introduce(self) -> None:
+        """Say which it is, and how it is read."""
+        say("teacher", f"{self.name}, {self.parameters / 1e6:.2f} M parameters, {self.image_spec.width} px, frozen")
+        say("", self.describe())
 
     def describe(self) -> str:
         """How images reach it and what is taken of its answer, in words."""

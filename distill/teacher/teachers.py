@@ -7,10 +7,10 @@ networks of timm (timm_network.py), what a teacher is (teacher.py).
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -47,37 +47,55 @@ WAYS_OUT = {
     **dict.fromkeys((".h5", ".keras", ".tflite"), "another library; bring its weights into a timm network's, --teacher-weights")}
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A teacher as a user asks for it; flag: what messages call its name."""
+
+    name: str
+    weights: str | None = None
+    stated: TeacherInput = field(default_factory=TeacherInput)
+    flag: str = "--teacher"
+
+    @property
+    def path(self) -> Path:
+        """The name as a file or folder."""
+        return Path(self.name)
+
+    @property
+    def source(self) -> str:
+        """The name behind its prefix."""
+        return self.name.partition(":")[2]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of teacher: which names are of it, what is checked before any work, how it is loaded.
+
+    brings_weights: its name says where they are. adaptable: adapters can be merged into it.
+    """
+
+    takes: Callable[[Asked], bool]
+    check: Callable[[Asked], object]
+    load: Callable[[Asked], Teacher]
+    brings_weights: bool = True
+    adaptable: bool = False
+
+
 def load_teacher(name: str, *, size: int | None = None, weights: str | None = None, adapter: Path | None = None,
                  stated: TeacherInput | None = None) -> Teacher:
     """Load and freeze a teacher: eval mode, no gradients, hash of its weights taken.
 
-    name: a timm or short name, `hf:ID`, a folder of rd-distill or rd-adapt, or a `.pt2` file. adapter: a PEFT folder to merge
-    into a timm network or an `hf:` encoder. stated: what a user says of its images and features; size is short for that of it. Raises
-    UserError naming what to install or where to put a missing file.
+    name: of any kind (KINDS). adapter: a PEFT folder to merge into a timm network or an `hf:` encoder. stated: what a user says of its
+    images and features; size is short for that of it. Raises UserError naming what to install or where to put a missing file.
     """
     check_teacher(name, weights=weights, adapter=adapter)
     stated = stated or TeacherInput(size)
-    size = stated.size
-    if name.startswith("hf:"):
-        teacher = _from_transformers(name, size, stated.pool)
-    elif name.endswith(".pt2"):
-        teacher = _from_program(Path(name), size)
-    elif name.endswith(".onnx"):
-        teacher = _from_graph(Path(name), stated)
-    elif name == dinov2_small.NAME:
-        teacher = from_dinov2_small(size or dinov2_small.SIDE)
-    elif name in RECIPES or name.startswith(XRV):
-        teacher = from_recipe(name, weights, stated)
-    elif Path(name).is_dir() and is_timm_folder(Path(name)):
-        teacher = from_timm_folder(Path(name), size)
-    elif Path(name).is_dir():
-        teacher = _from_folder(Path(name), size)
-    else:
-        teacher = from_timm(name, size, weights)
+    asked = Asked(name, weights, stated)
+    teacher = kind_of(asked).load(asked)
     if adapter is not None:
         teacher = _with_adapter(teacher, adapter)
     teacher = _as_stated(teacher, stated)
-    return frozen(teacher, "another --teacher-size", name, size if weights != "random" else None)
+    return frozen(teacher, "another --teacher-size", name, stated.size if weights != "random" else None)
 
 
 def check_teacher(name: str, *, weights: str | None = None, adapter: Path | None = None, flag: str = "--teacher") -> None:
@@ -86,46 +104,58 @@ def check_teacher(name: str, *, weights: str | None = None, adapter: Path | None
     name: also `bank:FOLDER`. flag: what the message calls it. An ID of the hub has its configs fetched, and timm's hub its weights.
     """
     refuse_volume_teacher(name, flag)
-    bank, hub, program = name.startswith("bank:"), name.startswith("hf:"), name.endswith((".pt2", ".onnx"))
-    folder = not (bank or hub or program) and Path(name).is_dir()
-    if weights and (hub or program or folder):
+    asked = Asked(name, weights, flag=flag)
+    kind = kind_of(asked)
+    if weights and kind.brings_weights:
         raise UserError(f"--teacher-weights {weights}: teacher {name} brings its own weights; leave it out", USAGE)
-    if bank:
-        read_manifest(Path(name.removeprefix("bank:")), "bank")
-    elif hub:
-        source = name.removeprefix("hf:")
-        if importlib.util.find_spec("transformers") is None:
-            raise UserError(f"{flag} {name} needs transformers; pip install 'rd-distill[teachers]'")
-        check_encoder(local_folder(source, weights=False), source, weights=Path(source).is_dir())
-    elif program:
-        if not Path(name).is_file():
-            raise UserError(f"teacher {name} not found; expected a file {'of ONNX' if name.endswith('.onnx') else 'of torch.export.save'}")
-    elif name == dinov2_small.NAME:
-        dinov2_small.weights_path()
-    elif name in RECIPES or name.startswith(XRV):
-        check_recipe(name, weights, flag)
-    elif Path(name).suffix.lower() in WAYS_OUT and Path(name).is_file():
-        raise UserError(f"{flag} {name} is a file of {WAYS_OUT[Path(name).suffix.lower()]}", USAGE)
-    elif folder and is_timm_folder(Path(name)):
-        described(Path(name))
-    elif folder:
-        read_manifest(Path(name), "student", "teacher")
-        read_config(Path(name))
-    else:
-        import timm
-
-        try:
-            arch = timm_name(name)
-        except UserError as error:
-            if name in SHORT_NAMES or timm.is_model(name):  # the network is known, but not with such weights
-                raise
-            raise UserError(f"{flag} {name} is no folder, no .pt2 file and no network: {error}", USAGE) from None
-        if weights != "random":
-            check_weights(arch, weights or "pretrained")
+    kind.check(asked)
     if adapter is not None:
-        if bank or program or folder:
+        if not kind.adaptable:
             raise _takes_no_adapter(name, adapter)
         check_peft(adapter)
+
+
+def kind_of(asked: Asked) -> Kind:
+    """The kind that a name is of; whatever is of no other is a network of timm."""
+    return next(kind for kind in KINDS if kind.takes(asked))
+
+
+def _check_hub(asked: Asked) -> None:
+    if importlib.util.find_spec("transformers") is None:
+        raise UserError(f"{asked.flag} {asked.name} needs transformers; pip install 'rd-distill[teachers]'")
+    check_encoder(local_folder(asked.source, weights=False), asked.source, weights=Path(asked.source).is_dir())
+
+
+def _check_file(asked: Asked) -> None:
+    if not asked.path.is_file():
+        written_as = "of ONNX" if asked.name.endswith(".onnx") else "of torch.export.save"
+        raise UserError(f"teacher {asked.name} not found; expected a file {written_as}")
+
+
+def _check_ours(asked: Asked) -> None:
+    read_manifest(asked.path, "student", "teacher")
+    read_config(asked.path)
+
+
+def _check_timm(asked: Asked) -> None:
+    import timm
+
+    try:
+        arch = timm_name(asked.name)
+    except UserError as error:
+        if asked.name in SHORT_NAMES or timm.is_model(asked.name):  # the network is known, but not with such weights
+            raise
+        raise UserError(f"{asked.flag} {asked.name} is no folder, no .pt2 or .onnx file and no network: {error}", USAGE) from None
+    if asked.weights != "random":
+        check_weights(arch, asked.weights or "pretrained")
+
+
+def _refuse(asked: Asked) -> NoReturn:
+    raise UserError(f"{asked.flag} {asked.name} is a file of {WAYS_OUT[asked.path.suffix.lower()]}", USAGE)
+
+
+def _no_network(asked: Asked) -> NoReturn:
+    raise UserError(f"{asked.flag} {asked.name} holds features alone, and no network", USAGE)
 
 
 def _as_stated(teacher: Teacher, stated: TeacherInput) -> Teacher:
@@ -172,7 +202,8 @@ def _with_adapter(teacher: Teacher, folder: Path) -> Teacher:
     return replace(teacher, name=f"{teacher.name} with {folder.name}", hash=hash_with(weights_hash(teacher.net), pooling_of(net)))
 
 
-def _from_folder(folder: Path, size: int | None) -> Teacher:
+def _from_folder(asked: Asked) -> Teacher:
+    folder, size = asked.path, asked.stated.size
     checkpoint = load_checkpoint(folder)
     spec = checkpoint.image_spec
     if size and size != spec.height:
@@ -195,10 +226,11 @@ def _from_folder(folder: Path, size: int | None) -> Teacher:
                    pooling=POOLED[pooling_of(checkpoint.model.net)])
 
 
-def _from_program(path: Path, size: int | None) -> Teacher:
+def _from_program(asked: Asked) -> Teacher:
+    path = asked.path
     program = load_program(path)
     channels, *shape = image_sides(program, path, (1, 3))
-    height, width = _sides(shape, size, path)
+    height, width = _sides(shape, asked.stated.size, path)
     net: nn.Module = program.module()
     if channels == 1:
         net = Grey(net)
@@ -206,8 +238,9 @@ def _from_program(path: Path, size: int | None) -> Teacher:
     return Teacher(path.name, net, spec, sha256_file(path), channels=channels, assumed=ASSUMED)
 
 
-def _from_graph(path: Path, stated: TeacherInput) -> Teacher:
+def _from_graph(asked: Asked) -> Teacher:
     """An ONNX graph, whose statistics must be stated: nothing in it says them, but bytes, which it takes as they are."""
+    path, stated = asked.path, asked.stated
     graph = load_graph(path, stated.features)
     given = graph.net.given
     raw = given.dtype is np.uint8
@@ -235,8 +268,28 @@ def _sides(shape: Sequence[Any], size: int | None, path: Path) -> tuple[int, int
     return height, width
 
 
-def _from_transformers(name: str, size: int | None, pool: TokenPooling) -> Teacher:
-    encoder = load_encoder(name.removeprefix("hf:"), size=size, pooling=None if pool == "auto" else pool)
+def _from_transformers(asked: Asked) -> Teacher:
+    pool = asked.stated.pool
+    encoder = load_encoder(asked.source, size=asked.stated.size, pooling=None if pool == "auto" else pool)
     pooling = encoder.net.pooling
-    return Teacher(name, encoder.net, encoder.image_spec, hash_with(weights_hash(encoder.net), pooling), "unknown",
+    return Teacher(asked.name, encoder.net, encoder.image_spec, hash_with(weights_hash(encoder.net), pooling), "unknown",
                    pooling=POOLED[pooling], channels=encoder.channels)
+
+
+# The first that takes a name has it. A kind more is a row here, and in adaptation/adaptable.py where it has layers.
+KINDS: tuple[Kind, ...] = (
+    Kind(lambda asked: asked.name.startswith("bank:"), lambda asked: read_manifest(Path(asked.source), "bank"), _no_network),
+    Kind(lambda asked: asked.name.startswith("hf:"), _check_hub, _from_transformers, adaptable=True),
+    Kind(lambda asked: asked.name.endswith(".pt2"), _check_file, _from_program),
+    Kind(lambda asked: asked.name.endswith(".onnx"), _check_file, _from_graph),
+    Kind(lambda asked: asked.name == dinov2_small.NAME, lambda asked: dinov2_small.weights_path(),
+         lambda asked: from_dinov2_small(asked.stated.size or dinov2_small.SIDE), adaptable=True),
+    Kind(lambda asked: asked.name.startswith(XRV) or (asked.name in RECIPES and not (asked.path.is_dir() and asked.weights is None)),
+         lambda asked: check_recipe(asked.name, asked.weights, asked.flag),
+         lambda asked: from_recipe(asked.name, asked.weights, asked.stated), brings_weights=False, adaptable=True),
+    Kind(lambda asked: asked.path.suffix.lower() in WAYS_OUT and asked.path.is_file(), _refuse, _refuse, brings_weights=False),
+    Kind(lambda asked: asked.path.is_dir() and is_timm_folder(asked.path), lambda asked: described(asked.path),
+         lambda asked: from_timm_folder(asked.path, asked.stated.size)),
+    Kind(lambda asked: asked.path.is_dir(), _check_ours, _from_folder),
+    Kind(lambda asked: True, _check_timm, lambda asked: from_timm(asked.name, asked.stated.size, asked.weights), brings_weights=False,
+         adaptable=True))

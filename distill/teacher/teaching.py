@@ -111,8 +111,7 @@ def bank_teacher(source: TeacherSource, plan: BankPlan, images: ImageSet, views:
     teacher = source.own or source.loaded or load_teacher(source.name, weights=source.weights, adapter=source.adapter,
                                                           stated=source.stated)
     before = weights_hash(teacher.net)  # not teacher.hash, which for a .pt2 is that of the whole file
-    say("teacher", f"{teacher.name}, {teacher.parameters / 1e6:.2f} M parameters, {teacher.image_spec.width} px, frozen")
-    say("", teacher.describe())
+    teacher.introduce()
     base = teacher.image_spec
     low, high = images.facts.get("window", (0.0, 255.0))
     spec = replace(base, channels=images.facts.get("channels", 3), dtype=images.facts.get("dtype", "uint8"),

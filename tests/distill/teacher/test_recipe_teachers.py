@@ -10,7 +10,7 @@ import torch
 import transformers
 from tiny import tiny_images
 
-from benchmarks.robustness.stand_ins import FORMATS, random_weights, shallow, timm_net
+from benchmarks.robustness.stand_ins import FORMATS, random_weights, shallow, timm_form, timm_net
 from distill.adaptation.adaptable import adaptable
 from distill.networks.models import build_model
 from distill.networks.weight_files import read_state
@@ -124,3 +124,19 @@ def test_a_whole_network_saved_under_a_recipe_has_the_tensors_of_its_state(tmp_p
     with pytest.raises(UserError, match="--teacher-channels 3") as caught:
         load_teacher("xrv-densenet121", weights=written.weights, stated=TeacherInput(channels=3))
     assert caught.value.exit_code == USAGE
+
+
+def test_the_page_names_every_recipe_with_its_images_licence_and_weights() -> None:
+    page = (Path(__file__).parents[3] / "distill" / "TEACHERS.md").read_text(encoding="utf-8")
+    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `") and line.count("|") == 8 and "--teacher" not in line}
+    assert set(rows) == set(RECIPES)
+    for name, recipe in RECIPES.items():
+        assert all(text in rows[name] for text in (f"`{recipe.arch}`", f"{recipe.side} px", recipe.licence, recipe.weights)), name
+
+
+def test_a_folder_of_a_recipes_name_is_that_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    timm_form(tmp_path / "uni")
+    assert load_teacher("uni").licence == "cc-by-nc-4.0"
+    with pytest.raises(UserError, match="is no folder"):
+        load_teacher("rad-dino", weights="nowhere")

@@ -83,7 +83,7 @@ def test_the_default_teacher_comes_from_pip_with_its_own_statistics() -> None:
 
 @pytest.mark.parametrize("name", ["resnet-18", "no/such/folder", "xyzzy-42-plugh"])
 def test_an_unknown_teacher_is_usage_and_says_what_was_looked_for(name: str) -> None:
-    with pytest.raises(UserError, match=r"is no folder, no .pt2 file and no network") as caught:
+    with pytest.raises(UserError, match=r"is no folder, no .pt2 or .onnx file and no network") as caught:
         load_teacher(name)
     assert caught.value.exit_code == USAGE
 
