@@ -128,7 +128,8 @@ def test_a_whole_network_saved_under_a_recipe_has_the_tensors_of_its_state(tmp_p
 
 def test_the_page_names_every_recipe_with_its_images_licence_and_weights() -> None:
     page = (Path(__file__).parents[3] / "distill" / "TEACHERS.md").read_text(encoding="utf-8")
-    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `") and line.count("|") == 8 and "--teacher" not in line}
+    table = [line for line in page.splitlines() if line.startswith("| `") and line.count("|") == 8 and "--teacher" not in line]
+    rows = {line.split("`")[1]: line for line in table}
     assert set(rows) == set(RECIPES)
     for name, recipe in RECIPES.items():
         assert all(text in rows[name] for text in (f"`{recipe.arch}`", f"{recipe.side} px", recipe.licence, recipe.weights)), name
