@@ -282,6 +282,7 @@ def timm_net(arch: str, spread: float = 0.05, **arguments: Any) -> Any:
     return net.eval()
 
 
+# spread: of random weights; wide networks with much of it say more of the last bit of a picture than of how it was read.
 def _recipe(name: str, arch: str, transform: Any, forward: Callable[[Any, Tensor], Tensor] = lambda net, pixels: net(pixels), *,
             wrap: Callable[[Any], Any] = lambda net: net.state_dict(), file: str = "weights.pth", spread: float = 0.05,
             **arguments: Any) -> Callable[[Path], StandIn]:
@@ -526,12 +527,13 @@ FORMATS: dict[str, Format] = {
     "UNI": Format("recipe", _recipe("uni", "vit_large_patch16_224", _cropped(224, 224, mode=v2.InterpolationMode.BILINEAR),
                                     file="pytorch_model.bin", init_values=1e-5)),
     "UNI2-h": Format("recipe", _recipe("uni2-h", "vit_giant_patch14_224", _cropped(224, 224, mode=v2.InterpolationMode.BILINEAR),
-                                       file="pytorch_model.bin", **GIANT)),
+                                       file="pytorch_model.bin", spread=0.02, **GIANT)),
     "Virchow2": Format("recipe", _recipe("virchow2", "vit_huge_patch14_224", _cropped(224, 224), _both(5), file="pytorch_model.bin",
-                                         **HUGE, reg_tokens=4)),
+                                         spread=0.02, **HUGE, reg_tokens=4)),
     "H-optimus-0": Format("recipe", _recipe("h-optimus-0", "vit_giant_patch14_reg4_dinov2",
-                                            _cropped(224, 224, BIOPTIMUS, v2.InterpolationMode.BILINEAR), img_size=224)),
-    "Prov-GigaPath": Format("recipe", _recipe("gigapath", "vit_giant_patch14_dinov2", _cropped(256, 224), img_size=224, patch_size=16)),
+                                            _cropped(224, 224, BIOPTIMUS, v2.InterpolationMode.BILINEAR), spread=0.02, img_size=224)),
+    "Prov-GigaPath": Format("recipe", _recipe("gigapath", "vit_giant_patch14_dinov2", _cropped(256, 224), spread=0.02, img_size=224,
+                                                 patch_size=16)),
     "DINOv2-B, safetensors": Format("recipe", _recipe("dinov2-base", "vit_base_patch14_dinov2", _cropped(256, 224), img_size=224,
                                                       file="model.safetensors")),
     "DINO's teacher and student": Format("recipe", _recipe("uni", "vit_large_patch16_224",
