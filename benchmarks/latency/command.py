@@ -148,6 +148,8 @@ def main() -> None:
         parser.error("name artifacts with --artifacts")
     if given.what == "matrix" and not (given.student and given.teacher):
         parser.error("name --student and --teacher")
+    if given.what in ("parity", "matrix") and given.rounds < 2:
+        parser.error(f"--rounds {given.rounds} leaves nothing to tell the spread by; take 2 at least")
     facts, repeats = full_facts(), given.repeats or (10 if given.what == "noise" else 3)
     rows = {"overhead": lambda: overhead(given.artifacts, given.threads[0], given.samples, repeats),
             "kinds": lambda: kinds(given.artifacts, given.threads[0]),
