@@ -68,7 +68,8 @@ class Teacher:
 
     def introduce(self) -> None:
         """Say which it is, and how it is read."""
-        say("teacher", f"{self.name}, {self.parameters / 1e6:.2f} M parameters, {self.image_spec.width} px, frozen")
+        say("teacher", f"{self.name}, {self.parameters / 1e6:.2f} M parameters in fp32, {self.image_spec.width} px, frozen, "
+                       f"hash {self.hash[:12]}")
         say("", self.describe())
 
     def describe(self) -> str:
