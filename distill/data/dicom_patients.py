@@ -35,10 +35,10 @@ def with_header_groups(listing: Listing, headers: Sequence[HeaderFacts | None], 
         notes.append(f"patients are those of {' and '.join(people)}; the identities in the DICOM headers are not used")
         return listing
     for place, name in enumerate(IDENTITIES):
+        if not any(header.identities[place] for header in headers if header is not None):
+            continue
         values = _first_of(headers, place)
         counts = Counter(filter(None, values))
-        if not counts:
-            continue
         largest = max(counts.values()) / len(rows)
         if largest > LARGEST:
             notes.append(f"{name} of the DICOM headers is not taken as a patient: one value has {100 * largest:.0f} % of the images")

@@ -47,7 +47,8 @@ def read_dicom(path: Path, max_pixels: int) -> NDArray[Any]:
             _check_codestream(path, pydicom, whole, name_of(pydicom, header.syntax), header)
         else:
             _check_length(path, whole, header)
-        stored, changed = decoder.as_array(whole, decoding_plugin="pylibjpeg" if decoder.is_encapsulated else "")
+        plugin = _plugin(name_of(pydicom, header.syntax)) if decoder.is_encapsulated else ""
+        stored, changed = decoder.as_array(whole, decoding_plugin=plugin)
         del whole
         shape = (header.rows, header.columns) + ((3,) if header.samples == 3 else ())
         if stored.ndim == len(shape) + 1:
@@ -67,10 +68,15 @@ def _decoder(path: Path, pydicom: Any, header: Header) -> Any:
     except NotImplementedError:
         raise UserError(f"{path}: the transfer syntax {name or 'is of no known kind, and'} is not read; write it in Explicit VR Little "
                         "Endian, RLE, JPEG, JPEG-LS or JPEG 2000") from None
-    if decoder.is_encapsulated and "pylibjpeg" not in decoder.available_plugins:
+    if decoder.is_encapsulated and _plugin(name) not in decoder.available_plugins:
         package = next((package for word, package in DECODERS.items() if word in name), "pylibjpeg")
         raise UserError(f"{path}: {name} is decoded by {package}, which is missing; pip install 'rd-distill[dicom]'", MISSING)
     return decoder
+
+
+def _plugin(name: str) -> str:
+    """Whose decoder: pydicom's own for RLE, for that of pylibjpeg-rle ends the process on damaged files."""
+    return "pydicom" if name.startswith("RLE") else "pylibjpeg"
 
 
 def _check_length(path: Path, whole: Any, header: Header) -> None:
@@ -82,9 +88,12 @@ def _check_length(path: Path, whole: Any, header: Header) -> None:
 
 def _check_codestream(path: Path, pydicom: Any, whole: Any, name: str, header: Header) -> None:
     """Refuse a JPEG of another size than the header says, before a decoder reserves memory for it, and one that is cut off."""
-    if not name.startswith(CODECS):
-        return  # RLE: as many bytes as the header says, or an error
     data = pydicom.encaps.get_frame(whole.PixelData, 0, number_of_frames=1)
+    if not name.startswith(CODECS):  # RLE: each byte becomes 64 at most, and no honest writer makes the pixels longer
+        whole_bytes = header.rows * header.columns * header.samples * header.bits_allocated // 8
+        if len(data) > 1.1 * whole_bytes + 1024:
+            raise UserError(f"{path}: damaged ({len(data):,} bytes of RLE for {whole_bytes:,} bytes of pixels)")
+        return
     size = _size(data)
     if size is None:
         raise UserError(f"{path}: damaged (no {name.split(',')[0]} in the pixel data)")

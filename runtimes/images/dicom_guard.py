@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from runtimes.errors import MISSING, UserError
 
+LOGGERS = ("pydicom", "pylibjpeg", "libjpeg", "openjpeg")
 MAX_READS = 400_000  # of a header: some 100,000 elements, 50 times what one frame has
 
 
@@ -31,21 +32,22 @@ def load_pydicom(path: Path) -> Any:
 
 
 class _Silence:
-    """Pydicom's warnings and log lines, which may quote the file, are off while any thread reads; its own state comes back after."""
+    """Warnings and log lines of pydicom and its decoders, which may quote the file, are off while any thread reads, and come back."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._readers = 0
-        self._level = logging.NOTSET
+        self._levels: list[int] = []
         self._warnings: Any = None
 
     def __enter__(self) -> None:
         with self._lock:
             self._readers += 1
             if self._readers == 1:
-                logger = logging.getLogger("pydicom")
-                self._level = logger.level
-                logger.setLevel(logging.CRITICAL + 1)
+                loggers = [logging.getLogger(name) for name in LOGGERS]
+                self._levels = [logger.level for logger in loggers]
+                for logger in loggers:
+                    logger.setLevel(logging.CRITICAL + 1)
                 self._warnings = warnings.catch_warnings()
                 self._warnings.__enter__()
                 warnings.simplefilter("ignore")
@@ -55,7 +57,8 @@ class _Silence:
             self._readers -= 1
             if self._readers == 0:
                 self._warnings.__exit__(None, None, None)
-                logging.getLogger("pydicom").setLevel(self._level)
+                for name, level in zip(LOGGERS, self._levels, strict=True):
+                    logging.getLogger(name).setLevel(level)
 
 
 SILENCE = _Silence()

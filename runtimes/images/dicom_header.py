@@ -46,8 +46,7 @@ TAGS = ("SpecificCharacterSet", "SOPClassUID", "Modality", "ImageType", "Present
 NESTED = {"PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"), "PixelMeasuresSequence": ("PixelSpacing",),
           "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction")}
 # Whose decoder brings a transfer syntax, by the name of the package: for the message where it is missing.
-DECODERS = {"JPEG 2000": "pylibjpeg-openjpeg", "High-Throughput": "pylibjpeg-openjpeg", "RLE": "pylibjpeg-rle",
-            "JPEG": "pylibjpeg-libjpeg"}
+DECODERS = {"JPEG 2000": "pylibjpeg-openjpeg", "High-Throughput": "pylibjpeg-openjpeg", "JPEG": "pylibjpeg-libjpeg"}
 
 
 @dataclass(frozen=True)
