@@ -18,7 +18,7 @@ from runtimes.images.dicom_guard import Bounded, load_pydicom, quiet
 from runtimes.images.dicom_header import COLOURS, DECODERS, PIXELS, Header, name_of, read_header
 from runtimes.images.dicom_levels import levels_of
 
-JPEG, JPEG_2000 = b"\xff\xd8", b"\xff\x4f\xff\x51"
+JPEG, JPEG_2000, BOX = b"\xff\xd8", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  "
 END = b"\xff\xd9"  # of a codestream of any JPEG; a byte or two of padding may follow
 FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers of JPEG and JPEG-LS after which an image's size stands
 CODECS = ("JPEG", "High-Throughput")
@@ -106,8 +106,16 @@ def _check_codestream(path: Path, pydicom: Any, whole: Any, name: str, header: H
 
 def _size(data: bytes) -> tuple[int, int] | None:
     """Height and width that a codestream's own header says; None where it has none."""
-    start = data.find(JPEG_2000, 0, 4096)
-    if start >= 0 and len(data) >= start + 24:
+    start = 0
+    if data.startswith(BOX):  # a file around the codestream, of boxes that begin with their length
+        start = 12
+        while data[start + 4:start + 8] != b"jp2c":
+            length = int.from_bytes(data[start:start + 4], "big")
+            if length < 8 or start + length >= len(data):  # pydicom looks for the next box without end where one has no length
+                return None
+            start += length
+        start += 8
+    if data[start:start + 4] == JPEG_2000 and len(data) >= start + 24:
         numbers = [int.from_bytes(data[start + at:start + at + 4], "big") for at in (8, 12, 16, 20)]
         return numbers[1] - numbers[3], numbers[0] - numbers[2]
     if data[:2] != JPEG:

@@ -464,6 +464,15 @@ def test_damaged_runs_of_rle_end_no_process(tmp_path: Path, capfd: pytest.Captur
     assert capfd.readouterr().err == ""
 
 
+def test_a_box_without_length_around_a_codestream_is_no_endless_search(tmp_path: Path) -> None:
+    boxed = next(path for path in wheel_files() if path.name == "GDCMJ2K_TextGBR.dcm").read_bytes()
+    assert boxed.count(b"jP  ") == 1
+    at = boxed.index(b"jP  ") + 8
+    for length in (0, 1, 7, 1 << 31):
+        (tmp_path / "a.dcm").write_bytes(boxed[:at] + length.to_bytes(4, "big") + boxed[at + 4:])
+        assert "in the pixel data" in refusal(tmp_path / "a.dcm")
+
+
 def test_a_header_without_end_stops_at_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dicom_guard, "MAX_READS", 10)
     assert "a header of more than" in refusal(write_dicom(tmp_path / "a.dcm", GREY))
