@@ -17,22 +17,23 @@ from numpy.typing import NDArray
 def reference(path: Path) -> tuple[NDArray[np.float64], float]:
     """Levels (H, W, C) of a file of one frame on its own pixels, and the level of white, 255 or 65535."""
     import pydicom
-    from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
+    import pydicom.pixels
 
+    pixels: Any = pydicom.pixels
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         dataset = pydicom.dcmread(path)
         bits, photometric = int(dataset.BitsStored), str(dataset.PhotometricInterpretation)
         syntax = dataset.file_meta.TransferSyntaxUID
         plugin = ("pydicom" if syntax.name.startswith("RLE") else "pylibjpeg") if syntax.is_encapsulated else ""
-        stored = pixel_array(dataset, decoding_plugin=plugin).astype(np.int64)
+        stored = pixels.pixel_array(dataset, decoding_plugin=plugin).astype(np.int64)
         if photometric == "PALETTE COLOR":
-            shades = apply_color_lut(stored, dataset).astype(np.float64)
+            shades = pixels.apply_color_lut(stored, dataset).astype(np.float64)
             return shades, 255.0 if int(dataset.RedPaletteColorLookupTableDescriptor[2]) == 8 else 65535.0
         if stored.ndim == 3:
             white = 255.0 if bits <= 8 else 65535.0
             return stored * (white / (2**bits - 1)), white
-        physical = apply_modality_lut(stored, dataset)
+        physical = pixels.apply_modality_lut(stored, dataset)
         padding = _padding(dataset, stored)
         transformed = bool(dataset.get("ModalityLUTSequence")) or (
             dataset.get("RescaleSlope") is not None and (float(dataset.RescaleSlope), float(dataset.RescaleIntercept)) != (1.0, 0.0))
@@ -41,7 +42,7 @@ def reference(path: Path) -> tuple[NDArray[np.float64], float]:
         if shown:
             low, high = _range(dataset)
             whole = np.asarray(physical, dtype=np.float64)
-            values = apply_voi_lut(whole.astype(np.int64) if dataset.get("VOILUTSequence") else whole, dataset)
+            values = pixels.apply_voi_lut(whole.astype(np.int64) if dataset.get("VOILUTSequence") else whole, dataset)
             levels = (np.asarray(values, dtype=np.float64) - low) / (high - low) * white
         elif bits <= 8 and not dataset.PixelRepresentation and not transformed:
             white = 255.0

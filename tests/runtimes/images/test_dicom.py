@@ -143,6 +143,17 @@ def test_monochrome1_is_turned_round_once_and_padding_is_black_in_both(tmp_path:
     assert decode(write_dicom(tmp_path / "a.dcm", eight, PhotometricInterpretation="MONOCHROME1"))[0, :, 0].tolist() == [255, 254, 0]
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16"])
+@pytest.mark.parametrize("tags", [{}, {"WindowCenter": 100, "WindowWidth": 101}], ids=str)
+def test_monochrome1_is_the_same_array_as_its_monochrome2_twin(tmp_path: Path, dtype: str, tags: dict[str, Any]) -> None:
+    stored = RNG.integers(0, 201, (20, 20)).astype(dtype)
+    stored[0, :2] = 0, 255 if dtype == "uint8" else 200
+    top = int(stored.max())
+    one = decode(write_dicom(tmp_path / "a.dcm", stored, PhotometricInterpretation="MONOCHROME1", **tags))
+    turned = {"WindowCenter": top - 99, "WindowWidth": 101} if tags else {}  # the window of the twin: LINEAR has its middle at c - 0.5
+    assert np.array_equal(one, decode(write_dicom(tmp_path / "b.dcm", (top - stored).astype(dtype), **turned)))
+
+
 def test_padding_is_a_range_whichever_end_comes_first_and_however_its_sign_is_written(tmp_path: Path) -> None:
     stored = np.array([[-2000, -1990, -1980, 0, 50, 100]], dtype=np.int16)
     for value, limit in ((-2000, -1985), (-1985, -2000)):
