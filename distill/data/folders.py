@@ -19,6 +19,7 @@ import numpy as np
 from distill.data.scan import BadImage
 from distill.data.sources import SUFFIXES, Listing, class_order, read_task
 from runtimes.errors import UserError
+from runtimes.images.dicom_header import has_magic
 
 SYSTEM_NAMES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "#recycle", "#snapshot", "@tmp", "@__thumb",
                 "$recycle.bin", "recycler", "system volume information", "lost+found", "found.000", "network trash folder",
@@ -31,6 +32,7 @@ SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "va
 FILLERS = {"set", "data", "dataset", "images", "image", "imgs", "img", "split", "folder", "samples", "cases"}
 IMAGE_FOLDERS = {"images", "image", "imgs", "img", "scans", "pictures"}
 WRAPPERS = {*IMAGE_FOLDERS, "data", "dataset", "png", "jpg", "jpeg", "raw", "all", "classes"}
+DICOM_INDEX = "DICOMDIR"  # lists the files of a disk; what it lists is beside it
 MASK_FOLDERS = {"mask", "masks", "label", "labels", "seg", "segs", "segmentation", "segmentations", "annotation", "annotations",
                 "ground_truth", "groundtruth", "gt", "contour", "contours"}
 MASK_NAME = re.compile(r"(.+?)[ _.-]+(?:masks?|seg|segmentation|labels?|gt|contour|annotation)(?:[ _.-]*\d+)?", re.IGNORECASE)
@@ -93,15 +95,25 @@ def read_tree(root: Path) -> Tree:
     files, folders = _walk(root)
     masks = _masks(files, folders)
     rest = [file for file in files if file.path not in masks]
-    images = [file for file in rest if file.path.name.lower().endswith(SUFFIXES)]
-    beside = [file for file in rest if not file.path.name.lower().endswith(SUFFIXES)]
+    images = [file for file in rest if _is_image(file.path)]
+    beside = [file for file in rest if not _is_image(file.path)]
     sidecars = {file.path for file in beside if file.path.suffix.lower() in SIDECARS}
+    indexes = {file.path for file in beside if file.path.name.upper() == DICOM_INDEX}
     notes = []
-    for what, left in (("masks and annotations of images", masks), ("files that are no images", sidecars)):
+    for what, left in (("masks and annotations of images", masks), ("files that are no images", sidecars),
+                       ("indexes of DICOM files", indexes)):
         if left:
             named = ", ".join(path.relative_to(root).as_posix() for path in sorted(left)[:SHOWN])
             notes.append(f"{len(left):,} {what} are left out: {named}{' ...' if len(left) > SHOWN else ''}")
-    return Tree(images, [file for file in beside if file.path not in sidecars], folders, notes)
+    return Tree(images, [file for file in beside if file.path not in sidecars | indexes], folders, notes)
+
+
+def _is_image(path: Path) -> bool:
+    """Whether a file is an image by its suffix, or by the mark of DICOM where it has none: archives number files, or name them by UID."""
+    if path.name.lower().endswith(SUFFIXES):
+        return True
+    suffix = path.suffix[1:]
+    return (not suffix or suffix.isdigit()) and path.name.upper() != DICOM_INDEX and path.is_file() and has_magic(path)
 
 
 def _walk(root: Path) -> tuple[list[FolderFile], set[tuple[str, ...]]]:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.data.copies import find_copies, find_near_copies, join_near
+from distill.data.dicom_patients import with_header_groups
 from distill.data.folders import image_files
 from distill.data.image_set import ImageSet
 from distill.data.named import list_data
@@ -154,6 +155,13 @@ def load_images(
         raise BadImages(f"no image is left after skipping the bad ones: {complaint(problems, len(paths))}", problems)
     listing = _keep(listing, rows)
     records = [records[row] for row in rows.tolist()]
+    named = set(listing.groups)
+    listing = with_header_groups(listing, [None if record is None else record.header for record in records], facts["notes"])
+    if added := {name: values for name, values in listing.groups.items() if name not in named}:
+        if keep_together == "none":
+            facts["notes"].append(f"--keep-together none: images of one {' or '.join(added)} may be in several splits")
+        else:
+            check_groups(listing.split, added)
     return _finished(listing, [record for record in records if record is not None], facts, seed, cut, keep_together)
 
 

@@ -1,13 +1,15 @@
 """Every image opened once before training starts: what it is, and everything that is wrong, in one report.
 
 Owns: ImageRecord (hashes, size, colour, depth of an image), BadImage, BadImages. Does not own: how a file is decoded
-(runtimes.images.decode), which are copies (copies.py), what becomes of bad images (data.py). Keeps no decoded image.
+(runtimes.images.decode), headers of DICOM (dicom_headers.py), which are copies (copies.py), what becomes of bad images (data.py). Keeps
+no decoded image.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distill.data.dicom_headers import HeaderFacts, look_at_header
 from runtimes.errors import MISSING, UserError
 from runtimes.files.folder import sha256_file
 from runtimes.images.spec import read_image, resize_matrix
@@ -46,7 +49,7 @@ class ImageRecord:
     """What is kept of an image after one look: size in pixels, colour, dtype, slices of a volume, hashes.
 
     digest: SHA-256 of the file or array, the image's key in banks. pixels: SHA-256 of the decoded picture, equal for two files of one
-    picture. fingerprint: a 240-bit hash, similar for similar pictures.
+    picture. fingerprint: a 240-bit hash, similar for similar pictures. header: of a DICOM file.
     """
 
     digest: str
@@ -57,6 +60,7 @@ class ImageRecord:
     fingerprint: bytes = b""
     depth: int = 1
     pixels: str = ""
+    header: HeaderFacts | None = None
 
 
 class BadImages(UserError):
@@ -78,12 +82,13 @@ def scan(
     records: list[ImageRecord | None] = []
     problems: list[BadImage] = []
     total = len(keys)
+    secret = secrets.token_bytes(32)  # for identities in headers; gone with this call
     pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
     # `decode` silences warnings inside each thread, and that switch is global: switched once here, nothing leaks out.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            for row, (record, reason, detail) in enumerate(pool.map(lambda row: _look(images[row], volume), range(total))):
+            for row, (record, reason, detail) in enumerate(pool.map(lambda row: _look(images[row], volume, secret), range(total))):
                 records.append(record)
                 if reason:
                     item = images[row]
@@ -95,10 +100,12 @@ def scan(
     return records, problems
 
 
-def _look(item: Path | NDArray[Any], volume: VolumeSpec | None) -> tuple[ImageRecord | None, str, str]:
+def _look(item: Path | NDArray[Any], volume: VolumeSpec | None, secret: bytes) -> tuple[ImageRecord | None, str, str]:
+    header = None
     if isinstance(item, Path):
         try:
             raw = read_image(item, volume)
+            header = look_at_header(item, secret)
             digest = sha256_file(item)
         except UserError as error:
             if error.exit_code == MISSING:  # a reader that is not installed: no fault of the image
@@ -117,7 +124,7 @@ def _look(item: Path | NDArray[Any], volume: VolumeSpec | None) -> tuple[ImageRe
     pixels = hash_pixels(raw[..., :1] if grey else raw)
     depth = len(raw) if raw.ndim == 4 else 1
     raw = raw[depth // 2] if raw.ndim == 4 else raw  # its middle slice stands for a volume
-    record = ImageRecord(digest, raw.shape[0], raw.shape[1], not grey, raw.dtype.name, fingerprint(raw), depth, pixels)
+    record = ImageRecord(digest, raw.shape[0], raw.shape[1], not grey, raw.dtype.name, fingerprint(raw), depth, pixels, header)
     if bool((raw == raw[0, 0]).all()) and depth == 1:
         return record, "constant", f"every pixel is {raw[0, 0].tolist()}"
     return record, "", ""

@@ -8,16 +8,19 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from runtimes.errors import UserError
+from runtimes.images import dicom_header
+from runtimes.images.dicom import read_dicom
 
 MAX_PIXELS = 64_000_000
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+SUFFIXES = (*PICTURES, *dicom_header.SUFFIXES)
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
 KINDS = {b"GIF8": "a GIF", b"\0\0\0\x0cjP": "JPEG 2000", b"\xff\x4f\xff\x51": "JPEG 2000", b"%PDF": "a PDF", b"\x1f\x8b": "gzip-compressed",
          b"PK\3\4": "a ZIP archive", b"<": "a web page, XML or SVG", b"8BPS": "a Photoshop file", b"\x89HDF": "an HDF5 file"}
@@ -28,7 +31,7 @@ GREY_STEPS = {"L;2": 85, "L;4": 17}  # white is 255: what a level of a shallow P
 
 
 def decode(path: Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
-    """Decode a file to (H, W, 1 or 3), uint8 or uint16, upright by its EXIF orientation.
+    """Decode a file to (H, W, 1 or 3), uint8 or uint16, upright by its EXIF orientation; files of DICOM as `read_dicom` says.
 
     Raises UserError for a missing, empty, truncated, too large, multi-frame or unsupported file, naming path and reason.
     """
@@ -42,20 +45,11 @@ def decode(path: Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the bomb warning: the cap below refuses earlier; metadata warnings: pixels are what counts
             # As a stream: Pillow maps files into memory, and shears a TIFF that is turned by a quarter.
-            with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
-                width, height = image.size
-                if width * height > max_pixels:
-                    raise UserError(f"{path}: {width}x{height} pixels, the limit is {max_pixels:,}")
-                # Not n_frames: counting 100,000 TIFF pages takes a minute. A phone's second picture is a thumbnail or a depth map.
-                if getattr(image, "is_animated", False) and image.format != "MPO":
-                    raise UserError(f"{path}: holds several frames, expected one image a file")
-                raw_mode = _raw_mode(image)
-                if unread := _unread_form(image, raw_mode):
-                    raise UserError(f"{path}: {unread}; save it as 8-bit or 16-bit grey, or as RGB")
-                if raw_mode.startswith(("RGB", "LA")) and ";16" in raw_mode:
-                    return _deep_colour(path, image, raw_mode)
-                image.load()
-                return _pixels(image, path, raw_mode)
+            with path.open("rb") as stream:
+                if dicom_header.is_dicom(path, stream.read(dicom_header.MAGIC_AT + 4)):
+                    return read_dicom(path, max_pixels)
+                stream.seek(0)
+                return _picture(path, stream, max_pixels)
     except UserError:
         raise
     except UnidentifiedImageError:
@@ -74,16 +68,31 @@ def decode(path: Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
         raise UserError(f"{path}: damaged ({type(error).__name__}: {error})") from None
 
 
+def _picture(path: Path, stream: BinaryIO, max_pixels: int) -> NDArray[Any]:
+    with Image.open(stream, formats=FORMATS) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise UserError(f"{path}: {width}x{height} pixels, the limit is {max_pixels:,}")
+        # Not n_frames: counting 100,000 TIFF pages takes a minute. A phone's second picture is a thumbnail or a depth map.
+        if getattr(image, "is_animated", False) and image.format != "MPO":
+            raise UserError(f"{path}: holds several frames, expected one image a file")
+        raw_mode = _raw_mode(image)
+        if unread := _unread_form(image, raw_mode):
+            raise UserError(f"{path}: {unread}; save it as 8-bit or 16-bit grey, or as RGB")
+        if raw_mode.startswith(("RGB", "LA")) and ";16" in raw_mode:
+            return _deep_colour(path, image, raw_mode)
+        image.load()
+        return _pixels(image, path, raw_mode)
+
+
 def _kind(path: Path) -> str:
     """What a file that is no readable image is instead, as far as its first bytes tell."""
     with path.open("rb") as stream:
-        head = stream.read(132)
+        head = stream.read(12)
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return "a TIFF whose kind of pixels is not read; save it as 8-bit or 16-bit grey, or as 8-bit RGB"
     if head[:2] == b"\xff\xd8":
         return "a JPEG of a kind that is not read (lossless or 12-bit, if it is whole)"
-    if head[128:] == b"DICM":
-        return "a DICOM file, not an image that can be read here"
     kind = BOXES.get(head[8:12]) if head[4:8] == b"ftyp" else next((name for start, name in KINDS.items() if head.startswith(start)), None)
     return f"{kind}, not an image that can be read" if kind else "not an image that can be read"
 

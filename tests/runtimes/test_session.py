@@ -17,6 +17,8 @@ from runtimes.artifact.artifact import read_artifact
 from runtimes.backends.ort import OrtSession
 from runtimes.errors import MISSING, USAGE, UserError
 from runtimes.files.folder import read_json, write_json
+from runtimes.images.decode import decode
+from runtimes.images.spec import read_image
 from runtimes.scores import calibrated
 from runtimes.session import CheckedSession, as_batch, open_session
 
@@ -64,6 +66,19 @@ def test_paths_arrays_and_lists_give_the_same_scores(exported: Exported, tmp_pat
     assert np.array_equal(session.run(raw).logits, wanted)
     assert np.array_equal(session.run(raw[0][..., 0]).logits, wanted[:1])
     assert np.array_equal(session.run(np.stack([raw[0], raw[0]])).logits, wanted[[0, 0]])
+
+
+@pytest.mark.parametrize("case", [Case(), Case("ordinal", 1, "uint16", (100.0, 3000.0))], ids=str)
+def test_a_dicom_file_is_the_same_input_as_its_array_bit_for_bit(exported: Exported, tmp_path: Path, case: Case) -> None:
+    from dicoms import write_dicom
+
+    session, artifact = open_session(exported(case)), read_artifact(exported(case))
+    stored = random_images(case, 1)[0][..., 0]
+    tags = {} if case.dtype == "uint8" else {"WindowCenter": 1500, "WindowWidth": 4000, "PhotometricInterpretation": "MONOCHROME1"}
+    path = write_dicom(tmp_path / "IM000001", stored, **tags)
+    assert np.array_equal(as_batch(path, artifact), as_batch(decode(path), artifact))
+    assert np.array_equal(session.run(path).logits, session.run(decode(path)).logits)
+    assert np.array_equal(session.run([str(path)]).probabilities, session.run(read_image(path)).probabilities)
 
 
 def test_files_get_the_channels_of_the_model(exported: Exported, tmp_path: Path) -> None:

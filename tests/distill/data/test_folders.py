@@ -159,12 +159,12 @@ def test_masks_are_left_out_where_they_belong_to_images(tmp_path: Path) -> None:
 
 def test_what_systems_leave_is_no_image_and_sidecars_are_named(tmp_path: Path) -> None:
     for name in ("a/@eaDir/0.png/t.jpg", "$RECYCLE.BIN/x.png", "System Volume Information/x.png", "a/._0.png", "lost+found/x.png",
-                 "a/Thumbs.db", "a/0.json", "a/scan.dcm"):
+                 "a/Thumbs.db", "a/0.json", "a/scan.mha"):
         picture(tmp_path / name)
     found = listed(tmp_path, "a", "b")
     assert (found.classes, len(found.keys)) == (("a", "b"), 8)
     assert "a/0.json" in notes(found)
-    assert [Path(one.path).name for one in found.problems] == ["scan.dcm"]
+    assert [Path(one.path).name for one in found.problems] == ["scan.mha"]
 
 
 def test_links_are_followed_and_loops_refused(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_all_bad_kinds_are_in_one_report_and_can_be_skipped(tmp_path: Path) -> N
     good = (tmp_path / "a" / "0.png").read_bytes()
     (tmp_path / "a" / "empty.png").write_bytes(b"")
     (tmp_path / "a" / "cut.png").write_bytes(good[: len(good) // 2])
-    (tmp_path / "a" / "scan.dcm").write_text("hello")
+    (tmp_path / "a" / "scan.mha").write_text("hello")
     (tmp_path / "a" / "copy.png").write_bytes(good)
     (tmp_path / "a" / "contradiction.png").write_bytes((tmp_path / "b" / "0.png").read_bytes())
     Image.new("L", (8, 8)).save(tmp_path / "b" / "black.png")
@@ -106,7 +106,7 @@ def test_all_bad_kinds_are_in_one_report_and_can_be_skipped(tmp_path: Path) -> N
     assert found == {
         "a/empty.png": "empty",
         "a/cut.png": "damaged or truncated",
-        "a/scan.dcm": "unknown suffix",
+        "a/scan.mha": "unknown suffix",
         "a/contradiction.png": "contradicting labels",
         "b/0.png": "contradicting labels",
         "b/black.png": "constant",

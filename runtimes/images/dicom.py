@@ -1,0 +1,129 @@
+"""One DICOM file of one frame to one raw array, as `decode` gives for pictures, on the workshop's machine and on the device.
+
+Owns: `read_dicom`: finding the pixel data, checking a codestream's size before it is decoded, decoding by pydicom and pylibjpeg, RGB.
+Does not own: what the header may say (dicom_header.py), display levels (dicom_levels.py), volumes of many files or frames. Overlays,
+ICC profiles and presentation states are not applied, and nothing is turned or mirrored.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.errors import MISSING, UserError
+from runtimes.images.dicom_guard import Bounded, load_pydicom, quiet
+from runtimes.images.dicom_header import COLOURS, DECODERS, PIXELS, Header, name_of, read_header
+from runtimes.images.dicom_levels import levels_of
+
+JPEG, JPEG_2000, BOX = b"\xff\xd8", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  "
+END = b"\xff\xd9"  # of a codestream of any JPEG; a byte or two of padding may follow
+FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers of JPEG and JPEG-LS after which an image's size stands
+CODECS = ("JPEG", "High-Throughput")
+
+
+def read_dicom(path: Path, max_pixels: int) -> NDArray[Any]:
+    """Decode a DICOM file to (H, W, 1 or 3), uint8 or uint16; UserError names path and reason, never a text of the file.
+
+    Grey values go through the modality LUT, or RescaleSlope and RescaleIntercept; then through the first VOI LUT, or else the file's
+    first window by its function, or else the range of the values that are present; then MONOCHROME1 is turned round; then padding
+    (PixelPaddingValue to PixelPaddingRangeLimit, left out of the range) is black. Unsigned grey of 8 bits or fewer with neither rescale
+    nor window stays uint8, fewer bits spread over 0 to 255; all other grey becomes display levels 0 to 65535, uint16. Colour becomes RGB
+    of 8 or 16 bits. Pixels that are not square (by more than 1 %) are made square. PresentationLUTShape is not read: the standard ties
+    it to MONOCHROME1. The same bytes give the same array on every machine: one decoder is used for each transfer syntax.
+    """
+    header = read_header(path, max_pixels)
+    pydicom = load_pydicom(path)
+    with quiet(path):
+        decoder = _decoder(path, pydicom, header)
+        with path.open("rb") as stream:
+            file = Bounded(path, stream, path.stat().st_size)
+            whole = pydicom.dcmread(file, specific_tags=[PIXELS, *(element.tag for element in header.source)])
+        if "PixelData" not in whole:
+            raise UserError(f"{path}: damaged or truncated (the pixel data have no end)")
+        if decoder.is_encapsulated:
+            _check_codestream(path, pydicom, whole, name_of(pydicom, header.syntax), header)
+        else:
+            _check_length(path, whole, header)
+        plugin = _plugin(name_of(pydicom, header.syntax)) if decoder.is_encapsulated else ""
+        stored, changed = decoder.as_array(whole, decoding_plugin=plugin)
+        del whole
+        shape = (header.rows, header.columns) + ((3,) if header.samples == 3 else ())
+        if stored.ndim == len(shape) + 1:
+            raise UserError(f"{path}: the pixel data hold {len(stored)} frames and the header names one; write the file again")
+        if stored.shape != shape:
+            raise UserError(f"{path}: damaged (pixels of shape {stored.shape}, and the header says {shape})")
+        if header.photometric in COLOURS and changed["photometric_interpretation"] != "RGB":
+            raise UserError(f"{path}: {header.photometric} pixels of {header.bits_stored} bits are not brought to RGB; write them as RGB")
+        return np.ascontiguousarray(levels_of(path, pydicom, stored, header))
+
+
+def _decoder(path: Path, pydicom: Any, header: Header) -> Any:
+    """Pydicom's decoder of the file's transfer syntax; UserError where there is none, or where its package is not installed."""
+    name = name_of(pydicom, header.syntax)
+    try:
+        decoder = pydicom.pixels.get_decoder(header.syntax)
+    except NotImplementedError:
+        raise UserError(f"{path}: the transfer syntax {name or 'is of no known kind, and'} is not read; write it in Explicit VR Little "
+                        "Endian, RLE, JPEG, JPEG-LS or JPEG 2000") from None
+    if decoder.is_encapsulated and _plugin(name) not in decoder.available_plugins:
+        package = next((package for word, package in DECODERS.items() if word in name), "pylibjpeg")
+        raise UserError(f"{path}: {name} is decoded by {package}, which is missing; pip install 'rd-distill[dicom]'", MISSING)
+    return decoder
+
+
+def _plugin(name: str) -> str:
+    """Whose decoder: pydicom's own for RLE, for that of pylibjpeg-rle ends the process on damaged files."""
+    return "pydicom" if name.startswith("RLE") else "pylibjpeg"
+
+
+def _check_length(path: Path, whole: Any, header: Header) -> None:
+    bits = header.rows * header.columns * header.samples * header.bits_allocated
+    wanted = (bits * 2 // 3 if header.photometric == "YBR_FULL_422" else bits) // 8
+    if len(whole.PixelData) < wanted:
+        raise UserError(f"{path}: damaged or truncated ({len(whole.PixelData):,} bytes of pixel data, the header asks for {wanted:,})")
+
+
+def _check_codestream(path: Path, pydicom: Any, whole: Any, name: str, header: Header) -> None:
+    """Refuse a JPEG of another size than the header says, before a decoder reserves memory for it, and one that is cut off."""
+    data = pydicom.encaps.get_frame(whole.PixelData, 0, number_of_frames=1)
+    if not name.startswith(CODECS):  # RLE: each byte becomes 64 at most, and no honest writer makes the pixels longer
+        whole_bytes = header.rows * header.columns * header.samples * header.bits_allocated // 8
+        if len(data) > 1.1 * whole_bytes + 1024:
+            raise UserError(f"{path}: damaged ({len(data):,} bytes of RLE for {whole_bytes:,} bytes of pixels)")
+        return
+    size = _size(data)
+    if size is None:
+        raise UserError(f"{path}: damaged (no {name.split(',')[0]} in the pixel data)")
+    if END not in data[-16:]:  # decoders fill up with grey what is cut off
+        raise UserError(f"{path}: damaged or truncated (the {name.split(',')[0]} in it has no end)")
+    if size != (header.rows, header.columns):
+        raise UserError(f"{path}: damaged (the header says {header.columns}x{header.rows} pixels, the {name.split(',')[0]} in it "
+                        f"{size[1]}x{size[0]})")
+
+
+def _size(data: bytes) -> tuple[int, int] | None:
+    """Height and width that a codestream's own header says; None where it has none."""
+    start = 0
+    if data.startswith(BOX):  # a file around the codestream, of boxes that begin with their length
+        start = 12
+        while data[start + 4:start + 8] != b"jp2c":
+            length = int.from_bytes(data[start:start + 4], "big")
+            if length < 8 or start + length >= len(data):  # pydicom looks for the next box without end where one has no length
+                return None
+            start += length
+        start += 8
+    if data[start:start + 4] == JPEG_2000 and len(data) >= start + 24:
+        numbers = [int.from_bytes(data[start + at:start + at + 4], "big") for at in (8, 12, 16, 20)]
+        return numbers[1] - numbers[3], numbers[0] - numbers[2]
+    if data[:2] != JPEG:
+        return None
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker in FRAMES:
+            return int.from_bytes(data[at + 5:at + 7], "big"), int.from_bytes(data[at + 7:at + 9], "big")
+        at += 1 if marker == 0xFF else 2 if marker == 1 or 0xD0 <= marker <= 0xD8 else 2 + int.from_bytes(data[at + 2:at + 4], "big")
+    return None
