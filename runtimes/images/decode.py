@@ -42,13 +42,13 @@ def decode(path: Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
     if size_bytes == 0:
         raise UserError(f"{path}: the file is empty")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the bomb warning: the cap below refuses earlier; metadata warnings: pixels are what counts
-            # As a stream: Pillow maps files into memory, and shears a TIFF that is turned by a quarter.
-            with path.open("rb") as stream:
-                if dicom_header.is_dicom(path, stream.read(dicom_header.MAGIC_AT + 4)):
-                    return read_dicom(path, max_pixels)
-                stream.seek(0)
+        # As a stream: Pillow maps files into memory, and shears a TIFF that is turned by a quarter.
+        with path.open("rb") as stream:
+            if dicom_header.is_dicom(path, stream.read(dicom_header.MAGIC_AT + 4)):
+                return read_dicom(path, max_pixels)
+            stream.seek(0)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the bomb warning: the cap refuses earlier; metadata warnings: pixels are what counts
                 return _picture(path, stream, max_pixels)
     except UserError:
         raise

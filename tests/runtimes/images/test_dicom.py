@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -444,6 +445,16 @@ def test_pydicoms_own_lines_come_back_after_reading(tmp_path: Path) -> None:
     decode(write_dicom(tmp_path / "a.dcm", GREY))
     refusal(write_dicom(tmp_path / "b.dcm", GREY, Rows=0))
     assert (logger.level, warnings.filters) == (before, filters)
+
+
+def test_threads_read_the_same_array_and_leave_warnings_and_lines_as_they_were(tmp_path: Path) -> None:
+    paths = [write_dicom(tmp_path / f"{row}.dcm", GREY, WindowCenter=300 + row, WindowWidth=900) for row in range(40)]
+    alone = [decode(path) for path in paths]
+    level, filters = logging.getLogger("pydicom").level, list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(decode, paths))
+    assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+    assert (logging.getLogger("pydicom").level, warnings.filters) == (level, filters)
 
 
 def test_without_pydicom_and_without_a_decoder_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
