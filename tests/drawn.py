@@ -33,12 +33,6 @@ def picture(path: Path, seed: int, mode: str = "L", size: tuple[int, int] = (12,
     return path
 
 
-def smooth_picture(height: int, width: int, seed: int) -> np.ndarray:
-    """A colour image (height, width, 3) without fine detail, in which a wrong crop or resize is seen and rounding is not."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (height // 30, width // 30, 3)).astype(np.uint8)
-    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
-
-
 def class_folders(root: Path, counts: dict[str, int], seed: int = 0) -> Path:
     for place, (name, count) in enumerate(counts.items()):
         for index in range(count):

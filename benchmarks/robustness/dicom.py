@@ -1,7 +1,7 @@
 """DICOM files of other people through our reader: each equal to pydicom's own functions or refused, and damaged ones in a child process.
 
-Owns: which files, the table, damage to bytes, the child with its clock and its memory. Does not own: what is right (dicom_reference.py),
-the reader (runtimes.images.dicom). Files: those of pydicom's wheel, and of $RD_SHARED/data where they are.
+Owns: which files, the table, damage to bytes. Does not own: what is right (dicom_reference.py), the process that reads damaged
+files (child.py), the reader (runtimes.images.dicom). Files: those of pydicom's wheel, and of $RD_SHARED/data where they are.
 
     python -m benchmarks.robustness.dicom
     python -m benchmarks.robustness.dicom fuzz --cases 20000
@@ -10,13 +10,8 @@ the reader (runtimes.images.dicom). Files: those of pydicom's wheel, and of $RD_
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
-import resource
-import select
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,11 +19,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks.record import RESULTS, ROOT, SHARED, command_line, facts, store
+from benchmarks.record import RESULTS, SHARED, command_line, facts, store
+from benchmarks.robustness.child import Child, Look, serve
 from benchmarks.robustness.dicom_reference import reference
 from runtimes.errors import UserError
 from runtimes.images.decode import decode
@@ -126,58 +121,21 @@ def table(pictures: Path | None) -> int:
     return total["read wrongly"] + total["crash"]
 
 
-def serve(path: Path) -> None:
-    """The child: for each line, read the file as it is now; answer with a line of JSON."""
-    resource.setrlimit(resource.RLIMIT_AS, (GUARD_BYTES, GUARD_BYTES))
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries print to where answers go
-    print(json.dumps({"end": "ready"}), file=answers, flush=True)
-    for _ in sys.stdin:
-        told = ""
+def reader(path: Path) -> Look:
+    """What the child does for each damaged file: read it; a refusal must be one sentence that begins with the path."""
+    def look() -> tuple[str, str]:
         try:
             levels = decode(path)
-            end = "read" if levels.dtype in (np.uint8, np.uint16) and levels.ndim == 3 else "another array"
         except UserError as error:
-            end, told = "refused", str(error)
-            if not told.startswith(str(path)) or "\n" in told:
-                end = "another sentence"
-        except BaseException as error:
-            end, told = "another error", f"{type(error).__name__}: {error}"
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"end": end, "told": told.replace(str(path), "FILE")[:200], "peak_mb": peak}), file=answers, flush=True)
+            return ("refused" if str(error).startswith(str(path)) and "\n" not in str(error) else "another sentence"), str(error)
+        return ("read" if levels.dtype in (np.uint8, np.uint16) and levels.ndim == 3 else "another array"), ""
+
+    return look
 
 
-class Child:
-    """A process that answers within LONGEST_S, or is killed."""
-
-    def __init__(self, path: Path) -> None:
-        self.process = subprocess.Popen([sys.executable, "-m", "benchmarks.robustness.dicom", "fuzz", "--serve", str(path)],
-                                        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        if self.answer(60.0).get("end") != "ready":
-            raise RuntimeError("the child did not start")
-
-    def ask(self) -> dict[str, Any]:
-        """Have it read the file as it is now."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(b"next\n")
-        self.process.stdin.flush()
-        return self.answer(LONGEST_S)
-
-    def answer(self, seconds: float) -> dict[str, Any]:
-        """Its next line; or how it died, or that it was too slow and was killed."""
-        assert self.process.stdout is not None
-        ready, _, _ = select.select([self.process.stdout], [], [], seconds)
-        line = self.process.stdout.readline() if ready else b""
-        if line:
-            return dict(json.loads(line))
-        self.process.kill()
-        code = self.process.wait()
-        return {"end": "crash", "told": signal.Signals(-code).name if code < 0 else f"exit {code}"} if ready else {"end": "hang"}
-
-    def close(self) -> None:
-        """End it."""
-        self.process.kill()
-        self.process.wait()
+def child_of(path: Path) -> Child:
+    """A child that reads a file."""
+    return Child("benchmarks.robustness.dicom", path, LONGEST_S, "fuzz")
 
 
 def damaged(files: list[Path], count: int, seed: int) -> Iterator[tuple[str, str, bytes]]:
@@ -229,7 +187,7 @@ def fuzz(cases: int, seed: int, out: Path) -> int:
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "damaged.dcm"
-        child = Child(path)
+        child = child_of(path)
         for number, (kind, name, data) in enumerate(damaged(files, cases, seed)):
             path.write_bytes(data)
             start = time.monotonic()
@@ -238,7 +196,7 @@ def fuzz(cases: int, seed: int, out: Path) -> int:
             outcomes.append(Outcome(kind, name, answer["end"], answer.get("told", ""), seconds, answer.get("peak_mb", 0.0)))
             if answer["end"] in ("crash", "hang"):
                 print(f"{number}: {outcomes[-1]}", flush=True)
-                child = Child(path)
+                child = child_of(path)
         child.close()
     ends, bad = Counter(one.end for one in outcomes), [one for one in outcomes if one.end not in ("read", "refused")]
     peak, slowest = max(one.peak_mb for one in outcomes), max(one.seconds for one in outcomes)
@@ -262,7 +220,7 @@ def main() -> None:
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve:
-        serve(given.serve)
+        serve(lambda: reader(given.serve), GUARD_BYTES, given.serve, "FILE")
     else:
         sys.exit(1 if (table(given.pictures) if given.what == "table" else fuzz(given.cases, given.seed, given.out)) else 0)
 

@@ -1,7 +1,7 @@
 """Damaged ONNX files at our own door, in a child process: no crash, no hang, no flood of memory, one kind of error (S-4).
 
-Owns: the child that opens and runs each mutant through `open_session`, its clock, the table. Does not own: the mutants
-(mutants.py). The manifest names each mutant's bytes, as if somebody without a signature had written both.
+Owns: opening and running each mutant through `open_session`, the table. Does not own: the mutants (mutants.py), the process
+(child.py). The manifest names each mutant's bytes, as if somebody without a signature had written both.
 
     python -m benchmarks.robustness.fuzz_onnx --mutants 2000
 """
@@ -10,12 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
-import select
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,8 +19,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import RESULTS, ROOT, command_line, facts, store
+from benchmarks.record import RESULTS, command_line, facts, store
 from benchmarks.robustness import small_artifact
+from benchmarks.robustness.child import Child, Look, serve
 from benchmarks.robustness.mutants import mutants
 
 LONGEST_S = 10.0
@@ -45,70 +41,33 @@ class Outcome:
     peak_mb: float
 
 
-def serve(folder: Path) -> None:
-    """The child: for each line, open the artifact, run the golden images; answer with a line of JSON."""
-    resource.setrlimit(resource.RLIMIT_AS, (GUARD_BYTES, GUARD_BYTES))
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries print to where answers go
+def opener(folder: Path) -> Look:
+    """What the child does for each mutant: open the artifact, run its golden images; the undamaged one first."""
     from runtimes.artifact.artifact import read_artifact
-    from runtimes.errors import UserError
     from runtimes.session import open_session
     from runtimes.verify import read_golden
 
     images, _, _ = read_golden(read_artifact(folder))
-    open_session(folder, threads=1).run(images)
-    print(json.dumps({"end": "ready"}), file=answers, flush=True)
-    for _ in sys.stdin:
-        try:
-            session = open_session(folder, threads=1)
-            session.run(images)
-            session.close()
-            end, told = "opened", ""
-        except UserError as error:
-            end, told = "refused", str(error).replace(str(folder), "ARTIFACT")
-        except BaseException as error:
-            end, told = "another error", f"{type(error).__name__}: {error}"
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"end": end, "told": told[:300], "peak_mb": peak}), file=answers, flush=True)
+
+    def look() -> tuple[str, str]:
+        session = open_session(folder, threads=1)
+        session.run(images)
+        session.close()
+        return "opened", ""
+
+    look()
+    return look
 
 
-class Child:
-    """A process that answers within LONGEST_S, or is killed."""
-
-    def __init__(self, folder: Path) -> None:
-        self.process = subprocess.Popen([sys.executable, "-m", "benchmarks.robustness.fuzz_onnx", "--serve", str(folder.resolve())],
-                                        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        if self.answer(60.0).get("end") != "ready":
-            raise RuntimeError("the child did not open the undamaged artifact")
-
-    def ask(self) -> dict[str, Any]:
-        """Have it open the folder as it is now."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(b"next\n")
-        self.process.stdin.flush()
-        return self.answer(LONGEST_S)
-
-    def answer(self, seconds: float) -> dict[str, Any]:
-        """Its next line; or how it died, or that it was too slow and was killed."""
-        assert self.process.stdout is not None
-        ready, _, _ = select.select([self.process.stdout], [], [], seconds)
-        line = self.process.stdout.readline() if ready else b""
-        if line:
-            return dict(json.loads(line))
-        self.process.kill()
-        code = self.process.wait()
-        return {"end": "crash", "told": signal.Signals(-code).name if code < 0 else f"exit {code}"} if ready else {"end": "hang"}
-
-    def close(self) -> None:
-        """End it."""
-        self.process.kill()
-        self.process.wait()
+def child_of(artifact: Path) -> Child:
+    """A child that opens an artifact's folder."""
+    return Child("benchmarks.robustness.fuzz_onnx", artifact, LONGEST_S)
 
 
 def fuzz(artifact: Path, count: int, seed: int) -> list[Outcome]:
     """Give `count` mutants of an artifact's ONNX to a child; the artifact's folder is spoilt by it."""
     whole, manifest = (artifact / "model.onnx").read_bytes(), json.loads((artifact / "manifest.json").read_text())
-    child, outcomes = Child(artifact), []
+    child, outcomes = child_of(artifact), []
     for number, (kind, change, data) in enumerate(mutants(whole, count, seed)):
         _put(artifact, data, manifest)
         start = time.monotonic()
@@ -117,7 +76,7 @@ def fuzz(artifact: Path, count: int, seed: int) -> list[Outcome]:
         if answer["end"] in ("crash", "hang"):
             print(f"{number}: {outcomes[-1]}", flush=True)
             _put(artifact, whole, manifest)
-            child = Child(artifact)
+            child = child_of(artifact)
     child.close()
     return outcomes
 
@@ -151,7 +110,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "fuzz-onnx.json")
     given = parser.parse_args()
     if given.serve:
-        serve(given.serve)
+        serve(lambda: opener(given.serve), GUARD_BYTES, given.serve, "ARTIFACT")
         return
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)

@@ -95,8 +95,9 @@ def read_tree(root: Path) -> Tree:
     files, folders = _walk(root)
     masks = _masks(files, folders)
     rest = [file for file in files if file.path not in masks]
-    images = [file for file in rest if _is_image(file.path)]
-    beside = [file for file in rest if not _is_image(file.path)]
+    images = [file for file in rest if _is_image(file.path)]  # asked once a file: it may have to be opened
+    known = {file.path for file in images}
+    beside = [file for file in rest if file.path not in known]
     sidecars = {file.path for file in beside if file.path.suffix.lower() in SIDECARS}
     indexes = {file.path for file in beside if file.path.name.upper() == DICOM_INDEX}
     notes = []

@@ -1,7 +1,7 @@
 """A vision encoder of transformers as its authors use it: no weight drawn at random, images brought to it by their own processor's rule.
 
-Owns: HfEncoder and load_encoder: which weights are there, how features are pooled, what images must look like. Does not own: what a folder
-may ask for (networks/encoder_folder.py), the processor's settings (processors.py), the network's form (networks/encoders.py).
+Owns: load_encoder (which weights are there, how features are pooled, what images must look like), from_encoder. Does not own: what a
+folder may ask for (networks/encoder_folder.py), its processor's settings (processors.py), the network's form (networks/encoders.py).
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from torch import nn
 
 from distill.networks.encoder_folder import CONFIG, PROCESSORS, check_config, local_folder, staged
 from distill.networks.encoders import TokenPooling, TransformersNet
+from distill.networks.models import weights_hash
 from distill.networks.weight_files import first_line, of_colours, prefix_of
 from distill.teacher.processors import image_spec_of
+from distill.teacher.teacher import POOLED, Teacher, hash_with
 from runtimes.errors import USAGE, UserError
 from runtimes.images.spec import ImageSpec
 
@@ -75,6 +77,14 @@ def load_encoder(source: str, *, size: int | None = None, pooling: TokenPooling 
     net = TransformersNet(encoder).eval()
     net.pooling = _pooling_of(net, missing, pooling, source)
     return HfEncoder(net, _image_spec(encoder, processor, source, size, channels), channels)
+
+
+def from_encoder(name: str, source: str, size: int | None, pool: TokenPooling) -> Teacher:
+    """An encoder of transformers as a teacher of this name; size, pool: as a user or a recipe states them."""
+    encoder = load_encoder(source, size=size, pooling=None if pool == "auto" else pool)
+    pooling = encoder.net.pooling
+    return Teacher(name, encoder.net, encoder.image_spec, hash_with(weights_hash(encoder.net), pooling), pooling=POOLED[pooling],
+                   channels=encoder.channels)
 
 
 def _loaded(folder: Path, config: Any) -> tuple[nn.Module, list[str]]:

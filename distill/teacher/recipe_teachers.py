@@ -18,8 +18,8 @@ from distill.networks.encoder_folder import check_encoder
 from distill.networks.json_values import shown
 from distill.networks.models import weights_hash
 from distill.networks.nets import build_net, pool_otherwise
-from distill.networks.weight_files import read_state
-from distill.teacher.hf_folder import load_encoder
+from distill.networks.weight_files import read_state, without_prefix
+from distill.teacher.hf_folder import from_encoder
 from distill.teacher.recipes import RECIPES, Recipe
 from distill.teacher.teacher import POOLED, Teacher, TeacherInput, hash_with
 from distill.teacher.timm_folder import WEIGHTS, described
@@ -82,9 +82,7 @@ def from_recipe(name: str, weights: str | None, stated: TeacherInput) -> Teacher
             return _from_weights(name, recipe, None, weights, stated)
         file = weights_in(Path(weights), name)
         return _from_weights(name, recipe, read_state(file), file.name, stated)
-    teacher = _from_encoder(name, recipe, weights, stated) if recipe.kind == "hf" else None
-    if teacher is None:
-        teacher = replace(from_timm_folder(Path(weights), stated.size), name=name)
+    teacher = _from_folder(name, recipe, weights, stated)
     _check(teacher, recipe, name, weights, resized=stated.size is not None)
     return replace(teacher, licence=recipe.licence)
 
@@ -112,23 +110,22 @@ def _from_weights(name: str, recipe: Recipe, state: Mapping[str, Tensor] | None,
 
 def _with_plain_norm(state: dict[str, Tensor], width: int) -> dict[str, Tensor]:
     """RETFound's weights without the norm that its forward pass never calls, and with the one that it calls, plain where none is there."""
-    norm = [name for name in state if name.split(".")[-2:-1] == ["norm"] and name.count(".") <= 3 and "block" not in name]
-    if any("fc_norm" in name for name in state):
+    own = without_prefix(state, dict.fromkeys(("cls_token", "pos_embed", "norm.weight", "norm.bias", "fc_norm.weight")))
+    if "fc_norm.weight" in own:
         return state
-    prefix = norm[0].rsplit("norm.", 1)[0] if norm else ""
-    return {**{name: value for name, value in state.items() if name not in norm},
-            f"{prefix}fc_norm.weight": torch.ones(width), f"{prefix}fc_norm.bias": torch.zeros(width)}
+    return {**{name: value for name, value in own.items() if not name.startswith("norm.")},
+            "fc_norm.weight": torch.ones(width), "fc_norm.bias": torch.zeros(width)}
 
 
-def _from_encoder(name: str, recipe: Recipe, folder: str, stated: TeacherInput) -> Teacher:
-    pool = stated.pool if stated.pool != "auto" else recipe.pool
-    encoder = load_encoder(folder, size=stated.size, pooling=None if pool == "auto" else pool)
-    kind = getattr(encoder.net.encoder.config, "model_type", "")
+def _from_folder(name: str, recipe: Recipe, folder: str, stated: TeacherInput) -> Teacher:
+    """The network in a folder, under the recipe's name; UserError where it is not of the recipe's type."""
+    if recipe.kind == "folder":
+        return replace(from_timm_folder(Path(folder), stated.size), name=name)
+    teacher = from_encoder(name, folder, stated.size, recipe.pool if stated.pool == "auto" else stated.pool)
+    kind = getattr(teacher.net.encoder.config, "model_type", "")  # type: ignore[union-attr]
     if kind != recipe.arch:
         raise UserError(f"{folder} holds a network of type {shown(kind)}, {name} is {recipe.arch}; {name} takes {recipe.weights}")
-    pooling = encoder.net.pooling
-    return Teacher(name, encoder.net, encoder.image_spec, hash_with(weights_hash(encoder.net), pooling), recipe.licence,
-                   pooling=POOLED[pooling])
+    return teacher
 
 
 def _check(teacher: Teacher, recipe: Recipe, name: str, source: str, *, resized: bool) -> None:

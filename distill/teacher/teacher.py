@@ -60,7 +60,7 @@ class Teacher:
     hash: str
     licence: str = "unknown"
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    pooling: str = "as the network pools"
+    pooling: str = POOLED["auto"]
     arch: str = ""
     channels: int = 3
     assumed: str = ""

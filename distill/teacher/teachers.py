@@ -25,7 +25,7 @@ from distill.networks.own import IMAGENET_MEAN, IMAGENET_STD
 from distill.networks.programs import image_sides, load_program
 from distill.networks.students import SHORT_NAMES, check_weights, timm_name
 from distill.teacher import dinov2_small
-from distill.teacher.hf_folder import load_encoder
+from distill.teacher.hf_folder import from_encoder
 from distill.teacher.onnx_graph import load_graph
 from distill.teacher.peft_folder import check_peft, merge_peft
 from distill.teacher.recipe_teachers import XRV, check_recipe, from_recipe
@@ -88,10 +88,9 @@ def load_teacher(name: str, *, size: int | None = None, weights: str | None = No
     name: of any kind (KINDS). adapter: a PEFT folder to merge into a timm network or an `hf:` encoder. stated: what a user says of its
     images and features; size is short for that of it. Raises UserError naming what to install or where to put a missing file.
     """
-    check_teacher(name, weights=weights, adapter=adapter)
     stated = stated or TeacherInput(size)
     asked = Asked(name, weights, stated)
-    teacher = kind_of(asked).load(asked)
+    teacher = _checked(asked, adapter).load(asked)
     if adapter is not None:
         teacher = _with_adapter(teacher, adapter)
     teacher = _as_stated(teacher, stated)
@@ -103,21 +102,21 @@ def check_teacher(name: str, *, weights: str | None = None, adapter: Path | None
 
     name: also `bank:FOLDER`. flag: what the message calls it. An ID of the hub has its configs fetched, and timm's hub its weights.
     """
-    refuse_volume_teacher(name, flag)
-    asked = Asked(name, weights, flag=flag)
-    kind = kind_of(asked)
-    if weights and kind.brings_weights:
-        raise UserError(f"--teacher-weights {weights}: teacher {name} brings its own weights; leave it out", USAGE)
+    _checked(Asked(name, weights, flag=flag), adapter)
+
+
+def _checked(asked: Asked, adapter: Path | None) -> Kind:
+    """The kind that a name is of, checked; whatever is of no other is a network of timm."""
+    refuse_volume_teacher(asked.name, asked.flag)
+    kind = next(kind for kind in KINDS if kind.takes(asked))
+    if asked.weights and kind.brings_weights:
+        raise UserError(f"--teacher-weights {asked.weights}: teacher {asked.name} brings its own weights; leave it out", USAGE)
     kind.check(asked)
     if adapter is not None:
         if not kind.adaptable:
-            raise _takes_no_adapter(name, adapter)
+            raise _takes_no_adapter(asked.name, adapter)
         check_peft(adapter)
-
-
-def kind_of(asked: Asked) -> Kind:
-    """The kind that a name is of; whatever is of no other is a network of timm."""
-    return next(kind for kind in KINDS if kind.takes(asked))
+    return kind
 
 
 def _check_hub(asked: Asked) -> None:
@@ -268,18 +267,11 @@ def _sides(shape: Sequence[Any], size: int | None, path: Path) -> tuple[int, int
     return height, width
 
 
-def _from_transformers(asked: Asked) -> Teacher:
-    pool = asked.stated.pool
-    encoder = load_encoder(asked.source, size=asked.stated.size, pooling=None if pool == "auto" else pool)
-    pooling = encoder.net.pooling
-    return Teacher(asked.name, encoder.net, encoder.image_spec, hash_with(weights_hash(encoder.net), pooling), "unknown",
-                   pooling=POOLED[pooling], channels=encoder.channels)
-
-
 # The first that takes a name has it. A kind more is a row here, and in adaptation/adaptable.py where it has layers.
 KINDS: tuple[Kind, ...] = (
     Kind(lambda asked: asked.name.startswith("bank:"), lambda asked: read_manifest(Path(asked.source), "bank"), _no_network),
-    Kind(lambda asked: asked.name.startswith("hf:"), _check_hub, _from_transformers, adaptable=True),
+    Kind(lambda asked: asked.name.startswith("hf:"), _check_hub,
+         lambda asked: from_encoder(asked.name, asked.source, asked.stated.size, asked.stated.pool), adaptable=True),
     Kind(lambda asked: asked.name.endswith(".pt2"), _check_file, _from_program),
     Kind(lambda asked: asked.name.endswith(".onnx"), _check_file, _from_graph),
     Kind(lambda asked: asked.name == dinov2_small.NAME, lambda asked: dinov2_small.weights_path(),

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import timm
 import torch
-from drawn import smooth_picture
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from tiny import CLASSES, tiny_model
 
+from benchmarks.robustness.teachers import picture
 from distill.adapters.experts import AdapterSpec
 from distill.adapters.insert import POOLED
 from distill.networks.architectures import check_architecture
@@ -86,7 +86,7 @@ def test_their_preparation_of_an_image_is_ours(tmp_path: Path, name: str) -> Non
     transform = create_transform(**resolve_data_config({}, model=timm.create_model(f"local-dir:{folder}", pretrained=True)))
     scale = 255 * np.asarray(STD)[:, None, None]
     for shape in ((90, 120), (180, 90)):  # whose margins are even: of an odd one torchvision takes the larger half off first
-        raw = np.maximum(smooth_picture(*shape, seed=1), 20)
+        raw = np.maximum(np.asarray(picture(*shape, seed=1)), 20)
         raw = raw[..., :1].repeat(3, axis=2) if spec.channels == 1 else raw
         levels = spec.stored(raw)
         image = levels.max(axis=2) > 0  # all but what is put around a padded one

@@ -31,9 +31,9 @@ Exported = Callable[[Case], Path]
 @pytest.fixture
 def fuzzing() -> SimpleNamespace:
     """The benchmark's own modules."""
-    from benchmarks.robustness import fuzz_onnx, mutants
+    from benchmarks.robustness import child, mutants
 
-    return SimpleNamespace(child=fuzz_onnx.Child, mutants=mutants.mutants, layout=mutants.layout)
+    return SimpleNamespace(child=child.Child, mutants=mutants.mutants, layout=mutants.layout)
 
 
 def test_a_hundred_damaged_models_crash_nothing_hang_nothing_and_raise_one_kind_of_error(exported: Exported, tmp_path: Path) -> None:
