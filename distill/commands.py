@@ -229,10 +229,8 @@ def student_image_spec(options: StudentOptions, images: ImageSet, own: OwnStuden
     if side is None:
         median = max(images.facts.get("median_size", (96, 96)))
         side = min(max(32 * round(median / 32), 64), 128)
-    window = tuple(images.facts.get("window", (0.0, 255.0)))
     mean, std = pretrained_statistics(options) if own is None else (own.mean, own.std)
-    return ImageSpec(side, side, images.facts.get("channels", 3), images.facts.get("dtype", "uint8"),
-                     (float(window[0]), float(window[1])), mean, std, images.volume, options.resize)
+    return ImageSpec(side, side, mean=mean, std=std, fit=options.resize, **images.form)
 
 
 def pretrained_statistics(options: StudentOptions) -> tuple[Any, Any]:

@@ -84,7 +84,9 @@ def _export(settings: ExportSettings, command: str, images_of: Callable[[Checkpo
     checkpoint, images = opened()
     student = read_student(settings.student_dir, checkpoint)  # figures that cannot be are told before the minutes of work, too
     if checkpoint.image_spec.volume is not None and (settings.input != "image" or settings.input_size):
-        raise UserError("a student of volumes takes slices of its own size and a mask; leave --input tensor and --input-size out", USAGE)
+        raise UserError("a student of volumes takes slices of its own size; leave --input tensor and --input-size out", USAGE)
+    if checkpoint.image_spec.physical and settings.input != "image":
+        raise UserError("the windows of this student are inside its graph, which takes physical values; leave --input tensor out", USAGE)
     rows = parity_rows(images, settings.parity_images)
     data, failed = fp32_graph(student, jobs[0].build()), []
     for job in jobs:

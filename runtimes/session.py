@@ -22,7 +22,7 @@ from runtimes.scores import Scores, calibrated, decide
 from runtimes.stacks import as_stacks
 
 Images = str | Path | NDArray[Any] | Sequence[str | Path | NDArray[Any]]
-Feeds = NDArray[Any] | tuple[NDArray[Any], NDArray[Any]]  # what a graph takes: one array, or slices and mask
+Feeds = NDArray[Any] | tuple[NDArray[Any], NDArray[Any]]  # what a graph takes: one array, or of volumes slice by slice also a mask
 ARRAY, FLOAT = np.ndarray, np.dtype(np.float32)  # found once: a lookup in numpy and a new dtype at every call cost more than they look
 MIN_SIDE = 8  # pixels; below that there is nothing to see, and a resize would invent it
 
@@ -112,7 +112,7 @@ def open_runtime(artifact: Artifact, *, threads: int | None = None, device: str 
 
 
 def as_batch(images: Images, artifact: Artifact) -> Feeds:
-    """What the graph takes: volumes as slices and mask, images as one array; UserError for any other input."""
+    """What the graph takes: volumes as slices and mask, all else as one array; UserError for any other input."""
     return as_images(images, artifact) if artifact.image_spec.volume is None else as_stacks(images, artifact)
 
 
@@ -140,7 +140,8 @@ def _batch_of_array(images: NDArray[Any], artifact: Artifact) -> NDArray[Any]:
         return _pixel_values(images, artifact)
     if images.dtype != spec.dtype:
         expected = f"{spec.dtype}{' (or float32 pixel_values)' if artifact.input_kind == 'tensor' else ''}"
-        raise UserError(f"image array of dtype {images.dtype}, expected {expected}: raw grey levels, not scaled and not normalised")
+        raise UserError(f"image array of dtype {images.dtype}, expected {expected}: {'values such as HU' if spec.physical else 'raw grey levels'}, not scaled and not "
+                        "normalised")
     if images.ndim == 2 and spec.channels == 1:
         images = images[..., None]
     batch = images[None] if images.ndim == 3 else images
@@ -174,8 +175,8 @@ def _from_raw(raw: NDArray[Any], artifact: Artifact) -> NDArray[Any]:
 
 
 def _read(path: str | Path, artifact: Artifact) -> NDArray[Any]:
-    raw = decode(Path(path))
     spec = artifact.image_spec
+    raw = decode(Path(path), values=spec.physical)
     if raw.dtype != spec.dtype:
         raise UserError(f"{path}: pixels are {raw.dtype}, this model takes {spec.dtype} grey levels from "
                         f"{spec.window[0]:g} to {spec.window[1]:g}")

@@ -1,4 +1,4 @@
-"""Volumes as the two arrays a graph for volumes takes: slices at graph size, and the mask of those that are there.
+"""Volumes as a graph for volumes takes them: slices at graph size, and the mask of those that are there where it asks for one.
 
 Owns: `as_stacks`, the checks of volumes before a runtime sees them. Does not own: reading and cutting (volumes.py), images (session.py).
 """
@@ -14,36 +14,45 @@ from numpy.typing import NDArray
 
 from runtimes.artifact.artifact import Artifact
 from runtimes.errors import UserError
-from runtimes.images.spec import read_image
 
 MIN_SIDE = 8
 Volumes = str | Path | NDArray[Any] | Sequence[str | Path | NDArray[Any]] | tuple[NDArray[Any], NDArray[Any]]
-Stacks = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+Stacks = NDArray[Any] | tuple[NDArray[Any], NDArray[np.uint8]]
 
 
 def as_stacks(volumes: Volumes, artifact: Artifact) -> Stacks:
-    """Slices (N, S, h, w, C), uint8, and mask (N, S), 1 where a slice is there, of files, arrays (D, H, W) or lists of these.
+    """Slices (N, S, h, w, C) and mask (N, S), uint8, 1 where a slice is there, of files, arrays (D, H, W) or lists of these.
 
-    An array holds slices along the artifact's axis, first to last, of any numeric type: they are scaled, thinned out and resized as
-    in training. A pair (slices, mask) is taken as the graph takes it, once checked. UserError for anything else.
+    Of a network that sees volumes at once the slices alone. An array holds slices along the artifact's axis, first to last, of any numeric
+    type: they are scaled, thinned out and resized as in training. A pair (slices, mask), or slices alone that have five dimensions, are
+    taken as the graph takes them, once checked. UserError for anything else.
     """
-    if isinstance(volumes, tuple) and len(volumes) == 2 and all(isinstance(array, np.ndarray) for array in volumes):
-        return _checked(np.asarray(volumes[0]), np.asarray(volumes[1]), artifact)
+    masked = artifact.image_spec.masked
+    if masked and isinstance(volumes, tuple) and len(volumes) == 2 and all(isinstance(array, np.ndarray) for array in volumes):
+        return _checked(np.asarray(volumes[0]), artifact), _checked_mask(np.asarray(volumes[1]), np.asarray(volumes[0]))
+    if not masked and isinstance(volumes, np.ndarray) and volumes.ndim == 5:
+        return _checked(volumes, artifact)
     if isinstance(volumes, np.ndarray | str | Path):
-        return _stack(volumes, artifact)
-    if isinstance(volumes, Sequence) and not isinstance(volumes, bytes):
+        stacks = [_stack(volumes, artifact)]
+    elif isinstance(volumes, Sequence) and not isinstance(volumes, bytes):
         if not volumes:
             raise UserError("no volumes; expected at least one")
         stacks = [_stack(volume, artifact) for volume in volumes]
-        return np.concatenate([slices for slices, _ in stacks]), np.concatenate([mask for _, mask in stacks])
-    raise UserError(f"volumes are {type(volumes).__name__}; expected a path, an array (slices, height, width) or a list of these")
+    else:
+        raise UserError(f"volumes are {type(volumes).__name__}; expected a path, an array (slices, height, width) or a list of these")
+    slices = np.concatenate([stack for stack, _ in stacks])
+    if not masked:
+        return slices
+    there = np.asarray([count for _, count in stacks])
+    return slices, (np.arange(artifact.image_spec.slices) < there[:, None]).astype(np.uint8)
 
 
-def _stack(volume: Any, artifact: Artifact) -> Stacks:
+def _stack(volume: Any, artifact: Artifact) -> tuple[NDArray[Any], int]:
+    """One volume as the graph takes it, (1, S, h, w, C), and how many of its slices are there."""
     spec = artifact.image_spec
     assert spec.volume is not None
     if isinstance(volume, str | Path):
-        raw = read_image(Path(volume), spec.volume)
+        raw = spec.read(Path(volume))
     elif isinstance(volume, np.ndarray):
         raw = spec.volume.levels(volume)
     else:
@@ -55,16 +64,20 @@ def _stack(volume: Any, artifact: Artifact) -> Stacks:
     slices = spec.resized(raw)
     if slices.min() == slices.max():
         raise UserError(f"volume with the single value {slices.flat[0]} everywhere; nothing in it can be classified")
-    mask = np.arange(spec.slices) < spec.slices_of(raw)
-    return np.ascontiguousarray(slices[None]), mask[None].astype(np.uint8)
+    return np.ascontiguousarray(slices[None]), spec.slices_of(raw)
 
 
-def _checked(slices: NDArray[Any], mask: NDArray[Any], artifact: Artifact) -> Stacks:
-    shape = (artifact.image_spec.slices, *artifact.graph_size, artifact.image_spec.channels)
-    if slices.dtype != np.uint8 or slices.ndim != 5 or slices.shape[1:] != shape or not len(slices):
-        raise UserError(f"slices of {slices.dtype} {slices.shape}, expected uint8 (volumes, {', '.join(map(str, shape))})")
+def _checked(slices: NDArray[Any], artifact: Artifact) -> NDArray[Any]:
+    spec = artifact.image_spec
+    shape = (spec.slices, *artifact.graph_size, spec.channels)
+    if slices.dtype != spec.dtype or slices.ndim != 5 or slices.shape[1:] != shape or not len(slices):
+        raise UserError(f"slices of {slices.dtype} {slices.shape}, expected {spec.dtype} (volumes, {', '.join(map(str, shape))})")
+    return np.ascontiguousarray(slices)
+
+
+def _checked_mask(mask: NDArray[Any], slices: NDArray[Any]) -> NDArray[np.uint8]:
     if mask.dtype != np.uint8 or mask.shape != slices.shape[:2] or mask.max() > 1:
         raise UserError(f"mask of {mask.dtype} {mask.shape}, expected uint8 {slices.shape[:2]} of 0 and 1")
     if not mask.any(axis=1).all():
         raise UserError("a volume's mask is 0 everywhere; expected one slice at least")
-    return np.ascontiguousarray(slices), np.ascontiguousarray(mask)
+    return np.ascontiguousarray(mask)

@@ -32,7 +32,7 @@ def read_golden(artifact: Artifact) -> tuple[Any, NDArray[Any], NDArray[Any]]:
     count = len(images) if images.ndim else 0
     _check_golden(images, input_form(artifact), count, folder / "input_0.pb")
     inputs: Any = images
-    if artifact.image_spec.volume is not None:
+    if artifact.image_spec.masked:
         mask = _tensor(artifact, "input_1.pb")
         _check_golden(mask, (np.uint8, (artifact.image_spec.slices,)), count, folder / "input_1.pb")
         inputs = (images, mask)

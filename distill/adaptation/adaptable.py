@@ -56,9 +56,7 @@ def adaptable(name: str, teacher: Teacher, images: ImageSet, *, seed: int, pooli
     check_adaptable(name)
     teacher = replace(teacher, net=copy.deepcopy(teacher.net))
     base = teacher.image_spec
-    low, high = images.facts.get("window", (0.0, 255.0))
-    spec = replace(base, channels=images.facts.get("channels", 3), dtype=images.facts.get("dtype", "uint8"),
-                   window=(float(low), float(high)), volume=images.volume)
+    spec = replace(base, **images.form)
     if Path(name).is_dir() and not is_timm_folder(Path(name)):
         parent = load_checkpoint(Path(name)).model
         model_spec = ModelSpec(parent.spec.arch, spec.height, spec.width, images.task, images.classes, parent.spec.arguments,

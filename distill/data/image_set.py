@@ -24,7 +24,8 @@ from runtimes.scores import Task
 class ImageSet:
     """Images with labels, split and patients; `images[i]` is a path or a raw array (H, W, C), drawn or read when asked.
 
-    volume: how files become stacks of slices (D, H, W, C), where the images are volumes; None otherwise.
+    volume: how files become stacks of slices (D, H, W, C), where the images are volumes; None otherwise. values: images are physical
+    values, such as HU, of int16.
     labels: int64 (N,), -1 where unlabelled; for multi-label float32 (N, C), nan where missing. split: "train", "val", "test".
     """
 
@@ -39,13 +40,21 @@ class ImageSet:
     synthetic: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
     volume: VolumeSpec | None = None
+    values: bool = False
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def raw(self, index: int) -> NDArray[Any]:
-        """Image `index` as a raw array (H, W, C), uint8 or uint16; a volume as (D, H, W, C)."""
-        return read_image(self.images[index], self.volume)
+    def raw(self, index: int, volume: VolumeSpec | None = None) -> NDArray[Any]:
+        """Image `index` as a raw array (H, W, C), uint8, uint16 or int16; a volume as (D, H, W, C), cut as the set's, or as asked."""
+        return read_image(self.images[index], volume or self.volume, self.values)
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """What an ImageSpec takes over from the images: channels, dtype, window or windows, and how volumes are cut."""
+        low, high = self.facts.get("window", (0.0, 255.0))
+        return {"channels": self.facts.get("channels", 3), "dtype": self.facts.get("dtype", "uint8"), "window": (float(low), float(high)),
+                "windows": tuple((float(low), float(high)) for low, high in self.facts.get("windows", ())), "volume": self.volume}
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """Indices of the images of one split, in order."""

@@ -25,6 +25,7 @@ from runtimes.errors import MISSING, USAGE, UserError
 from runtimes.files.schema import check, maybe, object_of, text
 from runtimes.files.spreadsheet import write_table
 from runtimes.images.volumes import VolumeSpec
+from runtimes.images.windows import window_named
 
 ALONGSIDE = object_of({}, {"out": text(65536), "unlabelled": maybe(text(65536))}, others=True)  # what a record says beside its data
 
@@ -52,7 +53,8 @@ def read_images(options: DataOptions, listing: Path | None, *, unlabelled: Path 
         with track("data") as update:
             return load_images(options.data, task=options.task, label=options.label, seed=options.split_seed, unlabelled=unlabelled,
                                skip_bad_images=options.skip_bad_images, phantom_images=options.phantom_images,
-                               phantom_size=options.phantom_size, volume=volume_spec(options), uncertain=options.uncertain,
+                               phantom_size=options.phantom_size, volume=volume_spec(options),
+                               windows=[window_named(name) for name in options.windows], uncertain=options.uncertain,
                                keep_together=options.keep_together, earlier=earlier, progress=update)
     except BadImages as error:
         if listing is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def _keep(listing: Listing, rows: NDArray[np.int64]) -> Listing:
 def load_images(
     data: str, *, task: str | None = None, label: str | None = None, seed: int = 0, unlabelled: Path | None = None,
     skip_bad_images: bool = False, phantom_images: tuple[int, int, int] | None = None, phantom_size: int = 96,
-    volume: VolumeSpec | None = None, uncertain: str = "unknown", keep_together: str = "near", earlier: bool = False,
+    volume: VolumeSpec | None = None, windows: Sequence[tuple[float, float]] = (), uncertain: str = "unknown", keep_together: str = "near", earlier: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImageSet:
     """List, scan, split and check the images of --data; nothing is trained on that was not opened once.
@@ -84,7 +84,7 @@ def load_images(
     `facts` says how it was done: form, task_from, split_from, counts, class_counts, channels, dtype, window, sizes,
     median_size, skipped, skipped_paths, copies, left_out, near_copies, notes. Raises BadImages, one report of every bad image,
     unless they are to be skipped, and UserError for everything else a user can mend. volume: how volumes are cut, should the
-    data hold any; the number of slices is read off the data where it is 0. uncertain: what -1 means in a table. keep_together: what a
+    data hold any; the number of slices is read off the data where it is 0. windows: of physical values, at most three. uncertain: what -1 means in a table. keep_together: what a
     split that is made here holds on one side: patients and near copies (near), patients (group) or neither (none). earlier: as versions
     without these two read data, so that the split of an old student comes out again: copies by the bytes of files, no patients by
     folders, tables as they were read.
@@ -100,7 +100,10 @@ def load_images(
     drawn = len(listing.keys) if listing.synthetic else 0
     if unlabelled is not None:
         listing = _with_unlabelled(listing, unlabelled)
+    if windows and listing.synthetic:
+        raise UserError(f"--windows are about physical values such as HU; {data} is drawn in grey levels; leave them out", USAGE)
     cut = _volumes(listing, volume or VolumeSpec())
+    cut = replace(cut, scaling="values") if cut is not None and windows else cut
     facts = {"data": data, **listing.facts, "notes": list(listing.facts.get("notes", []))}
     if keep_together != "none":
         check_groups(listing.split, listing.groups)
@@ -117,7 +120,7 @@ def load_images(
                     depth=DEPTHS[1] if cut is not None else 1)
         for key in listing.keys[:drawn]]
     if drawn < len(paths):  # what is drawn by our own code is not scanned
-        rest, faults = scan(images[drawn:], listing.keys[drawn:], volume=cut, progress=progress)
+        rest, faults = scan(images[drawn:], listing.keys[drawn:], volume=cut, values=bool(windows), progress=progress)
         records += rest
         problems = [*listing.problems, *(replace(problem, row=problem.row + drawn) for problem in faults)]
     else:
@@ -162,7 +165,7 @@ def load_images(
             facts["notes"].append(f"--keep-together none: images of one {' or '.join(added)} may be in several splits")
         else:
             check_groups(listing.split, added)
-    return _finished(listing, [record for record in records if record is not None], facts, seed, cut, keep_together)
+    return _finished(listing, [record for record in records if record is not None], facts, seed, cut, keep_together, windows)
 
 
 def _volumes(listing: Listing, volume: VolumeSpec) -> VolumeSpec | None:
@@ -189,6 +192,7 @@ def _volumes(listing: Listing, volume: VolumeSpec) -> VolumeSpec | None:
 
 def _finished(
     listing: Listing, records: list[ImageRecord], facts: dict[str, Any], seed: int, cut: VolumeSpec | None, keep_together: str,
+    windows: Sequence[tuple[float, float]] = (),
 ) -> ImageSet:
     """Split what is left, check that every class can be learnt, and write down the facts."""
     columns = list(listing.groups.values())
@@ -224,8 +228,12 @@ def _finished(
         cut = replace(cut, slices=cut.slices or min(max(depths), MOST_SLICES))
         facts |= {"volume": cut.as_dict(), "depths": [min(depths), int(np.median(depths)), max(depths)]}
     result = ImageSet(listing.images, listing.keys, listing.labels, listing.classes, listing.task,
-                      listing.split.astype(str), groups, tuple(record.digest for record in records), listing.synthetic, facts, cut)
-    facts["window"] = [0, 255] if facts["dtype"] == "uint8" else find_window(result)
+                      listing.split.astype(str), groups, tuple(record.digest for record in records), listing.synthetic, facts, cut, bool(windows))
+    if windows:
+        facts["window"] = [min(low for low, _ in windows), max(high for _, high in windows)]
+        facts |= {"windows": [list(window) for window in windows]} if len(windows) > 1 else {}
+    else:
+        facts["window"] = [0, 255] if facts["dtype"] == "uint8" else find_window(result)
     facts["unlabelled"] = int((~result.labelled).sum())
     return result
 

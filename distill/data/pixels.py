@@ -56,7 +56,7 @@ class PixelStore:
 
 
 def _shape(images: ImageSet, spec: ImageSpec) -> tuple[int, ...]:
-    return (len(images), *((spec.slices,) if spec.slices else ()), spec.height, spec.width, spec.channels)
+    return (len(images), *((spec.slices,) if spec.slices else ()), spec.height, spec.width, spec.levels_channels)
 
 
 def pixel_bytes(images: ImageSet, spec: ImageSpec) -> int:

@@ -73,11 +73,11 @@ class BadImages(UserError):
 
 def scan(
     images: Sequence[Path | NDArray[Any]], keys: Sequence[str], *, volume: VolumeSpec | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    values: bool = False, progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[ImageRecord | None], list[BadImage]]:
     """Open every image once, on all cores; what was seen of each (None where nothing could be), and what is wrong.
 
-    volume: how the images become slices where they are volumes.
+    volume: how the images become slices where they are volumes. values: they are read as physical values.
     """
     records: list[ImageRecord | None] = []
     problems: list[BadImage] = []
@@ -88,7 +88,7 @@ def scan(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            for row, (record, reason, detail) in enumerate(pool.map(lambda row: _look(images[row], volume, secret), range(total))):
+            for row, (record, reason, detail) in enumerate(pool.map(lambda row: _look(images[row], volume, values, secret), range(total))):
                 records.append(record)
                 if reason:
                     item = images[row]
@@ -100,11 +100,11 @@ def scan(
     return records, problems
 
 
-def _look(item: Path | NDArray[Any], volume: VolumeSpec | None, secret: bytes) -> tuple[ImageRecord | None, str, str]:
+def _look(item: Path | NDArray[Any], volume: VolumeSpec | None, values: bool, secret: bytes) -> tuple[ImageRecord | None, str, str]:
     header = None
     if isinstance(item, Path):
         try:
-            raw = read_image(item, volume)
+            raw = read_image(item, volume, values)
             header = look_at_header(item, secret)
             digest = sha256_file(item)
         except UserError as error:

@@ -12,6 +12,7 @@ from distill.settings.group import Group
 from runtimes.commands.settings import Expert
 from runtimes.errors import USAGE, UserError
 from runtimes.images.volumes import MAX_FILL
+from runtimes.images.windows import MOST_WINDOWS, window_named
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class DataOptions(Group):
     """Most slices of a volume that a network sees, evenly spread; the thickest volume's, up to 32, when not given."""
     axis: Annotated[Literal["axial", "coronal", "sagittal"], Expert] = "axial"
     """How volumes are cut into slices."""
+    windows: tuple[str, ...] = ()
+    """One to three windows of physical values (CT), a channel each: brain, subdural, bone, ..., or W80L40; inside the exported graph."""
     volume_window: tuple[float, float] | None = None
     """Intensities shown as black and white; each volume's own percentiles 0.5 and 99.5 when not given."""
     volume_fill: Annotated[float | None, Expert] = None
@@ -52,6 +55,13 @@ class DataOptions(Group):
         self.pixels("phantom_size")
         if self.slices is not None and not 1 <= self.slices <= 512:
             raise UserError(f"--slices {self.slices} must be between 1 and 512", USAGE)
+        if len(self.windows) > MOST_WINDOWS:
+            raise UserError(f"--windows {' '.join(self.windows)}: {len(self.windows)} windows; expected {MOST_WINDOWS} at most, one for each "
+                            "channel", USAGE)
+        for name in self.windows:
+            window_named(name)
+        if self.windows and self.volume_window is not None:
+            raise UserError("--windows and --volume-window both say what is black and white; give one of them", USAGE)
         if self.volume_window is not None and not self.volume_window[0] < self.volume_window[1]:
             raise UserError(f"--volume-window {self.volume_window} is empty; give the lower intensity first", USAGE)
         if self.volume_fill is not None and abs(self.volume_fill) > MAX_FILL:

@@ -113,9 +113,7 @@ def bank_teacher(source: TeacherSource, plan: BankPlan, images: ImageSet, views:
     before = weights_hash(teacher.net)  # not teacher.hash, which for a .pt2 is that of the whole file
     teacher.introduce()
     base = teacher.image_spec
-    low, high = images.facts.get("window", (0.0, 255.0))
-    spec = replace(base, channels=images.facts.get("channels", 3), dtype=images.facts.get("dtype", "uint8"),
-                   window=(float(low), float(high)), volume=images.volume)
+    spec = replace(base, **images.form)
     bank, folder = find_bank(plan, images, teacher, spec, views, device)
     if plan.audit:
         worst = audit(bank, images, spec, torch_forward(teacher, device), views=views, seed=plan.seed, share=plan.audit)

@@ -93,17 +93,18 @@ def _interface(artifact: Artifact, calibrated: str) -> str:
     if artifact.input_kind == "tensor":
         rows = [f"| input | `pixel_values` | float32 | (batch, 3, {spec.height}, {spec.width}) | normalised pixels |",
                 f"| output | `logits` | float32 | (batch, {count}) | before temperature {_numbers(artifact.temperatures)} |"]
-    elif spec.volume is not None:
+    elif spec.masked:
         height, width = artifact.graph_size
-        rows = [f"| input | `image` | uint8 | (batch, {spec.slices}, {height}, {width}, {spec.channels}) | slices |",
+        rows = [f"| input | `image` | {spec.dtype} | (batch, {spec.slices}, {height}, {width}, {spec.channels}) | slices |",
                 f"| input | `mask` | uint8 | (batch, {spec.slices}) | 1 where a slice is there |",
                 f"| output | `logits` | float32 | (batch, {count}) | before temperature {_numbers(artifact.temperatures)} |",
                 f"| output | `probabilities` | float32 | (batch, {count}) | {markdown(calibrated)} |",
                 f"| output | `attention` | float32 | (batch, {spec.slices}) | what each slice weighed |"]
     else:
         height, width = artifact.graph_size
-        levels = f"raw grey levels, {spec.window[0]:g} to {spec.window[1]:g} are told apart"
-        rows = [f"| input | `image` | {spec.dtype} | (batch, {height}, {width}, {spec.channels}) | {levels} |",
+        levels = f"raw {'values' if spec.physical else 'grey levels'}, {spec.window[0]:g} to {spec.window[1]:g} are told apart"
+        stack = f"{spec.slices}, " if spec.slices else ""
+        rows = [f"| input | `image` | {spec.dtype} | (batch, {stack}{height}, {width}, {spec.channels}) | {levels} |",
                 f"| output | `logits` | float32 | (batch, {count}) | before temperature {_numbers(artifact.temperatures)} |",
                 f"| output | `probabilities` | float32 | (batch, {count}) | {markdown(calibrated)} |"]
     thresholds = f"\nDecision thresholds by class: {_numbers(artifact.thresholds)}.\n" if artifact.thresholds else ""

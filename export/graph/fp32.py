@@ -11,7 +11,7 @@ from torch.nn import Module
 from distill.networks.checkpoint import Checkpoint
 from distill.networks.deployed import reparameterised
 from export.facts import Student, graph_size, metadata
-from export.graph.network import DeployedGraph, TensorGraph, VolumeGraph, example_input
+from export.graph.network import DeployedGraph, SolidGraph, TensorGraph, VolumeGraph, example_input
 from export.graph.to_onnx import to_onnx
 from export.options import Build
 from runtimes.artifact.artifact import INPUT_NAMES, MASK, InputKind
@@ -22,7 +22,7 @@ def names(checkpoint: Checkpoint, kind: InputKind) -> tuple[list[str], list[str]
     inputs, outputs = [INPUT_NAMES[kind]], ["logits", "probabilities"]
     if kind == "tensor":
         return inputs, ["logits"]
-    return (inputs, outputs) if checkpoint.image_spec.volume is None else ([*inputs, MASK], [*outputs, "attention"])
+    return (inputs, outputs) if not checkpoint.image_spec.masked else ([*inputs, MASK], [*outputs, "attention"])
 
 
 def fp32_graph(student: Student, build: Build) -> bytes:
@@ -34,7 +34,7 @@ def fp32_graph(student: Student, build: Build) -> bytes:
     if build.input == "tensor":
         graph = TensorGraph(model)
     elif spec.volume is not None:
-        graph = VolumeGraph(model, spec, checkpoint.calibration)
+        graph = (VolumeGraph if spec.masked else SolidGraph)(model, spec, checkpoint.calibration)
     else:
         graph = DeployedGraph(model, spec, checkpoint.calibration, size)
     return to_onnx(graph, example_input(spec, build.input, size), input_names=inputs, output_names=outputs, opset=build.opset,

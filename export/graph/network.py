@@ -1,6 +1,6 @@
 """The network as it is deployed: raw pixels in, logits and calibrated probabilities out.
 
-Owns: DeployedGraph (image input), VolumeGraph (slices and mask), TensorGraph (`pixel_values` input).
+Owns: DeployedGraph (image input), VolumeGraph (slices and mask), SolidGraph (volumes seen at once), TensorGraph (`pixel_values` input).
 Does not own: writing ONNX (to_onnx.py). The order of operations is chosen for three runtimes: cast before transpose
 (TensorRT), mean/std before the resize matrices (OpenVINO).
 """
@@ -15,7 +15,7 @@ from distill.networks.models import Model
 from runtimes.errors import UserError
 from runtimes.images.spec import ImageSpec
 
-TORCH_DTYPES = {"uint8": torch.uint8, "uint16": torch.uint16}
+TORCH_DTYPES = {"uint8": torch.uint8, "uint16": torch.uint16, "int16": torch.int16}
 
 
 class DeployedGraph(nn.Module):
@@ -28,9 +28,8 @@ class DeployedGraph(nn.Module):
         super().__init__()
         self.model = model
         self.task = model.spec.task
-        low, high = spec.window
-        self.low, self.scale = low, 255.0 / (high - low)
-        self.windowed = (low, high) != (0.0, 255.0) or spec.dtype != "uint8"
+        self.span, self.windows, self.physical = spec.window, ((*spec.windows, *spec.windows[-1:])[:3] or (spec.window,)), spec.physical
+        self.windowed = spec.window != (0.0, 255.0) or spec.dtype != "uint8"
         # (level / 255 - mean) / std in two operations; a grey image is broadcast to three channels here.
         self.mean: Tensor
         self.factor: Tensor
@@ -66,17 +65,21 @@ class DeployedGraph(nn.Module):
     def pixels(self, image: Tensor) -> Tensor:
         """Raw levels (B, H, W, C) to what the network sees, (B, 3, h, w)."""
         levels = image.to(torch.float32).permute(0, 3, 1, 2)
+        if self.physical and self.resizes:  # physical values are resized first: windows bend them
+            low, high = self.span
+            levels = self.rows @ ((torch.clamp(levels, low, high) - low) @ self.columns) + low
         if self.windowed:
-            levels = torch.clamp((levels - self.low) * self.scale, 0.0, 255.0)
+            shown = [torch.clamp((levels - low) * (255.0 / (high - low)), 0.0, 255.0) for low, high in self.windows]
+            levels = torch.cat(shown, dim=1) if len(shown) > 1 else shown[0]
         pixels = (levels - self.mean) * self.factor
-        if not self.resizes:
+        if not self.resizes or self.physical:
             return pixels
         resized = self.rows @ (pixels @ self.columns)
         return resized + self.black if self.pads else resized
 
 
 class VolumeGraph(nn.Module):
-    """`image` (B, S, h, w, C) of grey slices and `mask` (B, S), uint8, to `logits`, `probabilities` and `attention` (B, S), float32.
+    """`image` (B, S, h, w, C) of slices and `mask` (B, S), uint8, to `logits`, `probabilities` and `attention` (B, S), float32.
 
     Missing slices have any pixels and mask 0: they weigh nothing.
     """
@@ -96,6 +99,21 @@ class VolumeGraph(nn.Module):
         return logits, self.image.probabilities(logits), attention
 
 
+class SolidGraph(nn.Module):
+    """`image` (B, S, h, w, C), a volume that the network sees at once, to `logits` and `probabilities` (B, classes), float32."""
+
+    def __init__(self, model: Model, spec: ImageSpec, calibration: Calibration) -> None:
+        super().__init__()
+        self.slices = spec.slices
+        self.image = DeployedGraph(model, spec, calibration, (spec.height, spec.width))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The volume to logits and probabilities."""
+        pixels = self.image.pixels(image.to(torch.float32).flatten(0, 1)).unflatten(0, (-1, self.slices))
+        logits = self.image.model(pixels)
+        return logits, self.image.probabilities(logits)
+
+
 class TensorGraph(nn.Module):
     """`pixel_values` (B, 3, h, w), normalised float32, to `logits` (B, classes): the plain graph that Optimum loads."""
 
@@ -113,6 +131,6 @@ def example_input(spec: ImageSpec, input_kind: str, graph_size: tuple[int, int])
     """A batch of 2 for tracing: an example batch of 1 would freeze the batch."""
     if input_kind == "tensor":
         return (torch.zeros(2, 3, spec.height, spec.width),)
-    if spec.volume is not None:
-        return (torch.zeros(2, spec.slices, *graph_size, spec.channels, dtype=torch.uint8), torch.ones(2, spec.slices, dtype=torch.uint8))
-    return (torch.zeros(2, *graph_size, spec.channels, dtype=TORCH_DTYPES[spec.dtype]),)
+    stack = (spec.slices,) if spec.slices else ()
+    image = torch.zeros(2, *stack, *graph_size, spec.channels, dtype=TORCH_DTYPES[spec.dtype])
+    return (image, torch.ones(2, spec.slices, dtype=torch.uint8)) if spec.masked else (image,)

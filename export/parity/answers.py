@@ -123,7 +123,7 @@ def device_image(image: Path | NDArray[Any], artifact: Artifact) -> tuple[Path |
     A graph with a baked resize takes one size: images of another are brought to it first, the same for both sides.
     """
     spec = artifact.image_spec
-    raw = spec.channelled(read_image(image, spec.volume))
+    raw = spec.channelled(spec.read(image))
     if artifact.baked and raw.shape[:2] != artifact.graph_size:
         raw = replace(spec, height=artifact.graph_size[0], width=artifact.graph_size[1]).resized(raw)
         return raw, raw, True
@@ -139,7 +139,7 @@ def evenly(rows: Sequence[int] | NDArray[np.int64], most: int) -> list[int]:
 def graph_inputs(raw: NDArray[Any], artifact: Artifact) -> Inputs:
     """What PyTorch must see to be compared with the graph: (pixels,), or of a volume pixels and mask."""
     spec = artifact.image_spec
-    if spec.volume is None:
+    if not spec.masked:
         return (graph_pixels(raw, artifact),)
     return graph_pixels(raw, artifact), (np.arange(spec.slices) < spec.slices_of(raw)).astype(np.float32)
 
@@ -154,12 +154,15 @@ def graph_pixels(raw: NDArray[Any], artifact: Artifact) -> NDArray[np.float32]:
         return spec.normalised(spec.stored(raw))
     if not artifact.baked:
         return spec.normalised(spec.levels(spec.resized(raw)))
-    levels = torch.from_numpy(spec.levels(raw)).permute(2, 0, 1)[None]
+    low, high = spec.window
+    levels = torch.from_numpy(np.clip(raw.astype(np.float32), low, high) - np.float32(low) if spec.physical else spec.levels(raw))
+    levels = levels.permute(2, 0, 1)[None]
     resized = F.interpolate(levels, spec.between(*raw.shape[:2]), mode="bilinear", antialias=True, align_corners=False)
     top, left = ((there - here) // 2 for there, here in zip(resized.shape[2:], (spec.height, spec.width), strict=True))
     below, right = spec.height + top - resized.shape[2], spec.width + left - resized.shape[3]
     placed = F.pad(resized, (-left, right, -top, below))  # a crop where negative; around a smaller image, black
-    return spec.normalised(placed.permute(0, 2, 3, 1).numpy())[0]
+    image = placed.permute(0, 2, 3, 1).numpy()
+    return spec.normalised(spec.levels(image + np.float32(low)) if spec.physical else image)[0]
 
 
 def reference_logits(model: Model, inputs: Sequence[Inputs]) -> NDArray[np.float32]:

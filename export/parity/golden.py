@@ -149,10 +149,12 @@ def example(recipe: Recipe, artifact: Artifact) -> Example:
         raw = draw(recipe, 0, height, width, spec)
         batch = as_batch(raw, artifact)
         return (batch if isinstance(batch, tuple) else (batch,)), graph_inputs(raw, artifact)
-    there = 1 + int(np.random.default_rng([SEED, recipe[-1], 1]).integers(spec.slices))
+    there = spec.slices if not spec.masked else 1 + int(np.random.default_rng([SEED, recipe[-1], 1]).integers(spec.slices))
     slices = np.zeros((spec.slices, height, width, spec.channels), spec.dtype)
     for place in range(there):
         slices[place] = draw(recipe, place, height, width, spec)
+    if not spec.masked:
+        return (slices[None],), (spec.normalised(spec.levels(slices)),)
     mask = (np.arange(spec.slices) < there).astype(np.uint8)
     return (slices[None], mask[None]), (spec.normalised(spec.levels(slices)), mask.astype(np.float32))
 

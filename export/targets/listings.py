@@ -7,14 +7,18 @@ README around them (card.py).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from runtimes.artifact.artifact import INPUT_NAMES, MASK, Artifact
 from runtimes.backends.ov import HINTS
 from runtimes.text import code, fenced, html_text, literal
 
-ELEMENTS = {"uint8": "u8", "uint16": "u16"}
+ELEMENTS = {"uint8": "u8", "uint16": "u16", "int16": "i16"}
+ARRAYS = {"uint8": "Uint8Array", "uint16": "Uint16Array", "int16": "Int16Array"}
 
 
 def listings(artifact: Artifact, programs: Sequence[str]) -> str:
@@ -50,9 +54,13 @@ def _facts(artifact: Artifact, web: bool) -> dict[str, Any]:
     """What the templates know of an artifact."""
     spec, tensor = artifact.image_spec, artifact.input_kind == "tensor"
     height, width = (spec.height, spec.width) if tensor else artifact.graph_size
-    raw = "image.raw" if spec.volume is None else "slices.raw"
-    what = (f"the pixels of one image, {height} rows of {width} x {spec.channels} {spec.dtype}" if spec.volume is None else
-            f"1 to {spec.slices} slices of {height} rows of {width} x {spec.channels} uint8, scaled and resized as in training")
+    solid = spec.volume is not None and spec.volume.solid
+    raw = "slices.raw" if spec.masked else "volume.raw" if solid else "image.raw"
+    what = f"the {'values' if spec.physical else 'pixels'} of one image, {height} rows of {width} x {spec.channels} {spec.dtype}"
+    if spec.volume is not None:
+        what = (f"{spec.slices if solid else f'1 to {spec.slices}'} slices of {height} rows of {width} x {spec.channels} {spec.dtype}, "
+                "scaled and resized as in training")
+    shape = (*([spec.slices] if solid else []), height, width, spec.channels)
     other = "" if artifact.baked or spec.volume is not None else (
         f"\n// An image of another size has to be brought to {height}x{width} first: antialiased bilinear"
         f"{', as the web page does' if web else ''}.")
@@ -62,13 +70,14 @@ def _facts(artifact: Artifact, web: bool) -> dict[str, Any]:
         "folder": _folder(artifact), "model": artifact.model, "onnx": artifact.row.origin or artifact.model, "student": facts["student"],
         "synthetic": facts["synthetic"],
         "inputs": list(artifact.input_names), "input": INPUT_NAMES[artifact.input_kind], "mask": MASK, "tensor": tensor,
-        "volume": spec.volume is not None, "baked": artifact.baked, "answer": "logits" if tensor else "probabilities",
+        "volume": spec.masked, "solid": solid, "values": spec.physical, "shape": ", ".join(map(str, shape)),
+        "array": ARRAYS[spec.dtype], "baked": artifact.baked, "answer": "logits" if tensor else "probabilities",
         "height": height, "width": width, "channels": spec.channels, "slices": spec.slices, "dtype": spec.dtype,
-        "bytes": height * width * spec.channels * (2 if spec.dtype == "uint16" else 1), "low": low, "high": high,
+        "bytes": prod(shape) * np.dtype(spec.dtype).itemsize, "low": low, "high": high,
         "scale": 255 / (high - low), "mean": list(map(float, spec.mean)), "std": list(map(float, spec.std)),
         "classes": list(artifact.classes),
         "multilabel": artifact.task == "multilabel", "thresholds": [] if tensor else list(artifact.thresholds),
         "temperatures": list(artifact.temperatures), "hint": HINTS[artifact.precision],
         "element": "f32" if tensor else ELEMENTS[spec.dtype], "raw": raw,
-        "raw_told": f"{raw}: {what}, nothing else{', little-endian' if spec.dtype == 'uint16' else ''}.{other}",
+        "raw_told": f"{raw}: {what}, nothing else{', little-endian' if spec.dtype != 'uint8' else ''}.{other}",
     }

@@ -115,7 +115,7 @@ class Artifact:
     @property
     def input_names(self) -> tuple[str, ...]:
         """Names of the graph's inputs: one for images, slices and mask for volumes."""
-        return (INPUT_NAMES[self.input_kind],) if self.image_spec.volume is None else (INPUT_NAMES[self.input_kind], MASK)
+        return (INPUT_NAMES[self.input_kind],) if not self.image_spec.masked else (INPUT_NAMES[self.input_kind], MASK)
 
 
 def read_artifact(folder: Path | str, *, check: bool = True, public_key: Path | str | None = None) -> Artifact:

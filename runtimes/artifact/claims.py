@@ -147,8 +147,9 @@ def _plain(value: Any) -> Any:
 def _check_tensors(facts: Mapping[str, Any], graph: GraphFacts, where: str) -> None:
     """The graph's inputs and outputs are those that follow from the manifest; what it leaves open or unsaid is no contradiction."""
     image, count = facts["image"], len(facts["classes"])
-    slices = image["volume"]["slices"] if image.get("volume") else 0
-    stack = (slices,) if slices else ()
+    volume = image.get("volume") or {}
+    stack = (volume["slices"],) if volume else ()
+    slices = 0 if volume.get("solid") else volume.get("slices", 0)
     if facts["input"] == "tensor":
         inputs = [GraphTensor("pixel_values", "float32", (None, 3, image["height"], image["width"]))]
     else:

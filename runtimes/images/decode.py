@@ -30,9 +30,10 @@ LOW_BYTES = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 GREY_STEPS = {"L;2": 85, "L;4": 17}  # white is 255: what a level of a shallow PNG is multiplied by
 
 
-def decode(path: Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+def decode(path: Path, *, max_pixels: int = MAX_PIXELS, values: bool = False) -> NDArray[Any]:
     """Decode a file to (H, W, 1 or 3), uint8 or uint16, upright by its EXIF orientation; files of DICOM as `read_dicom` says.
 
+    values: of a file of DICOM its physical values, (H, W, 1) of int16; other files have none.
     Raises UserError for a missing, empty, truncated, too large, multi-frame or unsupported file, naming path and reason.
     """
     try:
@@ -45,7 +46,10 @@ def decode(path: Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
         # As a stream: Pillow maps files into memory, and shears a TIFF that is turned by a quarter.
         with path.open("rb") as stream:
             if dicom_header.is_dicom(path, stream.read(dicom_header.MAGIC_AT + 4)):
-                return read_dicom(path, max_pixels)
+                return read_dicom(path, max_pixels, values=values)
+            if values:
+                raise UserError(f"{path}: pictures hold grey levels; the windows of this model are about physical values such as HU, which "
+                                "files of DICOM, NIfTI volumes and arrays hold")
             stream.seek(0)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the bomb warning: the cap refuses earlier; metadata warnings: pixels are what counts

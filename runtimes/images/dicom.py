@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from runtimes.errors import MISSING, UserError
 from runtimes.images.dicom_guard import Bounded, load_pydicom, quiet
 from runtimes.images.dicom_header import COLOURS, DECODERS, PIXELS, Header, name_of, read_header
-from runtimes.images.dicom_levels import levels_of
+from runtimes.images.dicom_levels import levels_of, physical_values
 
 JPEG, JPEG_2000, BOX = b"\xff\xd8", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  "
 END = b"\xff\xd9"  # of a codestream of any JPEG; a byte or two of padding may follow
@@ -24,7 +24,7 @@ FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers of JPEG and 
 CODECS = ("JPEG", "High-Throughput")
 
 
-def read_dicom(path: Path, max_pixels: int) -> NDArray[Any]:
+def read_dicom(path: Path, max_pixels: int, *, values: bool = False) -> NDArray[Any]:
     """Decode a DICOM file to (H, W, 1 or 3), uint8 or uint16; UserError names path and reason, never a text of the file.
 
     Grey values go through the modality LUT, or RescaleSlope and RescaleIntercept; then through the first VOI LUT, or else the file's
@@ -57,7 +57,7 @@ def read_dicom(path: Path, max_pixels: int) -> NDArray[Any]:
             raise UserError(f"{path}: damaged (pixels of shape {stored.shape}, and the header says {shape})")
         if header.photometric in COLOURS and changed["photometric_interpretation"] != "RGB":
             raise UserError(f"{path}: {header.photometric} pixels of {header.bits_stored} bits are not brought to RGB; write them as RGB")
-        return np.ascontiguousarray(levels_of(path, pydicom, stored, header))
+        return np.ascontiguousarray((physical_values if values else levels_of)(path, pydicom, stored, header))
 
 
 def _decoder(path: Path, pydicom: Any, header: Header) -> Any:

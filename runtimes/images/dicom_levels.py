@@ -49,6 +49,26 @@ def grey_levels(path: Path, pydicom: Any, stored: NDArray[Any], header: Header) 
     return np.rint(square(levels[places][..., None], header.stretch)).astype(kind)
 
 
+def physical_values(path: Path, pydicom: Any, stored: NDArray[Any], header: Header) -> NDArray[np.int16]:
+    """Values (H, W, 1) behind the modality LUT, such as HU, as whole numbers; padding is the lowest value of the rest.
+
+    UserError for colour, for MONOCHROME1, whose values say how white they are, and for values that int16 cannot hold.
+    """
+    if header.photometric != "MONOCHROME2":
+        raise UserError(f"{path}: {header.photometric} pixels; the windows of this model are about physical values such as HU, which only "
+                        "MONOCHROME2 images hold")
+    values = np.asarray(pydicom.pixels.apply_modality_lut(stored, header.source), dtype=np.float64)
+    if header.padding is not None:
+        padding = (stored >= header.padding[0]) & (stored <= header.padding[1])
+        if not padding.all():
+            values[padding] = values[~padding].min()
+    values = np.rint(square(values[..., None], header.stretch) if header.stretch != 1.0 else values[..., None])
+    low, high = float(values.min()), float(values.max())
+    if low < -32768 or high > 32767:
+        raise UserError(f"{path}: values from {low:g} to {high:g}; expected -32,768 to 32,767, as HU are")
+    return values.astype(np.int16)
+
+
 def _shown(path: Path, pydicom: Any, values: NDArray[Any], counted: NDArray[np.bool_], header: Header) -> NDArray[np.float64]:
     """Levels 0 to 65535 of stored values, before MONOCHROME1 is turned round. counted: those that occur and are no padding."""
     source = header.source

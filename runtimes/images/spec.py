@@ -1,8 +1,8 @@
 """The one rule from a raw image to what a network sees.
 
-Owns: ImageSpec (dtype, window, channels, resize, mean, std) and read_image. A volume is an image of several slices, (D, H, W, C): every
-slice goes the way of an image, and missing ones are zeros. Does not own: decoding files (decode.py), cutting volumes (volumes.py),
-augmentation.
+Owns: ImageSpec (dtype, windows, channels, resize, mean, std) and read_image. A volume is an image of several slices, (D, H, W, C): every
+slice goes the way of an image and missing ones are zeros, or, where the network sees the volume at once, all are resized to as many as
+it takes. Does not own: decoding files (decode.py), cutting volumes (volumes.py), named windows (windows.py), augmentation.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from runtimes.errors import UserError
 from runtimes.files.schema import list_of, number, object_of, one_of, whole
 from runtimes.images.decode import decode
 from runtimes.images.volumes import VOLUME, VolumeSpec
+from runtimes.images.windows import MOST_WINDOWS
 
 LUMA = np.asarray([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow's "L"
 
@@ -63,11 +64,12 @@ def placed_matrix(source: int, between: int, target: int, interpolation: Filter 
 
 
 # What the JSON form of a spec holds.
+NARROWEST = 16.0  # of physical values, which are whole numbers: a narrower window would show their steps
 LEVEL = number(-1e6, 1e6)
 SPEC = object_of(
-    {"height": whole(8, 4096), "width": whole(8, 4096), "channels": one_of(1, 3), "dtype": one_of("uint8", "uint16"),
+    {"height": whole(8, 4096), "width": whole(8, 4096), "channels": one_of(1, 3), "dtype": one_of("uint8", "uint16", "int16"),
      "window": list_of(LEVEL, 2, 2), "mean": list_of(number(-1e3, 1e3), 3, 3), "std": list_of(number(1e-4, 1e4), 3, 3)},
-    {"volume": VOLUME, "fit": one_of("squash", "crop", "pad"), "edge": whole(8, 8192), "interpolation": one_of("bilinear", "bicubic")})
+    {"windows": list_of(list_of(LEVEL, 2, 2), 2, MOST_WINDOWS), "volume": VOLUME, "fit": one_of("squash", "crop", "pad"), "edge": whole(8, 8192), "interpolation": one_of("bilinear", "bicubic")})
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,15 @@ class ImageSpec:
 
     fit: an image of another shape is squashed; or its shortest side comes to the model's size and the middle is cropped; or its longest
     side comes to the model's size and black is put around it. edge: squash, or bring the shortest side, to this larger size first, and
-    crop the middle out of that, as the authors of some teachers do.
+    crop the middle out of that, as the authors of some teachers do. dtype int16: physical values, such as HU, which are resized first and
+    windowed then, on the device, too. windows: two or three of them, a channel each (the last twice where there are two); `window` spans
+    them all.
     """
 
     height: int
     width: int
     channels: Literal[1, 3] = 1
-    dtype: Literal["uint8", "uint16"] = "uint8"
+    dtype: Literal["uint8", "uint16", "int16"] = "uint8"
     window: tuple[float, float] = (0.0, 255.0)
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -90,12 +94,20 @@ class ImageSpec:
     fit: Fit = "squash"
     edge: int | None = None
     interpolation: Filter = "bilinear"
+    windows: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
         if min(self.height, self.width) < 8 or max(self.height, self.width) > 4096:
             raise UserError(f"model size {self.height}x{self.width} is outside 8 to 4096 pixels a side")
         if not self.window[0] < self.window[1] or self.window[1] - self.window[0] < 1e-6:  # narrower, the scale would overflow
             raise UserError(f"window {self.window} is empty; expected low < high")
+        if self.physical and any(high - low < NARROWEST for low, high in (self.window, *self.windows)):
+            raise UserError(f"windows {self.windows or self.window} of physical values; expected {NARROWEST:g} units from low to high, at "
+                            "least: the values are whole numbers")
+        if self.windows and (not self.physical or self.channels != 1 or not 2 <= len(self.windows) <= MOST_WINDOWS or self.window != (
+                min(low for low, _ in self.windows), max(high for _, high in self.windows))):
+            raise UserError(f"windows {self.windows} with window {self.window}, dtype {self.dtype} and {self.channels} channels; expected two "
+                            "or three windows of int16 values in one channel, and the window that spans them")
         if min(self.std) <= 0:
             raise UserError(f"std {self.std} must be above 0")
         if self.edge is not None and (self.fit == "pad" or self.height != self.width or self.edge < self.height):
@@ -109,12 +121,14 @@ class ImageSpec:
         if problem:
             raise UserError(problem)
         values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+        if "windows" in values:
+            values["windows"] = tuple((float(low), float(high)) for low, high in values["windows"])
         return cls(**{**values, **({"volume": VolumeSpec.from_dict(content["volume"])} if "volume" in content else {})})
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form; of volumes and of a fit it speaks only where there is one."""
-        usual = {"volume": None, "fit": "squash", "edge": None, "interpolation": "bilinear"}
-        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
+        usual = {"volume": None, "fit": "squash", "edge": None, "interpolation": "bilinear", "windows": ()}
+        plain = {key: list(map(list, value)) if key == "windows" else list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
                  if key not in usual or value != usual[key]}
         return plain if self.volume is None else {**plain, "volume": self.volume.as_dict()}
 
@@ -123,9 +137,28 @@ class ImageSpec:
         """Slices of a volume that the network takes; 0 for plain images."""
         return 0 if self.volume is None else self.volume.slices
 
+    @property
+    def masked(self) -> bool:
+        """Whether the network takes the slices of a volume one by one, and a mask of those that are there."""
+        return self.volume is not None and not self.volume.solid
+
+    @property
+    def physical(self) -> bool:
+        """Whether raw images hold physical values, such as HU, and no grey levels."""
+        return self.dtype == "int16"
+
+    @property
+    def levels_channels(self) -> int:
+        """Channels of the grey levels: those of the raw image, or three of several windows."""
+        return 3 if self.windows else self.channels
+
+    def read(self, item: Path | NDArray[Any]) -> NDArray[Any]:
+        """A file or array as the raw array that this spec is about; see read_image."""
+        return read_image(item, self.volume, self.physical)
+
     def slices_of(self, raw: NDArray[Any]) -> int:
         """How many of the network's slices a raw volume fills; 1 for an image."""
-        return 1 if self.volume is None else len(self.volume.places(len(raw)))
+        return 1 if self.volume is None else self.slices if self.volume.solid else len(self.volume.places(len(raw)))
 
     def each(self, raw: NDArray[Any], make: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
         """What `make` makes of every slice of a raw volume that the network sees, the rest of (S, h, w, C) zeros."""
@@ -147,17 +180,23 @@ class ImageSpec:
         return np.rint(raw.astype(np.float32) @ LUMA)[..., None].astype(raw.dtype)
 
     def levels(self, raw: NDArray[Any]) -> NDArray[np.float32]:
-        """Windowed grey levels 0 to 255 of a raw image, float32, same shape."""
+        """Windowed grey levels 0 to 255 of a raw image, float32, same shape, of several windows with a channel each."""
+        if self.windows:
+            first, second, third = (*self.windows, self.windows[-1])[:3]
+            return np.concatenate([_shown(raw, *window) for window in (first, second, third)], axis=-1)
         low, high = self.window
         if (low, high) == (0.0, 255.0) and raw.dtype == np.uint8:
             return raw.astype(np.float32)
-        return np.clip((raw.astype(np.float32) - low) * np.float32(255.0 / (high - low)), 0.0, 255.0)
+        return _shown(raw, low, high)
 
     def resized(self, raw: NDArray[Any]) -> NDArray[Any]:
-        """A raw image (H, W, C) at model size, same dtype: the resize a device applies before the graph; volumes slice by slice."""
-        if raw.ndim == 4:
+        """A raw image (H, W, C) at model size, same dtype: the resize a device applies before the graph; volumes slice by slice.
+
+        A volume that the network sees at once is resized along its slices, too.
+        """
+        if raw.ndim == 4 and self.masked:
             return self.each(raw, self.resized)
-        if self.keeps(*raw.shape[:2]):
+        if self._ready(raw):
             return raw
         low, high = self.window
         clipped = np.clip(raw.astype(np.float32), low, high)  # clip, then filter: the order of `stored` and of the graph
@@ -168,10 +207,12 @@ class ImageSpec:
 
     def stored(self, raw: NDArray[Any]) -> NDArray[np.uint8]:
         """Model-size grey levels as uint8 (height, width, channels): what training keeps of an image; volumes slice by slice."""
-        if raw.ndim == 4:
+        if raw.ndim == 4 and self.masked:
             return self.each(raw, self.stored)
+        if self.physical:
+            return np.rint(self.levels(self.resized(self.channelled(raw)))).astype(np.uint8)
         levels = self.levels(self.channelled(raw))
-        if not self.keeps(*levels.shape[:2]):
+        if not self._ready(levels):
             levels = self._filter(levels)
             if self.interpolation == "bicubic":  # which overshoots
                 levels = np.clip(levels, 0.0, 255.0)
@@ -203,15 +244,29 @@ class ImageSpec:
         tall, wide = self.between(height, width)
         return (placed_matrix(height, tall, self.height, self.interpolation), placed_matrix(width, wide, self.width, self.interpolation))
 
+    def _ready(self, raw: NDArray[Any]) -> bool:
+        """Whether an image, or a volume that is seen at once, has the size that the network takes."""
+        return self.keeps(*raw.shape[-3:-1]) and (raw.ndim == 3 or len(raw) == self.slices)
+
     def _filter(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        if image.ndim == 4:  # in the plane first, where there is most to lose
+            planes = np.stack([plane if self.keeps(*plane.shape[:2]) else self._filter(plane) for plane in image])
+            return np.tensordot(resize_matrix(len(image), self.slices, self.interpolation), planes, 1)
         height, width, channels = image.shape
         rows, columns = self.matrices(height, width)
         narrow = (rows @ image.reshape(height, width * channels)).reshape(self.height, width, channels)
         return np.einsum("xw,hwc->hxc", columns, narrow, optimize=True)
 
 
-def read_image(item: Path | NDArray[Any], volume: VolumeSpec | None = None) -> NDArray[Any]:
-    """A file or array as a raw array: an image (H, W, C), or a volume as grey slices (D, H, W, 1); images in arrays are what they are."""
+def _shown(raw: NDArray[Any], low: float, high: float) -> NDArray[np.float32]:
+    return np.clip((raw.astype(np.float32) - low) * np.float32(255.0 / (high - low)), 0.0, 255.0)
+
+
+def read_image(item: Path | NDArray[Any], volume: VolumeSpec | None = None, values: bool = False) -> NDArray[Any]:
+    """A file or array as a raw array: an image (H, W, C), or a volume as grey slices (D, H, W, 1); images in arrays are what they are.
+
+    values: of an image file its physical values, int16, in place of display levels; of volumes `volume` says it.
+    """
     if not isinstance(item, Path):
         return item if volume is None else volume.levels(item)
-    return decode(item) if volume is None else volume.read(item)
+    return decode(item, values=values) if volume is None else volume.read(item)

@@ -25,30 +25,33 @@ Axis = Literal["axial", "coronal", "sagittal"]
 ORDER: dict[str, tuple[int, int, int]] = {"axial": (2, 1, 0), "coronal": (1, 2, 0), "sagittal": (0, 2, 1)}
 
 
-VOLUME = object_of({"slices": whole(0, MAX_SLICES), "axis": one_of(*get_args(Axis)), "scaling": one_of("percentile", "window"),
-                    "window": list_of(number(-1e9, 1e9), 2, 2)}, {"fill": number(-MAX_FILL, MAX_FILL)})
+VOLUME = object_of({"slices": whole(0, MAX_SLICES), "axis": one_of(*get_args(Axis)), "scaling": one_of("percentile", "window", "values"),
+                    "window": list_of(number(-1e9, 1e9), 2, 2)}, {"fill": number(-MAX_FILL, MAX_FILL), "solid": one_of(True)})
 
 
 @dataclass(frozen=True)
 class VolumeSpec:
     """How a volume becomes grey slices: axis, most slices a network takes (0: as many as there are), and the scaling of intensities.
 
-    percentile: `window` holds two percentiles of the volume itself; window: two intensities, the same for all volumes. fill: the
-    intensity that stands for NaN; None refuses NaN, and is not part of the JSON form.
+    percentile: `window` holds two percentiles of the volume itself; window: two intensities, the same for all volumes; values: intensities
+    stay what they are, whole numbers of int16 such as HU, for windows inside the network's graph. fill: the intensity that stands for NaN;
+    None refuses NaN. solid: the network sees the volume at once, and always as many slices. The JSON form speaks of the last two only
+    where they are set.
     """
 
     slices: int = 0
     axis: Axis = "axial"
-    scaling: Literal["percentile", "window"] = "percentile"
+    scaling: Literal["percentile", "window", "values"] = "percentile"
     window: tuple[float, float] = (0.5, 99.5)
     fill: float | None = None
+    solid: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.slices <= MAX_SLICES:
             raise UserError(f"{self.slices} slices a volume; expected 1 to {MAX_SLICES}")
-        if self.axis not in get_args(Axis) or self.scaling not in ("percentile", "window"):
+        if self.axis not in get_args(Axis) or self.scaling not in ("percentile", "window", "values"):
             raise UserError(f"volume axis {self.axis!r}, scaling {self.scaling!r}; expected one of {', '.join(get_args(Axis))}, and "
-                            "percentile or window")
+                            "percentile, window or values")
         if not self.window[0] < self.window[1]:
             raise UserError(f"volume window {self.window} is empty; expected low < high")
         if self.fill is not None and not abs(self.fill) <= MAX_FILL:
@@ -64,8 +67,9 @@ class VolumeSpec:
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form; it speaks of a fill only where there is one, so that specs without hash as they always did."""
+        usual = {"fill": None, "solid": False}
         plain = {**asdict(self), "window": list(self.window)}
-        return {key: value for key, value in plain.items() if key != "fill" or value is not None}
+        return {key: value for key, value in plain.items() if key not in usual or value != usual[key]}
 
     def places(self, depth: int) -> NDArray[np.int64]:
         """Which of `depth` slices the network sees: all, or as many as it takes, evenly spread from first to last."""
@@ -73,8 +77,11 @@ class VolumeSpec:
             return np.arange(depth)
         return np.rint(np.linspace(0, depth - 1, self.slices)).astype(np.int64)
 
-    def levels(self, stack: NDArray[Any]) -> NDArray[np.uint8]:
-        """A stack (D, H, W) or (D, H, W, 1) of intensities as grey levels (D, H, W, 1); UserError for NaN, or nothing to see."""
+    def levels(self, stack: NDArray[Any]) -> NDArray[Any]:
+        """A stack (D, H, W) or (D, H, W, 1) of intensities as grey levels (D, H, W, 1), uint8, or as values, int16.
+
+        UserError for NaN, or nothing to see.
+        """
         stack = stack[..., None] if stack.ndim == 3 else stack
         if stack.ndim != 4 or stack.shape[3] != 1 or 0 in stack.shape:
             raise UserError(f"volume of shape {stack.shape}, expected (slices, height, width)")
@@ -84,6 +91,8 @@ class VolumeSpec:
             raise UserError(f"volume of dtype {stack.dtype}, expected numbers")
         if self.scaling == "window" and self.window == (0.0, 255.0) and stack.dtype == np.uint8:
             return stack
+        if self.scaling == "values" and np.issubdtype(stack.dtype, np.integer):  # no copy in float32: a CT has 100 million voxels
+            return self._whole(stack)
         values = stack.astype(np.float32)
         if self.fill is not None:
             values[np.isnan(values)] = self.fill
@@ -92,6 +101,8 @@ class VolumeSpec:
             raise UserError("volume holds NaN or Inf; expected finite intensities" + (
                 f" (NaN in {holes:,} of {values.size:,} voxels: train with --volume-fill VALUE, such as the intensity of air, which then "
                 "stands for NaN on the device too)" if holes else ""))
+        if self.scaling == "values":
+            return self._whole(values)
         low, high = self.window if self.scaling == "window" else np.percentile(values, self.window).tolist()
         if low >= high:  # next to nothing stands out of a flat volume: its whole range, then
             low, high = float(values.min()), float(values.max())
@@ -99,7 +110,19 @@ class VolumeSpec:
             raise UserError(f"volume with the single value {low:g} everywhere; nothing in it can be classified")
         return np.rint(np.clip((values - low) * np.float32(255.0 / (high - low)), 0.0, 255.0)).astype(np.uint8)
 
-    def read(self, path: Path) -> NDArray[np.uint8]:
+    @staticmethod
+    def _whole(values: NDArray[Any]) -> NDArray[np.int16]:
+        low, high = float(values.min()), float(values.max())
+        if low == high:
+            raise UserError(f"volume with the single value {low:g} everywhere; nothing in it can be classified")
+        if high - low < 16:  # the steps of whole numbers would show
+            raise UserError(f"volume of values from {low:g} to {high:g}, which as whole numbers lose too much; --windows is for CT in HU and "
+                            "the like; leave it out, or use --volume-window")
+        if low < -32768 or high > 32767:
+            values = np.clip(values, -32768, 32767)
+        return (values if np.issubdtype(values.dtype, np.integer) else np.rint(values)).astype(np.int16, copy=False)
+
+    def read(self, path: Path) -> NDArray[Any]:
         """A NIfTI file as grey slices (D, H, W, 1) along the axis."""
         try:
             return self.levels(self.cut(read_volume(path)))
