@@ -26,6 +26,7 @@ from distill.methods.build import build_branches, grid_of
 from distill.networks.checkpoint import load_checkpoint
 from distill.networks.models import Model, ModelSpec, count_macs, count_parameters
 from distill.networks.own import OwnStudent, tried
+from distill.networks.solid import TYPED, is_solid
 from distill.networks.stages import cut_stages
 from distill.networks.students import build_own, build_student, check_weights, timm_arguments, timm_name
 from distill.progress import say, track
@@ -42,7 +43,7 @@ from distill.settings.student import BudgetOptions, StudentOptions
 from distill.settings.teacher import TeacherOptions
 from distill.settings.training import RunOptions, TrainingOptions
 from distill.teacher.teacher import Teacher
-from distill.teacher.teachers import check_teacher
+from distill.teacher.teachers import check_teacher, sees_volumes
 from distill.teacher.teaching import BANKS, BankPlan, TeacherSource, check_bank, prepare_teacher, stated_input
 from distill.training.student import Recipe, distils_probe, peak_lr, run_on, task_gradients, train, train_a_little
 from runtimes.commands.flags import record
@@ -101,10 +102,10 @@ def story(settings: DistillSettings, command: str, opened: Run, networks: OwnNet
     for note in images.facts.get("notes", []):
         say("", note)
     check_method(settings.method, images)
-    spec = student_image_spec(settings.part(StudentOptions), images, networks.student)
-    like = ModelSpec(arch or "auto", spec.height, spec.width, images.task, images.classes, _arguments(arch, spec, networks.student),
+    spec = student_image_spec(settings.part(StudentOptions), images, networks.student, arch)
+    like = ModelSpec(arch or "auto", spec.height, spec.width, images.task, images.classes, network_arguments(arch, spec, networks.student),
                      slices=spec.slices, pooling=settings.slice_pooling)
-    views = ViewSpec(flip=0.5 if settings.flip else 0.0)
+    views = views_for(settings, images, spec, source)
     method = settings.part(MethodOptions)
     if networks.student is not None:  # what this method cannot teach is refused before the bank is built
         _check_stages(build_own(like, networks.student, settings.seed), method)
@@ -213,9 +214,11 @@ def _check_stages(student: Model, method: MethodOptions) -> None:
         cut_stages(student, method.stages - 1)
 
 
-def _arguments(arch: str | None, spec: ImageSpec, own: OwnStudent | None) -> dict[str, Any]:
+def network_arguments(arch: str | None, spec: ImageSpec, own: OwnStudent | None = None) -> dict[str, Any]:
     """What the student's network is made with; one of the user's own is tried out for it."""
-    return timm_arguments(arch or "") if own is None else {"features": tried(own, spec.height, spec.width)}
+    if own is not None:
+        return {"features": tried(own, spec.height, spec.width)}
+    return {"channels": spec.levels_channels} if arch is not None and is_solid(arch) else timm_arguments(arch or "")
 
 
 def teacher_folder(out: Path) -> Path:
@@ -223,14 +226,34 @@ def teacher_folder(out: Path) -> Path:
     return Path(f"{out}-teacher")
 
 
-def student_image_spec(options: StudentOptions, images: ImageSet, own: OwnStudent | None = None) -> ImageSpec:
-    """How images reach the student: the data's own depth and channels, at --size or a size near the images' own."""
+def views_for(settings: DistillSettings, images: ImageSet, spec: ImageSpec, source: TeacherSource) -> ViewSpec:
+    """How images are augmented: volumes as solids where both student and teacher see them at once, else in the plane of their slices."""
+    views = ViewSpec(flip=0.5 if settings.flip else 0.0)
+    if images.volume is None or spec.masked:
+        return views
+    seen = [source.name] * needs_bank(settings.method) + ([settings.second_teacher] if settings.second_teacher else [])
+    return replace(views, solid=source.own is None and all(map(sees_volumes, seen)))
+
+
+def student_image_spec(options: StudentOptions, images: ImageSet, own: OwnStudent | None = None, arch: str | None = None) -> ImageSpec:
+    """How images reach the student: the data's own depth and channels, at --size or a size near the images' own.
+
+    A student that sees volumes at once takes as many slices as --slices says, or the median volume has, in multiples of 16.
+    """
+    if arch is not None and is_solid(arch) and images.volume is None:
+        raise UserError(f"--student {options.student} sees whole volumes, and the data are single images; name volumes (NIfTI, series "
+                        "of DICOM, an .npz of volumes), or another student", USAGE)
     side = options.size
     if side is None:
         median = max(images.facts.get("median_size", (96, 96)))
         side = min(max(32 * round(median / 32), 64), 128)
     mean, std = pretrained_statistics(options) if own is None else (own.mean, own.std)
-    return ImageSpec(side, side, mean=mean, std=std, fit=options.resize, **images.form)
+    form = images.form
+    if arch is not None and is_solid(arch) and images.volume is not None:
+        depth = images.facts["depths"][1]
+        most = images.volume.slices if images.facts.get("slices_stated") else min(max(16 * round(depth / 16), 16), 64)
+        form["volume"] = replace(images.volume, slices=most, solid=True)
+    return ImageSpec(side, side, mean=mean, std=std, fit=options.resize, **form)
 
 
 def pretrained_statistics(options: StudentOptions) -> tuple[Any, Any]:
@@ -240,7 +263,8 @@ def pretrained_statistics(options: StudentOptions) -> tuple[Any, Any]:
     if options.student_weights and (Path(options.student_weights) / MANIFEST).is_file():
         earlier = load_checkpoint(Path(options.student_weights)).image_spec
         return earlier.mean, earlier.std
-    config = timm.get_pretrained_cfg(timm_name(options.student), allow_unregistered=True) if options.student_weights else None
+    known = options.student_weights and not options.student.startswith(TYPED)
+    config = timm.get_pretrained_cfg(timm_name(options.student), allow_unregistered=True) if known else None
     if config is not None:
         return tuple(config.mean), tuple(config.std)
     return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from distill.commands import check_method, check_names, student_image_spec
+from distill.commands import check_method, check_names, network_arguments, student_image_spec
 from distill.data.image_set import ImageSet
 from distill.data.intake import choose_device, describe, read_images
 from distill.data.pixels import pixel_bytes
@@ -21,7 +21,7 @@ from distill.methods.build import grid_of, method_losses
 from distill.methods.step import Batch, Branches, Weights
 from distill.networks.layout import channels_last
 from distill.networks.models import Model, ModelSpec, count_macs, count_parameters
-from distill.networks.students import build_student, timm_arguments
+from distill.networks.students import build_student
 from distill.progress import say
 from distill.settings.data import DataOptions
 from distill.settings.distill import DistillSettings
@@ -111,9 +111,9 @@ def bank_rows(images: ImageSet, views: int) -> int:
 
 def _tell_student(settings: DistillSettings, arch: str, images: ImageSet, device: str) -> float:
     """Say which student and how long its training; seconds of it, by the student's own part of a step."""
-    spec = student_image_spec(settings.part(StudentOptions), images)
-    model = build_student(ModelSpec(arch, spec.height, spec.width, images.task, images.classes, timm_arguments(arch), slices=spec.slices,
-                                    pooling=settings.slice_pooling), settings.student_weights, settings.seed)
+    spec = student_image_spec(settings.part(StudentOptions), images, arch=arch)
+    model = build_student(ModelSpec(arch, spec.height, spec.width, images.task, images.classes, network_arguments(arch, spec),
+                                    slices=spec.slices, pooling=settings.slice_pooling), settings.student_weights, settings.seed)
     steps = training_steps(len(images.rows("train")), settings.batch, settings.epochs, settings.min_steps)
     say("student", f"{arch}, {count_parameters(model) / 1e6:.2f} M parameters, "
                    f"{count_macs(model, spec.height, spec.width) / 1e6:.1f} M MACs at {spec.width} px, on {device}; "
@@ -135,7 +135,7 @@ def _training_step(model: Model, images: ImageSet, batch: int, device: str) -> C
     shape = (batch, model.spec.slices) if model.spec.slices else (batch,)
     pixels = torch.rand(*shape, 3, model.spec.height, model.spec.width, device=device)
     labels = torch.zeros(batch, len(images.classes)) if images.task == "multilabel" else torch.zeros(batch, dtype=torch.long)
-    mask = torch.ones(shape, device=device) if model.spec.slices else None
+    mask = torch.ones(shape, device=device) if model.spec.bag else None
     branches = Branches(model).to(device).train()
     channels_last(branches)
     optimiser = torch.optim.AdamW(branches.parameters(), lr=1e-6)

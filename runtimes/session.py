@@ -140,8 +140,8 @@ def _batch_of_array(images: NDArray[Any], artifact: Artifact) -> NDArray[Any]:
         return _pixel_values(images, artifact)
     if images.dtype != spec.dtype:
         expected = f"{spec.dtype}{' (or float32 pixel_values)' if artifact.input_kind == 'tensor' else ''}"
-        raise UserError(f"image array of dtype {images.dtype}, expected {expected}: {'values such as HU' if spec.physical else 'raw grey levels'}, not scaled and not "
-                        "normalised")
+        kind = "values such as HU" if spec.physical else "raw grey levels"
+        raise UserError(f"image array of dtype {images.dtype}, expected {expected}: {kind}, not scaled and not normalised")
     if images.ndim == 2 and spec.channels == 1:
         images = images[..., None]
     batch = images[None] if images.ndim == 3 else images

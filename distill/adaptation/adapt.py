@@ -73,20 +73,20 @@ def _adapt(settings: AdaptSettings, command: str, opened: Run) -> int:
         torch.set_num_threads(settings.threads)
     images = read_images(settings.part(DataOptions), settings.out)
     say("data", describe(images))
-    views = ViewSpec(flip=0.5 if settings.flip else 0.0)
     stated = stated_input(settings.part(TeacherOptions))
     teacher = load_teacher(settings.teacher, weights=settings.teacher_weights, stated=stated)
     model, spec = adaptable(settings.teacher, teacher, images, seed=settings.seed, pooling=settings.slice_pooling)
     adapter = settings.part(AdapterOptions)
+    views = ViewSpec(flip=0.5 if settings.flip else 0.0, solid=model.spec.solid)
     plan = BankPlan(settings.bank, settings.bank_views if adapter.pooled else 0, runtime=settings.bank_runtime, threads=settings.threads)
     source = TeacherSource(settings.teacher, settings.teacher_weights, loaded=teacher, stated=stated)
     signals = prepare_teacher(source, plan, images, views, device, probe_seed=settings.split_seed)
-    plain = count_parameters(model) - count_parameters(model.head) - (count_parameters(model.slice_pool) if spec.slices else 0)
+    plain = count_parameters(model) - count_parameters(model.head) - (count_parameters(model.slice_pool) if model.spec.bag else 0)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         model = build_adapters(adapter, model, spec, settings.teacher)
     added = added_parameters(model.net)
-    pool = count_parameters(model.slice_pool) if spec.slices else 0
+    pool = count_parameters(model.slice_pool) if model.spec.bag else 0
     say("adapters", f"{settings.method}, {len(model.spec.adapters)} layer(s), {added:,} parameters added ({100 * added / plain:.2f} %), "
                     f"head {count_parameters(model.head):,}{f', pooling of slices {pool:,}' if pool else ''}, on {device}")
     starts = starts_of(model.net, settings.start != "zero") if settings.peft else {}

@@ -21,7 +21,8 @@ from distill.networks.models import Model, ModelSpec
 from distill.networks.nets import pooling_of, renew_classifier
 from distill.networks.own import PREFIX as OWN
 from distill.networks.slices import Pooling
-from distill.teacher.teacher import Teacher
+from distill.networks.solid import SolidNet
+from distill.teacher.teacher import Teacher, fed
 from distill.teacher.timm_folder import is_timm_folder
 from runtimes.errors import USAGE, UserError
 from runtimes.files.folder import MANIFEST
@@ -55,8 +56,7 @@ def adaptable(name: str, teacher: Teacher, images: ImageSet, *, seed: int, pooli
     """
     check_adaptable(name)
     teacher = replace(teacher, net=copy.deepcopy(teacher.net))
-    base = teacher.image_spec
-    spec = replace(base, **images.form)
+    spec = fed(teacher.image_spec, images)
     if Path(name).is_dir() and not is_timm_folder(Path(name)):
         parent = load_checkpoint(Path(name)).model
         model_spec = ModelSpec(parent.spec.arch, spec.height, spec.width, images.task, images.classes, parent.spec.arguments,
@@ -69,6 +69,9 @@ def adaptable(name: str, teacher: Teacher, images: ImageSet, *, seed: int, pooli
         model_spec = ModelSpec(f"{PREFIX}{encoder.config.model_type}", spec.height, spec.width, images.task, images.classes,
                                {"config": config, "features": width, **pooled_as(teacher.net)})
         net = TransformersNet(encoder, pooling=teacher.net.pooling)
+    elif isinstance(teacher.net, SolidNet):
+        net = teacher.net
+        model_spec = ModelSpec(teacher.arch, spec.height, spec.width, images.task, images.classes, teacher.arguments)
     else:
         net = teacher.net.net  # type: ignore[assignment]
         model_spec = ModelSpec(teacher.arch, spec.height, spec.width, images.task, images.classes, {**teacher.arguments, **pooled_as(net)})
@@ -79,7 +82,7 @@ def adaptable(name: str, teacher: Teacher, images: ImageSet, *, seed: int, pooli
         else:
             renew_classifier(net, model_spec.outputs)
         if images.volume is not None:
-            model_spec = replace(model_spec, slices=images.volume.slices, pooling=pooling)
+            model_spec = replace(model_spec, slices=spec.slices, pooling=pooling)
         if hasattr(net, SLICES):
             delattr(net, SLICES)
         model = Model(model_spec, net)

@@ -76,18 +76,19 @@ def _keep(listing: Listing, rows: NDArray[np.int64]) -> Listing:
 def load_images(
     data: str, *, task: str | None = None, label: str | None = None, seed: int = 0, unlabelled: Path | None = None,
     skip_bad_images: bool = False, phantom_images: tuple[int, int, int] | None = None, phantom_size: int = 96,
-    volume: VolumeSpec | None = None, windows: Sequence[tuple[float, float]] = (), uncertain: str = "unknown", keep_together: str = "near", earlier: bool = False,
+    volume: VolumeSpec | None = None, windows: Sequence[tuple[float, float]] = (), uncertain: str = "unknown", keep_together: str = "near",
+    earlier: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImageSet:
     """List, scan, split and check the images of --data; nothing is trained on that was not opened once.
 
-    `facts` says how it was done: form, task_from, split_from, counts, class_counts, channels, dtype, window, sizes,
+    `facts` says how it was done: form, task_from, split_from, counts, class_counts, channels, dtype, window, windows, sizes,
     median_size, skipped, skipped_paths, copies, left_out, near_copies, notes. Raises BadImages, one report of every bad image,
     unless they are to be skipped, and UserError for everything else a user can mend. volume: how volumes are cut, should the
-    data hold any; the number of slices is read off the data where it is 0. windows: of physical values, at most three. uncertain: what -1 means in a table. keep_together: what a
-    split that is made here holds on one side: patients and near copies (near), patients (group) or neither (none). earlier: as versions
-    without these two read data, so that the split of an old student comes out again: copies by the bytes of files, no patients by
-    folders, tables as they were read.
+    data hold any; the number of slices is read off the data where it is 0. windows: of physical values, three at most. uncertain: what -1
+    means in a table. keep_together: what a split that is made here holds on one side: patients and near copies (near), patients (group) or
+    neither (none). earlier: as versions without these two read data, so that the split of an old student comes out again: copies by the
+    bytes of files, no patients by folders, tables as they were read.
     """
     check_task(task)
     listing = list_data(data, task, label, seed, phantom_images, phantom_size, None if earlier else uncertain)
@@ -225,10 +226,12 @@ def _finished(
     }
     if cut is not None:
         depths = [record.depth for record in records]
+        facts |= {"slices_stated": True} if cut.slices else {}
         cut = replace(cut, slices=cut.slices or min(max(depths), MOST_SLICES))
         facts |= {"volume": cut.as_dict(), "depths": [min(depths), int(np.median(depths)), max(depths)]}
     result = ImageSet(listing.images, listing.keys, listing.labels, listing.classes, listing.task,
-                      listing.split.astype(str), groups, tuple(record.digest for record in records), listing.synthetic, facts, cut, bool(windows))
+                      listing.split.astype(str), groups, tuple(record.digest for record in records), listing.synthetic, facts, cut,
+                      bool(windows))
     if windows:
         facts["window"] = [min(low for low, _ in windows), max(high for _, high in windows)]
         facts |= {"windows": [list(window) for window in windows]} if len(windows) > 1 else {}

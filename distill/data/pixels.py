@@ -79,7 +79,7 @@ def build_pixels(folder: Path, images: ImageSet, spec: ImageSpec,
         counts: list[int] = []
 
         def read(index: int) -> tuple[NDArray[np.uint8], int]:
-            raw = images.raw(index)
+            raw = images.raw(index, spec.volume)
             return spec.stored(raw), spec.slices_of(raw)
 
         with path.open("wb") as sink, ThreadPoolExecutor(os.cpu_count() or 1) as readers:
@@ -94,10 +94,10 @@ def build_pixels(folder: Path, images: ImageSet, spec: ImageSpec,
                     progress(block[-1] + 1, len(images))
             sink.flush()
             os.fsync(sink.fileno())
-        write_json(note, {"images": digest.hexdigest(), "levels": written.hexdigest(), **({"slices": counts} if spec.slices else {})})
+        write_json(note, {"images": digest.hexdigest(), "levels": written.hexdigest(), **({"slices": counts} if spec.masked else {})})
     with path.open("rb") as file:
         view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    slices = _slices(note, len(images), spec.slices) if spec.slices else None
+    slices = _slices(note, len(images), spec.slices) if spec.masked else None
     return PixelStore(np.frombuffer(view, dtype=np.uint8).reshape(shape), view, slices)
 
 

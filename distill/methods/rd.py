@@ -32,10 +32,10 @@ def losses(step: Step) -> dict[str, Tensor]:
     student, batch, weights, phi = step.student, step.batch, step.weights, step.branches.phi
     assert phi is not None
     task = step.on_labels(step.logits)
-    viewed = student.pool(phi(required(batch.viewed)), batch.mask)
+    viewed = student.pool(phi(required(batch.viewed)), batch.taught_mask)
     teacher_task = weights.teacher * step.on_labels(step.branches.taught_logits(viewed))
-    target = student.pool(phi.target(required(batch.clean)), batch.mask)
-    if student.spec.slices:
+    target = student.pool(phi.target(required(batch.clean)), batch.taught_mask)
+    if student.spec.bag:
         target = target.detach()  # of the pooling's own share in it
     teaching = required(batch.probe_logits) if weights.probed else step.branches.taught_logits(target)
     kd = weights.kd * distillation_loss(step.logits, teaching, student.spec.task, weights.temperature)

@@ -23,8 +23,8 @@ from distill.networks.stages import Stages
 class Batch:
     """One step's input: pixels (B, 3, h, w), labels, and teacher features (B, D) of the clean image and of a view.
 
-    Of volumes: pixels (B, S, 3, h, w), features of slices (B, S, D), and the mask (B, S) of slices that are there. For DRD: maps of the
-    teacher's stages (B, C, g, g) on the view.
+    Of volumes: pixels (B, S, 3, h, w), and the mask (B, S) of slices that are there, where the student sees them one by one; where the
+    teacher does, features of slices (B, T, D) and taught_mask (B, T). For DRD: maps of the teacher's stages (B, C, g, g) on the view.
     """
 
     pixels: Tensor
@@ -34,6 +34,7 @@ class Batch:
     probe_logits: Tensor | None = None
     mask: Tensor | None = None
     maps: tuple[Tensor, ...] = ()
+    taught_mask: Tensor | None = None
 
 
 class Branches(nn.Module):
@@ -127,7 +128,7 @@ class Step:
     def teacher_features(self) -> Tensor:
         """The teacher's features (B, D) of the clean images, of volumes the mean of their slices."""
         clean = required(self.batch.clean)
-        return clean if self.batch.mask is None else mean_of_slices(clean, self.batch.mask)
+        return clean if self.batch.taught_mask is None else mean_of_slices(clean, self.batch.taught_mask)
 
 
 def required(tensor: Tensor | None) -> Tensor:

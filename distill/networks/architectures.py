@@ -17,6 +17,7 @@ from distill.networks.json_values import is_count, is_number, shown
 from distill.networks.own import NAME
 from distill.networks.own import PREFIX as OWN
 from distill.networks.slices import Pooling
+from distill.networks.solid import WIDTHS, is_solid
 from runtimes.errors import USAGE, UserError
 from runtimes.images.volumes import MAX_SLICES
 from runtimes.scores import Task
@@ -75,6 +76,11 @@ def check_architecture(arch: Any, arguments: Mapping[str, Any]) -> None:
         if not NAME.fullmatch(arch.removeprefix(OWN)) or set(arguments) != {"features"} or not is_count(width, 1, MOST_WIDTH):
             raise UserError(f"{shown(arch)} comes with {shown(dict(arguments))}, expected a plain name and the width of its features")
         return
+    if is_solid(arch):
+        if arch not in WIDTHS or not set(arguments) <= {"channels", "ras"} or arguments.get("channels", 1) not in (1, 3) or not isinstance(
+                arguments.get("ras", False), bool):
+            raise UserError(f"{shown(arch)} comes with {shown(dict(arguments))}, expected one of {', '.join(WIDTHS)} with 1 or 3 channels")
+        return
     if arch.startswith(TORCHVISION):
         if arch not in SHUFFLENETS:
             raise UserError(f"of torchvision only {', '.join(SHUFFLENETS)} are students; found {shown(arch)}", USAGE)
@@ -115,6 +121,9 @@ def check_spec(content: Any) -> None:
             raise UserError(f"model spec: {name} is {shown(content[name])}, expected {expected}")
     if len(classes) < 2 and content["task"] != "multilabel":
         raise UserError(f"model spec: classes is {shown(classes)}, expected at least two for {content['task']}")
+    if isinstance(content["arch"], str) and is_solid(content["arch"]) and not content.get("slices"):
+        raise UserError(f"model spec: {shown(content['arch'])} sees volumes, and slices is {shown(content.get('slices', 0))}; expected how "
+                        "many there are")
     for layer, adapter in content.get("adapters", {}).items():
         check_adapter(layer, adapter)
     check_architecture(content["arch"], content.get("arguments", {}))

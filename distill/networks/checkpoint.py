@@ -166,7 +166,7 @@ def _numbers(value: Any) -> Iterator[Any]:
     elif isinstance(value, list | tuple):
         for entry in value:
             yield from _numbers(entry)
-    elif not isinstance(value, str):
+    elif value is not True and not isinstance(value, str):  # true: `solid`, which the schema knows
         yield value
 
 

@@ -18,7 +18,8 @@ from distill.adapters.insert import POOLED, SLICES, insert
 from distill.networks.architectures import check_spec
 from distill.networks.cuts import Cuts, make_cuts
 from distill.networks.nets import build_net, classifier_of, pooled_features
-from distill.networks.slices import Pooling, SlicePool
+from distill.networks.slices import Pooling, SlicePool, mean_of_slices
+from distill.networks.solid import is_solid
 from runtimes.errors import UserError
 from runtimes.scores import Task
 
@@ -44,9 +45,19 @@ class ModelSpec:
         return len(self.classes) - (self.task == "ordinal")
 
     @property
+    def solid(self) -> bool:
+        """Whether the network sees a volume at once."""
+        return is_solid(self.arch)
+
+    @property
+    def bag(self) -> int:
+        """Slices that the network sees one by one, and pools; 0 for images and for volumes seen at once."""
+        return 0 if self.solid else self.slices
+
+    @property
     def beyond_timm(self) -> str:
         """What timm lacks of the network, in words; empty where timm makes all of it from the architecture and its arguments."""
-        return ("of another library" if "/" in self.arch else "with routed adapters" if self.adapters else
+        return ("of volumes" if self.solid else "of another library" if "/" in self.arch else "with routed adapters" if self.adapters else
                 f"on {self.slices} slices of a volume" if self.slices else "pruned" if self.cuts else "")
 
     def as_dict(self) -> dict[str, Any]:
@@ -95,7 +106,7 @@ class Model(nn.Module):
         if not isinstance(head, nn.Linear):
             raise UserError(f"{spec.arch} ends in {type(head).__name__}, expected one linear classifier; "
                             "choose another network (mobilenetv3, resnet18, efficientnet-lite0 and vit names work)")
-        if spec.slices and not hasattr(net, SLICES):
+        if spec.bag and not hasattr(net, SLICES):
             setattr(net, SLICES, SlicePool(int(head.in_features), spec.pooling))
 
     @property
@@ -107,12 +118,12 @@ class Model(nn.Module):
 
     def features(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
         """Features before the head: of images (B, 3, h, w), or of volumes (B, S, 3, h, w) with a mask (B, S), to (B, D)."""
-        if not self.spec.slices:
+        if not self.spec.bag:
             return self.adapted(self.trunk(pixels))
         return self.pool(self.slice_features(pixels, mask), mask)
 
     def trunk(self, pixels: Tensor) -> Tensor:
-        """The network's pooled features, (B, 3, h, w) to (B, D)."""
+        """The network's pooled features, (B, 3, h, w), or (B, S, 3, h, w) where it sees volumes at once, to (B, D)."""
         features = pooled_features(self.net, pixels)
         for layer in classifier_of(self.net)[:-1]:
             features = layer(features)
@@ -130,11 +141,14 @@ class Model(nn.Module):
         return self.adapted(features.unflatten(0, (-1, self.spec.slices)))
 
     def pool(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The volume's feature (B, D) of slice features (B, S, D); features of images stay as they are."""
-        if not self.spec.slices:
+        """The volume's feature (B, D) of slice features (B, S, D); features of images stay as they are.
+
+        A network that pools no slices itself takes the mean of another's.
+        """
+        if features.ndim == 2:
             return features
         whole = features.new_ones(features.shape[:2], dtype=torch.float32) if mask is None else mask
-        return self.slice_pool(features, whole)  # type: ignore[no-any-return]
+        return self.slice_pool(features, whole) if self.spec.bag else mean_of_slices(features, whole)
 
     @property
     def slice_pool(self) -> SlicePool:
@@ -177,7 +191,7 @@ def adapt_model(model: Model, adapters: Mapping[str, AdapterSpec]) -> Model:
     """The same model, frozen, with fresh adapters in place beside those it has; its head and the pooling of slices stay trainable."""
     insert(model.net, adapters, feature_width(model))
     model.head.requires_grad_(True)
-    if model.spec.slices:
+    if model.spec.bag:
         model.slice_pool.requires_grad_(True)
     model.spec = replace(model.spec, adapters={**model.spec.adapters, **adapters})
     return model
@@ -204,7 +218,9 @@ def count_macs(model: nn.Module, height: int, width: int) -> int:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model(torch.zeros(1, *((slices,) if slices else ()), 3, height, width, device=device))
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"the network cannot take {height}x{width} pixels ({str(error).splitlines()[0]}); choose another --size") from None
+        stack, setting = (f"{slices} slices of ", "--size or --slices") if slices else ("", "--size")
+        raise UserError(f"the network cannot take {stack}{height}x{width} pixels ({str(error).splitlines()[0]}); choose another "
+                        f"{setting}") from None
     model.train(training)
     return int(counter.get_total_flops()) // 2
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from distill.networks.architectures import LAYERS, check_architecture
 from distill.networks.encoders import PREFIX, TORCHVISION, TokenPooling, TransformersNet, from_config, from_torchvision, pool_tokens
 from distill.networks.own import PREFIX as OWN
+from distill.networks.solid import from_solid, is_solid
 from runtimes.errors import USAGE, UserError
 
 POOLING = "rd_pooling"  # what a timm network carries whose tokens are not pooled as it pools them itself
@@ -25,6 +26,8 @@ def build_net(arch: str, height: int, width: int, outputs: int, **arguments: Any
         raise UserError(f"{arch} is a network of somebody's own, which only its folder holds; load it with distill.load_checkpoint")
     if arch.startswith(PREFIX):
         return from_config(arch, outputs, **arguments)
+    if is_solid(arch):
+        return from_solid(arch, outputs, **arguments)
     if arch.startswith(TORCHVISION):
         return from_torchvision(arch, outputs)
     import timm
@@ -58,7 +61,7 @@ def pooling_of(net: nn.Module) -> TokenPooling:
 
 
 def pooled_features(net: nn.Module, pixels: Tensor) -> Tensor:
-    """Features (B, D) before the classifier, of pixels (B, 3, h, w)."""
+    """Features (B, D) before the classifier, of pixels (B, 3, h, w), of a volume seen at once (B, S, 3, h, w)."""
     answer: Tensor = net.forward_features(pixels)  # type: ignore[operator]
     pooling = getattr(net, POOLING, "auto")
     if pooling == "auto":

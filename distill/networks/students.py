@@ -18,6 +18,7 @@ from torch import Tensor
 from distill.networks.encoders import SHUFFLENETS, TORCHVISION
 from distill.networks.models import Model, ModelSpec, build_model
 from distill.networks.own import OwnNet, OwnStudent
+from distill.networks.solid import MONAI, TYPED, is_solid, solid_name
 from distill.networks.weight_files import read_state
 from runtimes.errors import USAGE, UserError
 
@@ -49,6 +50,10 @@ def timm_name(name: str) -> str:
     """The timm name behind a short name or a timm name; an unknown one is an error (exit 2) that names the nearest."""
     import timm
 
+    if name.startswith(TYPED):
+        return solid_name(name)
+    if is_solid(name):
+        return solid_name(f"{TYPED}{name.removeprefix(MONAI)}")
     if name in SHORT_NAMES:
         full_name = SHORT_NAMES[name]
         if timm.is_model(full_name) or full_name in SHUFFLENETS:

@@ -56,8 +56,8 @@ class DataOptions(Group):
         if self.slices is not None and not 1 <= self.slices <= 512:
             raise UserError(f"--slices {self.slices} must be between 1 and 512", USAGE)
         if len(self.windows) > MOST_WINDOWS:
-            raise UserError(f"--windows {' '.join(self.windows)}: {len(self.windows)} windows; expected {MOST_WINDOWS} at most, one for each "
-                            "channel", USAGE)
+            raise UserError(f"--windows {' '.join(self.windows)}: {len(self.windows)} windows; expected {MOST_WINDOWS} at most",
+                            USAGE)
         for name in self.windows:
             window_named(name)
         if self.windows and self.volume_window is not None:

@@ -38,11 +38,11 @@ def audit(bank: FeatureBank, images: ImageSet, spec: ImageSpec, forward: Forward
     for start in range(0, len(chosen), 32):
         rows = chosen[start:start + 32]
         picks = generator.integers(0, available[rows] + 1)
-        levels = [image_levels(images.raw(int(row)), spec) for row in rows]
+        levels = [image_levels(images.raw(int(row), spec.volume), spec) for row in rows]
         matrices = np.stack([bank_views(views, seed, images.hashes[row], int(pick))[pick] for row, pick in zip(rows, picks, strict=True)])
         banked = torch.from_numpy(bank.features(indices[rows], picks)).double()
         clean = picks == 0
-        if spec.slices:
+        if spec.masked:
             counts = [len(stack) for stack in levels]
             levels = [plane for stack in levels for plane in stack]
             matrices, clean = np.repeat(matrices, counts, 0), np.repeat(clean, counts)

@@ -197,6 +197,13 @@ def open_bank(folder: Path, *, check: bool = True) -> FeatureBank:
                        starts[:-1:IMAGES_PER_SHARD])
 
 
+def bank_views_of(folder: Path) -> dict[str, Any]:
+    """The views of a bank, by its key; its features are not looked at."""
+    plan = read_json(folder / PLAN)
+    check_schema(plan, PLANNED, str(folder / PLAN), AGAIN)
+    return dict(plan["key"]["views"])
+
+
 def _forms(arrays: dict[str, NDArray[np.float16]]) -> dict[str, tuple[int, ...]]:
     """Shapes of a shard's features without their rows."""
     return {name: values.shape[1:] for name, values in sorted(arrays.items())}

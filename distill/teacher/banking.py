@@ -59,7 +59,7 @@ def build_bank(folder: Path, key: dict[str, Any], images: ImageSet, counts: NDAr
     total, done = int((counts + 1).sum()), 0
 
     def read(block: range) -> list[NDArray[np.uint8]]:
-        return [image_levels(images.raw(order[place]), spec) for place in block]
+        return [image_levels(images.raw(order[place], spec.volume), spec) for place in block]
 
     with ThreadPoolExecutor(1) as reader:
         waiting = [number for number, _ in enumerate(blocks) if not (partial / shard_file(number)).is_file()]
@@ -93,7 +93,7 @@ def _holds(partial: Path, plan: dict[str, Any]) -> bool:
 def image_levels(raw: NDArray[Any], spec: ImageSpec) -> NDArray[np.uint8]:
     """What the teacher sees of a raw image, (h, w, C), or of a volume, (slices, h, w, C): only the slices that are there."""
     stored = spec.stored(raw)
-    return stored if stored.ndim == 3 else stored[:spec.slices_of(raw)]
+    return stored if not spec.masked else stored[:spec.slices_of(raw)]
 
 
 def _run(levels: list[NDArray[np.uint8]], matrices: list[NDArray[np.float32]], spec: ImageSpec, forward: Forward,
@@ -104,7 +104,7 @@ def _run(levels: list[NDArray[np.uint8]], matrices: list[NDArray[np.float32]], s
     first = np.concatenate([[0], np.flatnonzero(np.diff(owner)) + 1])
     clean = np.zeros(len(owner), dtype=bool)
     clean[first] = True
-    if not spec.slices:
+    if not spec.masked:
         return _rows(levels, owner, flat, clean, spec, forward, batch, tell, done)
     counts = np.asarray([len(levels[index]) for index in owner])
     slices = [plane for index in owner for plane in levels[index]]

@@ -52,7 +52,7 @@ def torch_forward(teacher: Teacher, device: str = "cpu", grid: int = 0) -> Forwa
             raise UserError(f"teacher {teacher.name} shows no stages; leave --bank-grid out", 2)
 
     def run(pixels: Tensor) -> dict[str, Tensor]:
-        pixels = pixels.to(device, memory_format=torch.channels_last)
+        pixels = pixels.to(device, memory_format=torch.channels_last) if pixels.ndim == 4 else pixels.to(device)
         with torch.no_grad():
             features = {"pooled": pooled(net(pixels), teacher.name).float()}
             if grid:
@@ -85,7 +85,7 @@ def onnx_forward(teacher: Teacher, threads: int | None = None) -> Forward:
     """Pooled features through ONNX Runtime on the CPU, fp32: a graph made for this run and thrown away."""
     onnxruntime = load_runtime()
     spec = teacher.image_spec
-    example = torch.zeros(2, 3, spec.height, spec.width)
+    example = torch.zeros(2, *((spec.slices,) if spec.slices else ()), 3, spec.height, spec.width)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's deprecations inside torch are not the user's
         path = Path(folder) / "teacher.onnx"

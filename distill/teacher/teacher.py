@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from distill.data.image_set import ImageSet
 from distill.networks.encoders import TokenPooling, pool_tokens
 from distill.networks.models import count_parameters
 from distill.networks.own import vectors
@@ -68,8 +69,9 @@ class Teacher:
 
     def introduce(self) -> None:
         """Say which it is, and how it is read."""
-        say("teacher", f"{self.name}, {self.parameters / 1e6:.2f} M parameters in fp32, {self.image_spec.width} px, frozen, "
-                       f"hash {self.hash[:12]}")
+        spec = self.image_spec
+        say("teacher", f"{self.name}, {self.parameters / 1e6:.2f} M parameters in fp32, "
+                       f"{f'{spec.slices} slices of ' if spec.slices else ''}{spec.width} px, frozen, hash {self.hash[:12]}")
         say("", self.describe())
 
     def describe(self) -> str:
@@ -80,6 +82,9 @@ class Teacher:
         levels = ", ".join(f"{name} {' '.join(f'{value:.4g}' for value in values)}" for name, values in (
             ("mean", spec.mean), ("std", spec.std)))
         grey = ", one channel (the mean of colours)" if self.channels == 1 else ""
+        if spec.volume is not None:
+            grey = f", the whole volume at once, {self.channels} channel(s)" + (
+                f", {spec.window[0]:g} to {spec.window[1]:g} of values such as HU as black to white" if spec.physical else "")
         return (f"images {fit}{edge} ({spec.interpolation}){grey}, {levels}{f' ({self.assumed})' if self.assumed else ''}; features "
                 f"{self.pooling}; licence {self.licence}")
 
@@ -94,6 +99,22 @@ class Teacher:
         return count_parameters(self.net) if self.weights is None else self.weights
 
 
+def fed(base: ImageSpec, images: ImageSet) -> ImageSpec:
+    """How images reach a teacher: levels, channels and cuts are those of the images at hand, all else is the teacher's own.
+
+    A teacher of whole volumes keeps its slices and, where the images are values such as HU, its own window. UserError for one that is shown
+    single images.
+    """
+    if base.volume is None:
+        return replace(base, **images.form)
+    if images.volume is None:
+        raise UserError("this teacher sees whole volumes, and the data are single images; name volumes (NIfTI files, series of DICOM, an "
+                        ".npz of volumes), or another --teacher", USAGE)
+    volume = replace(images.volume, slices=base.slices, solid=True)
+    own = {"window": base.window, "windows": base.windows} if base.physical and images.values else {}
+    return replace(base, **{**images.form, **own, "volume": volume})
+
+
 def frozen(teacher: Teacher, remedy: str, called: str | None = None, size: int | None = None) -> Teacher:
     """The same teacher without gradients, once it has taken an image of zeros; UserError where it cannot take its own size.
 
@@ -103,7 +124,7 @@ def frozen(teacher: Teacher, remedy: str, called: str | None = None, size: int |
         parameter.requires_grad_(False)
     height, width = teacher.image_spec.height, teacher.image_spec.width
     try:
-        teacher.features(torch.zeros(1, 3, height, width))
+        teacher.features(torch.zeros(1, *((teacher.image_spec.slices,) if teacher.image_spec.slices else ()), 3, height, width))
         patch = _patch_of(teacher.net) if size is not None else 0
         blind = patch > 1 and _blind_at_the_edge(teacher)
     except UserError:

@@ -25,6 +25,7 @@ from distill.networks.own import IMAGENET_MEAN, IMAGENET_STD
 from distill.networks.programs import image_sides, load_program
 from distill.networks.students import SHORT_NAMES, check_weights, timm_name
 from distill.teacher import dinov2_small
+from distill.teacher.bank import bank_views_of
 from distill.teacher.hf_folder import from_encoder
 from distill.teacher.onnx_graph import load_graph
 from distill.teacher.peft_folder import check_peft, merge_peft
@@ -33,9 +34,9 @@ from distill.teacher.recipes import RECIPES
 from distill.teacher.teacher import ASSUMED, POOLED, Grey, Teacher, TeacherInput, Tokens, frozen, hash_with
 from distill.teacher.timm_folder import described, is_timm_folder
 from distill.teacher.timm_network import PooledNet, from_dinov2_small, from_timm, from_timm_folder
-from distill.teacher.volume_teachers import refuse_volume_teacher
+from distill.teacher.volume_teachers import check_volume_teacher, from_volume_teacher, is_volume_teacher
 from runtimes.errors import USAGE, UserError
-from runtimes.files.folder import read_manifest, sha256_file
+from runtimes.files.folder import MANIFEST, read_manifest, sha256_file
 from runtimes.images.spec import ImageSpec
 
 A_STATE = "weights alone; name its network, and the file as --teacher-weights"
@@ -105,9 +106,18 @@ def check_teacher(name: str, *, weights: str | None = None, adapter: Path | None
     _checked(Asked(name, weights, flag=flag), adapter)
 
 
+def sees_volumes(name: str) -> bool:
+    """Whether a teacher sees whole volumes, by its name, its folder's config or its bank's key."""
+    if name.startswith("bank:"):
+        views = bank_views_of(Path(name.partition(":")[2]))
+        return bool(views.get("solid"))
+    if is_volume_teacher(name):
+        return True
+    return (Path(name) / MANIFEST).is_file() and read_config(Path(name))[0].solid
+
+
 def _checked(asked: Asked, adapter: Path | None) -> Kind:
     """The kind that a name is of, checked; whatever is of no other is a network of timm."""
-    refuse_volume_teacher(asked.name, asked.flag)
     kind = next(kind for kind in KINDS if kind.takes(asked))
     if asked.weights and kind.brings_weights:
         raise UserError(f"--teacher-weights {asked.weights}: teacher {asked.name} brings its own weights; leave it out", USAGE)
@@ -220,7 +230,10 @@ def _from_folder(asked: Asked) -> Teacher:
 
     net = Features(checkpoint.model).eval()
     usual = ImageSpec(spec.height, spec.width)  # channels, levels and volumes are those of the images at hand, all else is as it was
-    wide = replace(spec, channels=3, dtype=usual.dtype, window=usual.window, volume=None)
+    if spec.volume is not None and spec.volume.solid:
+        wide = spec
+    else:
+        wide = replace(spec, channels=3, dtype=usual.dtype, window=usual.window, windows=(), volume=None)
     return Teacher(folder.name, net, wide, weights_hash(net), str(checkpoint.manifest.get("licence", "unknown")),
                    pooling=POOLED[pooling_of(checkpoint.model.net)])
 
@@ -270,6 +283,9 @@ def _sides(shape: Sequence[Any], size: int | None, path: Path) -> tuple[int, int
 # The first that takes a name has it. A kind more is a row here, and in adaptation/adaptable.py where it has layers.
 KINDS: tuple[Kind, ...] = (
     Kind(lambda asked: asked.name.startswith("bank:"), lambda asked: read_manifest(Path(asked.source), "bank"), _no_network),
+    Kind(lambda asked: is_volume_teacher(asked.name),
+         lambda asked: check_volume_teacher(asked.name, asked.weights, asked.stated.size, asked.flag),
+         lambda asked: from_volume_teacher(asked.name, asked.weights, asked.stated), brings_weights=False),
     Kind(lambda asked: asked.name.startswith("hf:"), _check_hub,
          lambda asked: from_encoder(asked.name, asked.source, asked.stated.size, asked.stated.pool), adaptable=True),
     Kind(lambda asked: asked.name.endswith(".pt2"), _check_file, _from_program),

@@ -1,8 +1,8 @@
 """Teachers of whole volumes by name: Merlin, Astra that was made from it, MONAI's networks with somebody's weights.
 
-Owns: VolumeInput (what such a network is fed), VolumeTeacher, load_volume_teacher, and the sentence that rd-distill refuses them with.
-Does not own: the networks (inflated_resnet.py, monai_networks.py), reading and placing weights (networks/students.py,
-networks/weight_files.py), bringing a file to a VolumeInput and banking features: there is no path for that yet.
+Owns: VolumeInput (what such a network is fed), VolumeTeacher, load_volume_teacher, and the same as a Teacher that is banked.
+Does not own: the networks (networks/solid.py), reading and placing weights (networks/students.py, networks/weight_files.py), bringing a
+file to voxels (runtimes/images/volumes.py).
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from torch import Tensor, nn
 
 from distill.networks.json_values import is_count, is_number, shown
 from distill.networks.models import count_parameters, weights_hash
+from distill.networks.monai_networks import NETWORKS, LastMaps, own_name, require_monai
+from distill.networks.solid import INFLATED, SolidNet, make_body, solid_name
 from distill.networks.students import weights_file
 from distill.networks.weight_files import first_line, fitted, read_state, tensors_of
-from distill.teacher.inflated_resnet import InflatedResNet
-from distill.teacher.monai_networks import NETWORKS, LastMaps, own_name
+from distill.teacher.teacher import Teacher, TeacherInput
 from runtimes.errors import USAGE, UserError
+from runtimes.images.spec import ImageSpec
+from runtimes.images.volumes import MAX_SLICES, VolumeSpec
 
 MONAI = "monai:"
 ASTRA, MERLIN = "astra", "merlin"
@@ -129,7 +132,7 @@ def load_volume_teacher(name: str, *, weights: str | None = None, volume: Volume
     if name in INPUTS and fed.channels != 1:
         raise UserError(f"{name} takes 1 channel, found {fed.channels}", USAGE)
     state, source = (_astra(), "the packages of astra") if weights is None else (read_state(weights_file(weights)), weights)
-    net = NETWORKS[kind](fed.channels) if name.startswith(MONAI) else InflatedResNet()
+    net = make_body(_arch(name), fed.channels)
     kept = {own_name(key): value for key, value in state.items() if not BESIDE.search(key)}
     body = net.net if isinstance(net, LastMaps) else net
     body.load_state_dict(fitted(kept, body, set(), f"{name}: {source}")[0], strict=True)
@@ -146,23 +149,65 @@ def load_volume_teacher(name: str, *, weights: str | None = None, volume: Volume
     return VolumeTeacher(name, net, fed, int(answer.shape[1]), weights_hash(net), LICENCES.get(name, "unknown"))
 
 
-def refuse_volume_teacher(name: str, flag: str) -> None:
-    """UserError where a command is given a teacher of whole volumes."""
-    if (name in INPUTS or name.startswith(MONAI)) and not Path(name).is_dir():
-        raise UserError(f"{flag} {name}: teachers of whole volumes cannot be banked yet; in Python load_volume_teacher gives their "
-                        "features, and any other teacher sees volumes slice by slice", USAGE)
+def is_volume_teacher(name: str) -> bool:
+    """Whether a name is that of a teacher of whole volumes, and no folder's."""
+    return (name in INPUTS or name.startswith(MONAI)) and not Path(name).is_dir()
 
 
-def _astra() -> dict[str, Tensor]:
-    """The state dict in the three packages; UserError where they are not installed, or are others."""
-    parts = []
+def check_volume_teacher(name: str, weights: str | None, size: int | None, flag: str) -> None:
+    """UserError where a teacher's weights are not at hand, or nothing says what it is fed; none are loaded."""
+    if name.startswith(MONAI):
+        solid_name(name)
+        require_monai()
+    if weights == "random":
+        raise UserError(f"--teacher-weights random: {name} is a teacher by its weights alone; name their file", USAGE)
+    if weights is not None:
+        weights_file(weights)
+    elif name == ASTRA:
+        _shards()
+    else:
+        raise UserError(f"{flag} {name} comes without weights; name the file with --teacher-weights", USAGE)
+
+
+def from_volume_teacher(name: str, weights: str | None, stated: TeacherInput) -> Teacher:
+    """A teacher of whole volumes as a Teacher: slices of axial stacks in, features out.
+
+    Stated sides shrink all three: its authors' share of slices to a side is kept, in multiples of 16.
+    """
+    usual = INPUTS.get(name)
+    if usual is None and stated.size is None:
+        raise UserError(f"nothing says how many voxels {name} is fed; say it with --teacher-size", USAGE)
+    columns, rows, slices = usual.size if usual else (1, 1, 1)
+    if stated.size is not None:
+        columns, rows, slices = stated.size, stated.size, max(PROBE, min(16 * round(stated.size * slices / columns / 16), MAX_SLICES))
+    window = usual.window if usual else (0.0, 255.0)
+    loaded = load_volume_teacher(name, weights=weights, volume=usual or VolumeInput((1.0, 1.0, 1.0), (columns, rows, slices), window))
+    volume = VolumeSpec(slices, scaling="values" if usual else "percentile", solid=True)
+    spec = ImageSpec(rows, columns, 1, "int16" if usual else "uint8", window, (0.0,) * 3, (1.0,) * 3, volume)
+    arguments = {"channels": 1, "ras": True}
+    return Teacher(name, SolidNet(loaded.net, loaded.width, channels=1, ras=True), spec, loaded.hash, loaded.licence, arguments,
+                   arch=_arch(name), channels=1, assumed="" if usual else "levels 0 to 1, assumed: see --teacher-mean and --teacher-std")
+
+
+def _arch(name: str) -> str:
+    return solid_name(name) if name.startswith(MONAI) else f"{INFLATED}resnet152"
+
+
+def _shards() -> list[Path]:
+    """The three files of astra's weights; UserError where their packages are not installed."""
+    files = []
     for shard in SHARDS:
         spec = importlib.util.find_spec(shard)
         file = Path(next(iter(spec.submodule_search_locations or ()), "")) / "part.bin" if spec else None
         if file is None or not file.is_file():
             raise UserError(f"the weights of {ASTRA} are not installed; {INSTALL} (187 MB)")
-        parts.append(file.read_bytes())
-    whole = b"".join(parts)
+        files.append(file)
+    return files
+
+
+def _astra() -> dict[str, Tensor]:
+    """The state dict in the three packages; UserError where they are not installed, or are others."""
+    whole = b"".join(file.read_bytes() for file in _shards())
     if hashlib.sha256(whole).hexdigest() != SHA256:
         raise UserError(f"the weights of {ASTRA} are not those of version 0.1.0, whose tensors are known; {INSTALL}")
     return tensors_of(torch.load(io.BytesIO(whole), map_location="cpu", weights_only=True), "the packages of astra")

@@ -30,8 +30,8 @@ def predict(branches: Branches, pixels: PixelStore, spec: ImageSpec, rows: NDArr
 
     banked_only: the student is an adapter of pooled features and takes them from the bank.
     """
-    student, slices = branches.student, branches.student.spec.slices
-    batch = max(1, batch // max(slices, 1))
+    student = branches.student
+    batch = max(1, batch // max(student.spec.slices, 1))
     logits: list[Tensor] = []
     features: list[Tensor] = []
     taught: list[Tensor] = []
@@ -44,18 +44,20 @@ def predict(branches: Branches, pixels: PixelStore, spec: ImageSpec, rows: NDArr
             own = rows[start:start + batch]
             mask = pixels.mask(own)
             mask = None if mask is None else mask.to(device)
-            clean = None
+            clean = taught_mask = None
             if bank is not None and bank_rows is not None:
                 clean = torch.from_numpy(bank.features(bank_rows[own])).to(device)
+                taught_mask = torch.from_numpy(bank.features(bank_rows[own], 0, "mask")).to(device) if bank.masked else None
+            mask = taught_mask if banked_only else mask
             unpooled = clean_features(student, pixels.inputs(own, spec), device) if not banked_only else student.adapted(clean)  # type: ignore[arg-type]
             if mask is not None:
                 attention.append(student.slice_pool.weights(unpooled, mask).cpu())
             features.append(student.pool(unpooled, mask).float())
             logits.append(student.logits(features[-1]).float().cpu())
             if clean is not None and branches.phi is not None:
-                taught.append(student.pool(branches.phi.target(clean), mask))
+                taught.append(student.pool(branches.phi.target(clean), taught_mask))
             if clean is not None and probe is not None:
-                probed.append(probe.logits((clean if mask is None else mean_of_slices(clean, mask)).cpu()))
+                probed.append(probe.logits((clean if taught_mask is None else mean_of_slices(clean, taught_mask)).cpu()))
         similarity = None
         if len(taught) and len(rows) >= 4:
             similarity = float(cka(torch.cat(taught)[:CKA_IMAGES].double(), torch.cat(features)[:CKA_IMAGES].double()))
@@ -67,6 +69,8 @@ def predict(branches: Branches, pixels: PixelStore, spec: ImageSpec, rows: NDArr
 
 def clean_features(student: Model, inputs: tuple[Tensor, ...], device: str) -> Tensor:
     """Features (B, D) of images, or (B, S, D) of the slices of volumes, in float32."""
-    if student.spec.slices:
+    if student.spec.solid:
+        return student.features(inputs[0].to(device)).float()
+    if student.spec.bag:
         return student.slice_features(inputs[0].to(device)).float()
     return student.features(inputs[0].to(device, memory_format=torch.channels_last)).float()

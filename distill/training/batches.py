@@ -83,7 +83,7 @@ class Batches:
         """The batch of a step, on the CPU."""
         indices, shown = self.pick(step)
         generator = np.random.default_rng([self.seed, 3, step])
-        clean = viewed = logits = None
+        clean = viewed = logits = taught_mask = None
         maps: tuple[Tensor, ...] = ()
         mask = self.pixels.mask(indices)
         drawn = np.zeros(len(indices), dtype=np.int64)
@@ -92,11 +92,12 @@ class Batches:
             drawn = generator.integers(0, self.bank.views(places) + 1)
             clean = torch.from_numpy(self.bank.features(places))
             viewed = torch.from_numpy(self.bank.features(places, drawn))
+            taught_mask = torch.from_numpy(self.bank.features(places, 0, "mask")) if self.bank.masked else None
             maps = tuple(torch.from_numpy(self.bank.features(places, drawn, name)) for name in self.stages)
             if self.probe is not None:
-                logits = self.probe.logits(clean if mask is None else mean_of_slices(clean, mask))
+                logits = self.probe.logits(clean if taught_mask is None else mean_of_slices(clean, taught_mask))
         if self.banked_only:  # adapters of pooled features never see a pixel
-            return Batch(torch.empty(len(indices), 0), self.labels[indices], clean, viewed, mask=mask)
+            return Batch(torch.empty(len(indices), 0), self.labels[indices], clean, viewed, mask=taught_mask, taught_mask=taught_mask)
         if self.views == "tied":
             matrices = np.stack([bank_views(self.view_spec, self.bank_seed, self.hashes[index], int(view))[view]
                                  for index, view in zip(indices, drawn, strict=True)])
@@ -113,4 +114,4 @@ class Batches:
                 self.bank.release()
         if pixels.ndim == 4:
             pixels = pixels.contiguous(memory_format=torch.channels_last)
-        return Batch(pixels, labels, clean, viewed, logits, mask, maps)
+        return Batch(pixels, labels, clean, viewed, logits, mask, maps, taught_mask)

@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from distill.networks.models import Model
 from runtimes.artifact.artifact import Artifact
 from runtimes.errors import UserError
-from runtimes.images.spec import read_image
 from runtimes.session import Session, as_batch
 
 Array = NDArray[Any]

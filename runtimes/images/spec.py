@@ -69,7 +69,8 @@ LEVEL = number(-1e6, 1e6)
 SPEC = object_of(
     {"height": whole(8, 4096), "width": whole(8, 4096), "channels": one_of(1, 3), "dtype": one_of("uint8", "uint16", "int16"),
      "window": list_of(LEVEL, 2, 2), "mean": list_of(number(-1e3, 1e3), 3, 3), "std": list_of(number(1e-4, 1e4), 3, 3)},
-    {"windows": list_of(list_of(LEVEL, 2, 2), 2, MOST_WINDOWS), "volume": VOLUME, "fit": one_of("squash", "crop", "pad"), "edge": whole(8, 8192), "interpolation": one_of("bilinear", "bicubic")})
+    {"windows": list_of(list_of(LEVEL, 2, 2), 2, MOST_WINDOWS), "volume": VOLUME, "fit": one_of("squash", "crop", "pad"),
+     "edge": whole(8, 8192), "interpolation": one_of("bilinear", "bicubic")})
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,8 @@ class ImageSpec:
                             "least: the values are whole numbers")
         if self.windows and (not self.physical or self.channels != 1 or not 2 <= len(self.windows) <= MOST_WINDOWS or self.window != (
                 min(low for low, _ in self.windows), max(high for _, high in self.windows))):
-            raise UserError(f"windows {self.windows} with window {self.window}, dtype {self.dtype} and {self.channels} channels; expected two "
-                            "or three windows of int16 values in one channel, and the window that spans them")
+            raise UserError(f"windows {self.windows} with window {self.window}, dtype {self.dtype} and {self.channels} channels; expected "
+                            "two or three windows of int16 values in one channel, and the window that spans them")
         if min(self.std) <= 0:
             raise UserError(f"std {self.std} must be above 0")
         if self.edge is not None and (self.fit == "pad" or self.height != self.width or self.edge < self.height):
@@ -128,8 +129,8 @@ class ImageSpec:
     def as_dict(self) -> dict[str, Any]:
         """The JSON form; of volumes and of a fit it speaks only where there is one."""
         usual = {"volume": None, "fit": "squash", "edge": None, "interpolation": "bilinear", "windows": ()}
-        plain = {key: list(map(list, value)) if key == "windows" else list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
-                 if key not in usual or value != usual[key]}
+        plain = {key: list(map(list, value)) if key == "windows" else list(value) if isinstance(value, tuple) else value
+                 for key, value in asdict(self).items() if key not in usual or value != usual[key]}
         return plain if self.volume is None else {**plain, "volume": self.volume.as_dict()}
 
     @property

@@ -116,8 +116,8 @@ class VolumeSpec:
         if low == high:
             raise UserError(f"volume with the single value {low:g} everywhere; nothing in it can be classified")
         if high - low < 16:  # the steps of whole numbers would show
-            raise UserError(f"volume of values from {low:g} to {high:g}, which as whole numbers lose too much; --windows is for CT in HU and "
-                            "the like; leave it out, or use --volume-window")
+            raise UserError(f"volume of values from {low:g} to {high:g}, which as whole numbers lose too much; --windows is for CT in HU "
+                            "and the like: leave it out, or use --volume-window")
         if low < -32768 or high > 32767:
             values = np.clip(values, -32768, 32767)
         return (values if np.issubdtype(values.dtype, np.integer) else np.rint(values)).astype(np.int16, copy=False)

@@ -30,7 +30,7 @@ def window_named(name: str) -> tuple[float, float]:
     numbers = NUMBERS.fullmatch(name)
     if numbers is None and name.lower() not in WINDOWS:
         near = difflib.get_close_matches(name.lower(), WINDOWS, 1)
-        raise UserError(f"--windows {name} is unknown{f'; did you mean {near[0]}?' if near else ''}; expected {', '.join(WINDOWS)}, or width "
-                        "and level such as W80L40", USAGE)
+        raise UserError(f"--windows {name} is unknown{f'; did you mean {near[0]}?' if near else ''}; expected {', '.join(WINDOWS)}, or "
+                        "width and level such as W80L40", USAGE)
     centre, width = (float(numbers[2]), float(numbers[1])) if numbers else WINDOWS[name.lower()][:2]
     return centre - width / 2, centre + width / 2

@@ -1,7 +1,7 @@
 """MONAI's networks as encoders of whole volumes: features before any classifier, random weights until a file is placed in them.
 
-Owns: NETWORKS, the short list of those that were tried with the layouts their weights are published in. Does not own: weights, what a
-volume must look like (volume_teachers.py). MONAI is imported where a network is made, and nowhere else.
+Owns: NETWORKS, the short list of those that were tried with the layouts their weights are published in. Does not own: weights, how a
+volume reaches them (solid.py). MONAI is imported where a network is made, and nowhere else.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from runtimes.errors import UserError
 
+NARROW = (8, 16, 32)  # channels of the first stage, where the published networks have 64
+
 
 def _nets() -> Any:
     try:
@@ -23,11 +25,25 @@ def _nets() -> Any:
     return nets
 
 
+def require_monai() -> None:
+    """UserError where MONAI is missing."""
+    _nets()
+
+
 def _resnet(depth: int) -> Callable[[int], nn.Module]:
     """MONAI's ResNet without classifier, with the shortcuts of MedicalNet's weights (MONAI's get_medicalnet_pretrained_resnet_args)."""
     plain = depth in (18, 34)
     return lambda channels: getattr(_nets(), f"resnet{depth}")(
         spatial_dims=3, n_input_channels=channels, feed_forward=False, shortcut_type="A" if plain else "B", bias_downsample=False)
+
+
+def _narrow(depth: int, width: int) -> Callable[[int], nn.Module]:
+    """MONAI's ResNet of basic blocks, as narrow as a small device asks for: `width` channels in its first stage, twice as many in each
+    next one, shortcuts with weights."""
+    layers = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2)}[depth]
+    return lambda channels: _nets().ResNet(  # type: ignore[no-any-return]
+        block="basic", layers=list(layers), block_inplanes=[width << stage for stage in range(4)], spatial_dims=3,
+        n_input_channels=channels, feed_forward=False, shortcut_type="B", bias_downsample=False)
 
 
 def _densenet(channels: int) -> nn.Module:
@@ -57,7 +73,9 @@ def _swin(channels: int) -> nn.Module:
 
 
 NETWORKS: Mapping[str, Callable[[int], nn.Module]] = {
-    **{f"resnet{depth}": _resnet(depth) for depth in (10, 18, 34, 50, 101, 152, 200)}, "densenet121": _densenet, "swin_unetr": _swin}
+    **{f"resnet{depth}": _resnet(depth) for depth in (10, 18, 34, 50, 101, 152, 200)},
+    **{f"resnet{depth}-{width}": _narrow(depth, width) for depth in (10, 18) for width in NARROW},
+    "densenet121": _densenet, "swin_unetr": _swin}
 
 
 def own_name(key: str) -> str:

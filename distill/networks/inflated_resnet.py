@@ -1,7 +1,7 @@
 """A 3D ResNet of bottlenecks as one gets it by inflating a 2D one: the third axis of a volume is what time is in a video.
 
-Owns: InflatedResNet, whose tensors bear the names and shapes of Merlin's image encoder. Does not own: weights, what a volume must look
-like (volume_teachers.py). Strides are no tensors: they are those of Carreira and Zisserman's I3D for ResNets as Merlin's authors use it
+Owns: InflatedResNet, whose tensors bear the names and shapes of Merlin's image encoder. Does not own: weights, how a volume
+reaches it (solid.py). Strides are no tensors: they are those of Carreira and Zisserman's I3D for ResNets as Merlin's authors use it
 (github.com/StanfordMIMI/Merlin, MIT): the stem keeps the third axis, the pool behind it and the first blocks of stages 2 to 4 halve it.
 """
 
