@@ -26,6 +26,7 @@ RTX_EDGE = ("sm86", "sm89", "sm120")  # RTX 30, 40 and 50, workstation and embed
 JETSON = ("sm53", "sm62", "sm72", "sm87", "sm101", "sm110")
 MOST_WARNINGS = 10
 INPUT_TYPES = ("FLOAT", "FLOAT16", "INT8", "INT32", "INT64", "UINT8")  # of ONNX, that TensorRT takes as an input
+DEEP_TYPES = ("INT16", "UINT16")  # of ONNX, that it does not take: float32 holds each of their values
 
 
 @dataclass(frozen=True)
@@ -111,12 +112,13 @@ def _build(library: Any, name: str, data: bytes, batches: tuple[int, int, int], 
     settings = builder_settings(name, str(library.__version__))
     start = time.perf_counter()
     check_inputs(data)
+    parsed = with_float_inputs(data)
     logger = quiet_logger(library)
     builder = started(library.Builder, logger)
     flags = sum(1 << int(getattr(library.NetworkDefinitionCreationFlag, flag)) for flag in settings.network_flags)
     network = builder.create_network(flags)
     parser = library.OnnxParser(network, logger)
-    if not parser.parse(data):
+    if not parser.parse(parsed):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         raise UserError(f"{name} {library.__version__} does not take this graph: {refusal(errors) or first_error(logger.problems)}")
     config = _config(library, settings, builder, network, batches, gpus, workspace_mb)
@@ -194,9 +196,19 @@ def check_inputs(data: bytes) -> None:
         raise UserError("the graph has no inputs; expected one finished ONNX file")
     for entry in graph.input:
         kind = onnx.TensorProto.DataType.Name(entry.type.tensor_type.elem_type)
-        if kind not in INPUT_TYPES:
-            raise UserError(f"input {entry.name} is {kind.lower()}, which TensorRT does not take; export deep images with "
-                            "--input tensor, which takes float32")
+        if kind not in (*INPUT_TYPES, *DEEP_TYPES):
+            raise UserError(f"input {entry.name} is {kind.lower()}, which TensorRT does not take; export it again")
+
+
+def with_float_inputs(data: bytes) -> bytes:
+    """The graph with float32 in place of inputs of 16 bits, whose first node casts them to it: the session hands them over so."""
+    import onnx
+
+    model = onnx.load_from_string(data)
+    deep = [entry for entry in model.graph.input if onnx.TensorProto.DataType.Name(entry.type.tensor_type.elem_type) in DEEP_TYPES]
+    for entry in deep:
+        entry.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    return model.SerializeToString() if deep else data
 
 
 def refusal(errors: Sequence[Any]) -> str:

@@ -27,6 +27,8 @@ from runtimes.backends.trt_library import (
 )
 from runtimes.errors import MISSING, UserError
 
+DEEP = (np.dtype(np.int16), np.dtype(np.uint16))
+
 
 def library_of(facts: Mapping[str, Any], installed: Collection[str]) -> str:
     """Which library opens an engine: the one that built it, and no other; UserError (exit 5) where it is not installed."""
@@ -140,7 +142,8 @@ class TrtSession:
             raise UserError("the session is closed; open it again")
         feeds = batch if isinstance(batch, tuple) else (batch,)
         for tensor, feed in zip(self._inputs, feeds, strict=True):
-            if feed.dtype != tensor.dtype or feed.shape[1:] != tensor.shape or len(feed) != len(feeds[0]):
+            deep = feed.dtype in DEEP and tensor.dtype == np.float32  # TensorRT takes no 16 bits: float32 holds each of their values
+            if (feed.dtype != tensor.dtype and not deep) or feed.shape[1:] != tensor.shape or len(feed) != len(feeds[0]):
                 raise UserError(f"{tensor.name} is {feed.dtype} {feed.shape}; the engine takes {tensor.dtype} "
                                 f"(images, {', '.join(map(str, tensor.shape))})")
         results = {tensor.name: np.empty((len(feeds[0]), *tensor.shape), tensor.dtype) for tensor in self._outputs}

@@ -15,7 +15,7 @@ from runtimes.models.tensor_proto import BYTES, DTYPES, VARINT, fields
 
 # Fields of onnx/onnx.proto by number.
 GRAPH, OPSET_IMPORT, METADATA, GRAPH_INPUT, GRAPH_OUTPUT = 7, 8, 14, 11, 12
-IR_DTYPES = {"u8": "uint8", "u16": "uint16", "f32": "float32", "FP32": "float32"}
+IR_DTYPES = {"u8": "uint8", "u16": "uint16", "i16": "int16", "f32": "float32", "FP32": "float32"}
 
 
 @dataclass(frozen=True)

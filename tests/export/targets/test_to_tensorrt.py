@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from export.targets.to_tensorrt import (
     parse_gpus,
     precision_facts,
     refusal,
+    with_float_inputs,
 )
 from runtimes.backends.trt import check_engine
 from runtimes.backends.trt_library import RTX_GPUS
@@ -146,9 +148,20 @@ def test_int8_weights_build_before_their_pair_and_as_initialisers(graph: bytes, 
 
 
 @real
+@pytest.mark.parametrize("kind", [TensorProto.UINT16, TensorProto.INT16])
+def test_inputs_of_16_bits_become_float32_in_the_engine_alone(kind: int) -> None:
+    data = one_node("Cast", kind, to=TensorProto.FLOAT)
+    widened = onnx.load_from_string(with_float_inputs(data))
+    assert [entry.type.tensor_type.elem_type for entry in widened.graph.input] == [TensorProto.FLOAT]
+    assert build_engine(data, gpus=["sm86"]).facts["onnx_sha256"] == hashlib.sha256(data).hexdigest()
+    whole = one_node("Cast", TensorProto.UINT8, to=TensorProto.FLOAT)
+    assert with_float_inputs(whole) is whole
+
+
+@real
 def test_building_prints_nothing(graph: bytes, capfd: pytest.CaptureFixture[str]) -> None:
     build_engine(graph, gpus=["sm86"])
-    for refused in (b"", b"nonsense", one_node("Det"), one_node("Cast", TensorProto.UINT16, to=TensorProto.FLOAT)):
+    for refused in (b"", b"nonsense", one_node("Det"), one_node("Cast", TensorProto.UINT32, to=TensorProto.FLOAT)):
         with pytest.raises(UserError):
             build_engine(refused, gpus=["sm86"])
     assert capfd.readouterr() == ("", "")
@@ -228,7 +241,7 @@ def test_another_major_version_is_refused(library: str, version: str) -> None:
 
 @pytest.mark.parametrize(("data", "told"), [
     (b"", "no inputs"), (b"nonsense", "no ONNX file"),
-    (one_node("Cast", TensorProto.UINT16, to=TensorProto.FLOAT), "input x is uint16, .*--input tensor"),
+    (one_node("Cast", TensorProto.UINT32, to=TensorProto.FLOAT), "input x is uint32, which TensorRT does not take"),
 ])
 def test_bytes_and_inputs_that_cannot_become_an_engine_are_refused(data: bytes, told: str) -> None:
     with pytest.raises(UserError, match=told):
