@@ -212,7 +212,7 @@ def test_what_is_not_said_of_a_teacher_of_volumes_is_asked_for(name: str, more: 
 
 def test_without_monai_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({"w": torch.zeros(1)}, tmp_path / "w.pth")
-    monkeypatch.setitem(sys.modules, "monai", None)
+    monkeypatch.setitem(sys.modules, "monai.networks", None)
     for name in ("resnet10", "densenet121", "swin_unetr"):
         with pytest.raises(UserError, match=r"rd-distill\[monai\]"):
             load_volume_teacher(f"monai:{name}", weights=str(tmp_path / "w.pth"), volume=SMALL)
