@@ -48,6 +48,12 @@ def _stack(volume: Any, artifact: Artifact) -> Stacks:
         raw = spec.volume.levels(volume)
     else:
         raise UserError(f"a volume is {type(volume).__name__}; expected a path or an array (slices, height, width)")
+    return stack_of(raw, artifact)
+
+
+def stack_of(raw: NDArray[Any], artifact: Artifact) -> Stacks:
+    """Slices and mask of one volume, of its grey slices as `read_image` gives them."""
+    spec = artifact.image_spec
     raw = spec.channelled(raw)
     height, width = raw.shape[1:3]
     if min(height, width) < MIN_SIDE:
