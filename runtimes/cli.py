@@ -20,8 +20,7 @@ from runtimes.text import one_line
 
 EXAMPLES = (("rd-verify artifact-onnx-fp32", "does this machine give the golden scores?"),
             ("rd-verify artifact-onnx-fp32 --public-key key.pem", "and was it signed by this key?"),
-            ("rd-verify artifact-onnx-fp32 --image IM000001 --dicom-sr result.dcm", "and what does it say of this image, for the archive?"),
-            ("rd-verify artifact-onnx-fp32 --json", "the same for a program"))
+            ("rd-verify artifact-onnx-fp32 --image IM1 --dicom-sr sr.dcm", "what does it say of this image, for the archive?"))
 
 
 @dataclass(frozen=True)

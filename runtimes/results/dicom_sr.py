@@ -121,7 +121,7 @@ def _evidence(sources: Sequence[Path]) -> list[Any]:
     for place, path in enumerate(sources):
         header = _header(path, place == 0)
         for name in ("StudyInstanceUID", "PatientID"):
-            if headers and header.get(name) != headers[0].get(name):
+            if headers and (header.get(name) or "") != (headers[0].get(name) or ""):
                 raise UserError(f"{path}: has another {name} than {sources[0].name}; a report belongs to one study of one patient")
         headers.append(header)
     instances = {header.SOPInstanceUID for header in headers}
