@@ -85,8 +85,9 @@ def _plugin(name: str) -> str:
 def _check_length(path: Path, whole: Any, header: Header) -> None:
     bits = header.rows * header.columns * header.samples * header.bits_allocated
     wanted = (bits * 2 // 3 if header.photometric == "YBR_FULL_422" else bits) // 8
-    if len(whole.PixelData) < wanted:
-        raise UserError(f"{path}: damaged or truncated ({len(whole.PixelData):,} bytes of pixel data, the header asks for {wanted:,})")
+    found = len(whole.PixelData or b"")
+    if found < wanted:
+        raise UserError(f"{path}: damaged or truncated ({found:,} bytes of pixel data, the header asks for {wanted:,})")
 
 
 def _check_codestream(path: Path, pydicom: Any, whole: Any, name: str, header: Header) -> None:

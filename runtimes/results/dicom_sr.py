@@ -31,6 +31,7 @@ LONGEST_MEANING = 64  # letters of a code's meaning
 IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")  # without which nothing can be referred to
 UNKNOWN = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime",
            "ReferringPhysicianName")  # which an image may leave empty, and then the report does
+MOMENTS = {"StudyDate": "DA", "StudyTime": "TM", "PatientBirthDate": "DA"}
 SEXES = ("M", "F", "O")
 # What was done, by Modality, where the standard's list of procedures (CID 100) has a code for it; else an imaging procedure.
 PROCEDURES = {"CT": "CTUnspecifiedBodyRegion", "MR": "MRIUnspecifiedBodyRegion", "CR": "XRUnspecifiedBodyRegion",
@@ -147,6 +148,8 @@ def _header(path: Path, whole: bool) -> Any:
             for name in UNKNOWN:
                 if _value(path, header, name) is None:
                     setattr(header, name, "")
+            for name, kind in MOMENTS.items():
+                _check_moment(path, header, name, getattr(pydicom.valuerep, kind))
             if header.PatientSex and header.PatientSex not in SEXES:
                 raise UserError(f"{path}: the tag PatientSex holds none of {', '.join(SEXES)}, which a report may hold; correct it, or "
                                 "leave it empty")
@@ -159,6 +162,15 @@ def _value(path: Path, header: Any, name: str) -> Any:
         return header.get(name)
     except Exception:  # of many types, with the value in their texts
         raise UserError(f"{path}: the tag {name} cannot be read; write it again") from None
+
+
+def _check_moment(path: Path, header: Any, name: str, kind: Any) -> None:
+    """UserError names the tag where a date or time is none."""
+    try:
+        kind(header.get(name) or None)
+    except Exception:
+        raise UserError(f"{path}: the tag {name} holds no {'date' if name.endswith('Date') else 'time'} as DICOM writes it; correct it, or "
+                        "leave it empty") from None
 
 
 def _reason(header: Any) -> str:
