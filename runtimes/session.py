@@ -22,9 +22,6 @@ from runtimes.artifact.targets import Opening, Runtime
 from runtimes.errors import UserError
 from runtimes.images.decode import MAX_PIXELS, decode
 from runtimes.images.spec import read_image
-from runtimes.results.findings import findings_of, origin_of
-from runtimes.results.record import check_results, state_of, write_results
-from runtimes.results.trace import MOMENTS
 from runtimes.scores import Scores, calibrated, decide
 from runtimes.stacks import as_stacks, stack_of
 
@@ -95,6 +92,10 @@ class CheckedSession:
         Comprehensive SR of the patient whose image it is. overwrite replaces what this wrote before, and nothing else. UserError as of
         `run`; exit 2 for places that cannot be written, or a report on what is no DICOM; exit 5 without highdicom.
         """
+        from runtimes.results.findings import findings_of, origin_of  # here: `run` needs none of it, and a device starts sooner
+        from runtimes.results.record import check_results, state_of, write_results
+        from runtimes.results.trace import MOMENTS
+
         path, trace, dicom_sr = Path(path), None if trace is None else Path(trace), None if dicom_sr is None else Path(dicom_sr)
         check_results(path, trace=trace, dicom_sr=dicom_sr, overwrite=overwrite)
         wanted = trace is not None or dicom_sr is not None
