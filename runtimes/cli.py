@@ -1,12 +1,13 @@
 """The command line of rd-verify.
 
-Owns: its flags, what it prints. Does not own: the checks (verify.py).
+Owns: its flags, what it prints. Does not own: the checks (verify.py), what is written of an answer (results/).
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,12 +15,12 @@ from typing import Annotated, Any
 import tyro
 
 from runtimes.commands.flags import parse
-from runtimes.errors import DONE, finish
+from runtimes.errors import DONE, USAGE, UserError, finish
 from runtimes.text import one_line
 
 EXAMPLES = (("rd-verify artifact-onnx-fp32", "does this machine give the golden scores?"),
             ("rd-verify artifact-onnx-fp32 --public-key key.pem", "and was it signed by this key?"),
-            ("rd-verify artifact-onnx-fp32 --json", "the same for a program"))
+            ("rd-verify artifact-onnx-fp32 --image IM1 --dicom-sr sr.dcm", "what does it say of this image, for the archive?"))
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,20 @@ class VerifySettings:
     """Threads of the runtime; all cores this process may use when not given."""
     public_key: Path | None = None
     """PEM file of the Ed25519 key that must have signed the artifact; anything unsigned or changed is refused (exit 1)."""
+    image: Path | None = None
+    """An image, or a volume, to answer once the self-test has passed."""
+    trace: Path | None = None
+    """JSON file to write of that answer: hashes, runtime, probabilities, thresholds, times; nothing of a patient."""
+    dicom_sr: Path | None = None
+    """DICOM report to write of that answer (SR, TID 1500); the image must be DICOM, and the report carries its patient's name."""
+    overwrite: bool = False
+    """Replace a trace or report that this command wrote before."""
     json: bool = False
     """Print one JSON document instead of lines."""
+
+    def __post_init__(self) -> None:
+        if self.image is None and (self.trace or self.dicom_sr):
+            raise UserError(f"{'--trace' if self.trace else '--dicom-sr'} is of an answer; name the image to answer: --image FILE", USAGE)
 
 
 def verify_main() -> None:
@@ -48,13 +61,18 @@ def verify_main() -> None:
 def _verify(settings: VerifySettings) -> int:
     from runtimes.verify import verify
 
-    code, report = verify(settings.artifact, threads=settings.threads, device=settings.device, public_key=settings.public_key)
+    code, report = verify(settings.artifact, threads=settings.threads, device=settings.device, public_key=settings.public_key,
+                          image=settings.image, trace=settings.trace, dicom_sr=settings.dicom_sr, overwrite=settings.overwrite)
     if settings.json:
         print(json.dumps({"exit_code": code, **report}, indent=2))
         return code
     _print(report)
     if code == DONE:
         print("good: this machine gives the golden scores")
+        _print_answer(report.get("answer", []))
+        for out, what in ((settings.trace, "trace"), (settings.dicom_sr, "report")):
+            if out is not None:
+                print(f"{what:<9} {one_line(str(out))}")
     else:
         print("FAILED: this machine gives other scores than the golden ones, or probabilities that do not follow from their logits "
               f"(by {report['calibration_difference']:.1e}); do not use the artifact here", file=sys.stderr)
@@ -81,6 +99,14 @@ def _print(report: dict[str, Any]) -> None:
     if not report["calibration_difference"] <= report["calibration_tolerance"]:
         print(f"          probabilities are {report['calibration_difference']:.1e} off the calibration of their own logits "
               f"(allowed {report['calibration_tolerance']:.0e}): another temperature")
+
+
+def _print_answer(findings: Sequence[Mapping[str, Any]]) -> None:
+    """A line a class: what was decided, its probability, and what decides."""
+    for place, finding in enumerate(findings):
+        rule = "the highest decides" if finding["threshold"] is None else f"threshold {finding['threshold']:.4g}"
+        print(f"{'image' if place == 0 else '':<9} {'yes' if finding['decided'] else 'no ':<4} {finding['probability']:.4f}  "
+              f"{one_line(finding['name'])} ({rule})")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 """From images to Scores: check what comes in, run it, decide.
 
 Owns: Session, `open_session`, `as_batch`, the one place where inputs are checked before a runtime sees them (some runtimes
-turn NaN into confident answers). Does not own: which runtime opens what (targets.py), the resize rule (images.py), files (decode.py).
+turn NaN into confident answers), and the clock from file to decision. Does not own: which runtime opens what (targets.py), the resize
+rule (spec.py), files (decode.py), what is written beside an answer (results/).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import isfinite
 from pathlib import Path
+from time import perf_counter_ns
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -19,7 +22,7 @@ from runtimes.artifact.targets import Opening, Runtime
 from runtimes.errors import UserError
 from runtimes.images.decode import MAX_PIXELS, decode
 from runtimes.scores import Scores, calibrated, decide
-from runtimes.stacks import as_stacks
+from runtimes.stacks import as_stacks, stack_of
 
 Images = str | Path | NDArray[Any] | Sequence[str | Path | NDArray[Any]]
 Feeds = NDArray[Any] | tuple[NDArray[Any], NDArray[Any]]  # what a graph takes: one array, or of volumes slice by slice also a mask
@@ -80,6 +83,37 @@ class CheckedSession:
         decisions = decide(probabilities, artifact.task, artifact.thresholds)
         return Scores(logits, probabilities, decisions, artifact.classes, artifact.task, attention)
 
+    def run_file(self, path: str | Path, *, trace: str | Path | None = None, dicom_sr: str | Path | None = None,
+                 overwrite: bool = False) -> Scores:
+        """Scores of the file (or folder) of one image or volume, as `run` gives them; beside it, where named, a trace and a DICOM report.
+
+        trace: a JSON file of what answered, what and how fast, without a word of whom; times in it are of this one call. dicom_sr: a
+        Comprehensive SR of the patient whose image it is. overwrite replaces what this wrote before, and nothing else. UserError as of
+        `run`; exit 2 for places that cannot be written, or a report on what is no DICOM; exit 5 without highdicom.
+        """
+        from runtimes.results.findings import findings_of, origin_of  # here: `run` needs none of it, and a device starts sooner
+        from runtimes.results.record import check_results, state_of, write_results
+        from runtimes.results.trace import MOMENTS
+
+        path, trace, dicom_sr = Path(path), None if trace is None else Path(trace), None if dicom_sr is None else Path(dicom_sr)
+        check_results(path, trace=trace, dicom_sr=dicom_sr, overwrite=overwrite)
+        wanted = trace is not None or dicom_sr is not None
+        before = state_of(path) if wanted else []
+        moments = [perf_counter_ns()]
+        raw = _read(path, self.artifact)
+        moments.append(perf_counter_ns())
+        feeds = _feeds_of(raw, self.artifact)
+        moments.append(perf_counter_ns())
+        scores = self.run(feeds)
+        moments.append(perf_counter_ns())
+        if wanted:
+            if state_of(path) != before:
+                raise UserError(f"{path} was changed while it was answered; repeat when it is whole")
+            ms = {name: (end - start) / 1e6 for name, (start, end) in zip(MOMENTS, pairwise(moments), strict=True)}
+            write_results(path, findings_of(scores, self.artifact.thresholds), origin_of(self.artifact, self.facts()), ms, trace=trace,
+                          dicom_sr=dicom_sr)
+        return scores
+
     def facts(self) -> dict[str, Any]:
         """What really runs: model, runtime, version, provider, precision, threads."""
         artifact = self.artifact
@@ -124,7 +158,7 @@ def as_images(images: Images, artifact: Artifact) -> NDArray[Any]:
     if isinstance(images, np.ndarray):
         batch = _batch_of_array(images, artifact)
     elif isinstance(images, str | Path):
-        batch = _from_raw(_read(images, artifact), artifact)[None]
+        batch = _from_raw(_read(Path(images), artifact), artifact)[None]
     elif isinstance(images, Sequence) and not isinstance(images, bytes):
         if not images:
             raise UserError("no images; expected at least one")
@@ -174,13 +208,21 @@ def _from_raw(raw: NDArray[Any], artifact: Artifact) -> NDArray[Any]:
     return spec.resized(raw)
 
 
-def _read(path: str | Path, artifact: Artifact) -> NDArray[Any]:
+def _read(path: Path, artifact: Artifact) -> NDArray[Any]:
+    """One file as a raw image (H, W, C), or as the slices of a volume (D, H, W, 1)."""
     spec = artifact.image_spec
-    raw = decode(Path(path), values=spec.physical)
+    if spec.volume is not None:
+        return spec.read(path)
+    raw = decode(path, values=spec.physical)
     if raw.dtype != spec.dtype:
         raise UserError(f"{path}: pixels are {raw.dtype}, this model takes {spec.dtype} grey levels from "
                         f"{spec.window[0]:g} to {spec.window[1]:g}")
     return spec.channelled(raw)
+
+
+def _feeds_of(raw: NDArray[Any], artifact: Artifact) -> Feeds:
+    """What the graph takes of what `_read` has read."""
+    return _from_raw(raw, artifact)[None] if artifact.image_spec.volume is None else stack_of(raw, artifact)
 
 
 def _pixel_values(values: NDArray[Any], artifact: Artifact) -> NDArray[Any]:

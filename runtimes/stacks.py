@@ -33,18 +33,17 @@ def as_stacks(volumes: Volumes, artifact: Artifact) -> Stacks:
     if not masked and isinstance(volumes, np.ndarray) and volumes.ndim == 5:
         return _checked(volumes, artifact)
     if isinstance(volumes, np.ndarray | str | Path):
-        stacks = [_stack(volumes, artifact)]
-    elif isinstance(volumes, Sequence) and not isinstance(volumes, bytes):
+        return _joined([_stack(volumes, artifact)], artifact)
+    if isinstance(volumes, Sequence) and not isinstance(volumes, bytes):
         if not volumes:
             raise UserError("no volumes; expected at least one")
-        stacks = [_stack(volume, artifact) for volume in volumes]
-    else:
-        raise UserError(f"volumes are {type(volumes).__name__}; expected a path, an array (slices, height, width) or a list of these")
-    slices = np.concatenate([stack for stack, _ in stacks])
-    if not masked:
-        return slices
-    there = np.asarray([count for _, count in stacks])
-    return slices, (np.arange(artifact.image_spec.slices) < there[:, None]).astype(np.uint8)
+        return _joined([_stack(volume, artifact) for volume in volumes], artifact)
+    raise UserError(f"volumes are {type(volumes).__name__}; expected a path, an array (slices, height, width) or a list of these")
+
+
+def stack_of(raw: NDArray[Any], artifact: Artifact) -> Stacks:
+    """What the graph takes of one volume, of its slices (D, H, W, 1) as `ImageSpec.read` gives them."""
+    return _joined([_placed(raw, artifact)], artifact)
 
 
 def _stack(volume: Any, artifact: Artifact) -> tuple[NDArray[Any], int]:
@@ -52,11 +51,14 @@ def _stack(volume: Any, artifact: Artifact) -> tuple[NDArray[Any], int]:
     spec = artifact.image_spec
     assert spec.volume is not None
     if isinstance(volume, str | Path):
-        raw = spec.read(Path(volume))
-    elif isinstance(volume, np.ndarray):
-        raw = spec.volume.levels(volume)
-    else:
-        raise UserError(f"a volume is {type(volume).__name__}; expected a path or an array (slices, height, width)")
+        return _placed(spec.read(Path(volume)), artifact)
+    if isinstance(volume, np.ndarray):
+        return _placed(spec.volume.levels(volume), artifact)
+    raise UserError(f"a volume is {type(volume).__name__}; expected a path or an array (slices, height, width)")
+
+
+def _placed(raw: NDArray[Any], artifact: Artifact) -> tuple[NDArray[Any], int]:
+    spec = artifact.image_spec
     raw = spec.channelled(raw)
     height, width = raw.shape[1:3]
     if min(height, width) < MIN_SIDE:
@@ -65,6 +67,15 @@ def _stack(volume: Any, artifact: Artifact) -> tuple[NDArray[Any], int]:
     if slices.min() == slices.max():
         raise UserError(f"volume with the single value {slices.flat[0]} everywhere; nothing in it can be classified")
     return np.ascontiguousarray(slices[None]), spec.slices_of(raw)
+
+
+def _joined(stacks: Sequence[tuple[NDArray[Any], int]], artifact: Artifact) -> Stacks:
+    """Volumes as the graph takes them: with a mask where it sees slices one by one."""
+    slices = np.concatenate([stack for stack, _ in stacks])
+    if not artifact.image_spec.masked:
+        return slices
+    there = np.asarray([count for _, count in stacks])
+    return slices, (np.arange(artifact.image_spec.slices) < there[:, None]).astype(np.uint8)
 
 
 def _checked(slices: NDArray[Any], artifact: Artifact) -> NDArray[Any]:

@@ -1,11 +1,12 @@
 """The self-test of an artifact on the machine that will use it: bytes, golden vectors, facts. No torch, no onnx package.
 
-Owns: `verify`, reading golden vectors. Does not own: what agreement means (agreement.py), tensors (tensor_proto.py), signatures
-(signature.py), flags (cli.py).
+Owns: `verify`, reading golden vectors, an image answered once that is passed. Does not own: what agreement means (agreement.py), tensors
+(tensor_proto.py), signatures (signature.py), flags (cli.py), what is written of an answer (results/).
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from runtimes.artifact.claims import check_beside
 from runtimes.artifact.signature import is_signed
 from runtimes.errors import DONE, PARITY, UserError
 from runtimes.models.tensor_proto import named_tensor
+from runtimes.results.findings import findings_of
+from runtimes.results.record import check_results
 from runtimes.scores import calibrated
 from runtimes.session import CheckedSession, open_runtime
 
@@ -72,12 +75,15 @@ def _check_golden(values: NDArray[Any], form: tuple[Any, tuple[int, ...]], count
         raise UserError(f"{path}: golden values hold NaN or Inf; export the artifact again")
 
 
-def verify(folder: Path, *, threads: int | None = None, device: str = "cpu",
-           public_key: Path | None = None) -> tuple[int, dict[str, Any]]:
+def verify(folder: Path, *, threads: int | None = None, device: str = "cpu", public_key: Path | None = None, image: Path | None = None,
+           trace: Path | None = None, dicom_sr: Path | None = None, overwrite: bool = False) -> tuple[int, dict[str, Any]]:
     """Check an artifact on this machine: exit code (0, 1, 3) and facts; UserError where it cannot be checked (1, 2, 5).
 
-    public_key: the PEM file of the key that must have signed it; nothing of the artifact is opened before that is known.
+    public_key: the PEM file of the key that must have signed it; nothing of the artifact is opened before that is known. image: a file to
+    answer by the very session that passed, under `answer` in the facts; trace, dicom_sr, overwrite: as of `run_file`.
     """
+    if image is not None:  # before anything is opened
+        check_results(image, trace=trace, dicom_sr=dicom_sr, overwrite=overwrite)
     artifact = read_artifact(folder, public_key=public_key)
     for name in ("config.json", "preprocessor_config.json", "parity.json", "latency.json"):
         if name in artifact.manifest["files"]:
@@ -88,17 +94,21 @@ def verify(folder: Path, *, threads: int | None = None, device: str = "cpu",
     try:
         scores = session.run(inputs)
         facts = session.facts()
+        comparison = compare(scores.logits, scores.probabilities, logits, probabilities, task=artifact.task,
+                             temperatures=artifact.temperatures, thresholds=artifact.thresholds, tolerance=artifact.tolerance)
+        # Probabilities follow from their logits by the manifest's temperatures: the golden ones, and those of this machine.
+        tail = max(tail_difference(logits, probabilities, artifact.task, artifact.temperatures),
+                   tail_difference(scores.logits, scores.probabilities, artifact.task, artifact.temperatures))
+        allowed = 2 * TAIL[artifact.precision]  # twice: export has seen it on one machine only
+        good = comparison.within(artifact.tolerance) and tail <= allowed
+        answer = {}
+        if image is not None and good:
+            answered = session.run_file(image, trace=trace, dicom_sr=dicom_sr, overwrite=overwrite)
+            answer = {"answer": [asdict(finding) for finding in findings_of(answered, artifact.thresholds)]}
     finally:
         session.close()
-    comparison = compare(scores.logits, scores.probabilities, logits, probabilities, task=artifact.task,
-                         temperatures=artifact.temperatures, thresholds=artifact.thresholds, tolerance=artifact.tolerance)
-    # Probabilities follow from their logits by the manifest's temperatures: the golden ones, and those of this machine.
-    tail = max(tail_difference(logits, probabilities, artifact.task, artifact.temperatures),
-               tail_difference(scores.logits, scores.probabilities, artifact.task, artifact.temperatures))
-    allowed = 2 * TAIL[artifact.precision]  # twice: export has seen it on one machine only
-    good = comparison.within(artifact.tolerance) and tail <= allowed
     report = {"artifact": str(folder), "files": len(artifact.manifest["files"]), "signature": signature,
               "signed_by": artifact.signed_by or None, **facts, "golden_images": len(logits), "difference": comparison.difference,
               "tolerance": artifact.tolerance, "flips": comparison.flips, "excused": comparison.excused,
-              "calibration_difference": tail, "calibration_tolerance": allowed}
+              "calibration_difference": tail, "calibration_tolerance": allowed, **answer}
     return (DONE if good else PARITY), report

@@ -21,7 +21,7 @@ BELOW = {"runtimes": {"runtimes"}, "distill": {"runtimes", "distill"}, "export":
 GROUND = {"numpy", "PIL"}  # what every file of the ground floor may import beside the standard library
 GROUND_BY_FILE = {"runtimes/cli.py": {"tyro", "rich"}, "runtimes/info_cli.py": {"tyro"}, "runtimes/bench/config.py": {"tyro"},
                   "runtimes/commands/flags.py": {"tyro", "yaml"}, "runtimes/images/volumes.py": {"nibabel"},
-                  "runtimes/images/dicom_guard.py": {"pydicom"},
+                  "runtimes/images/dicom_guard.py": {"pydicom"}, "runtimes/results/dicom_sr.py": {"highdicom", "pydicom"},
                   "runtimes/backends/ort.py": {"onnxruntime"}, "runtimes/backends/ov.py": {"openvino"},
                   "runtimes/backends/cuda.py": {"cuda"}, "runtimes/backends/trt_library.py": {"tensorrt", "tensorrt_rtx"},
                   "runtimes/artifact/signature.py": {"cryptography"}}
@@ -32,7 +32,7 @@ THROUGH_THE_DOOR = {"distill.evaluation.calibrate", "distill.networks.checkpoint
 FROM_INTAKE = {"images_for"}
 # The wings of a package from the roof down: a wing imports those that stand behind it in this list, and no other. "" is the hall.
 WINGS = {
-    "runtimes": ("bench", "", "measure", "artifact", "backends", "images", "models", "commands", "files"),
+    "runtimes": ("bench", "", "measure", "results", "artifact", "backends", "images", "models", "commands", "files"),
     "distill": ("", "adaptation", "selection", "pruning", "report", "training", "methods", "teacher", "evaluation", "networks", "data",
                 "phantom", "settings", "adapters"),
     "export": ("", "documents", "targets", "parity", "precision", "graph"),
@@ -46,7 +46,7 @@ BASES = {"nn.Module", "torch.nn.Module", "Module", "Dataset", "Exception", "User
 # A lazy list of images is a collections.abc.Sequence, which types know by name only.
 SEQUENCES = {"distill/phantom/images.py", "distill/phantom/volumes.py"}
 HEAVY = {"torch", "torchvision", "timm", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "scipy", "sklearn", "matplotlib",
-         "transformers", "tyro", "rich", "yaml", "cuda", "cryptography", "cyclonedx", "pydicom"}
+         "transformers", "tyro", "rich", "yaml", "cuda", "cryptography", "cyclonedx", "pydicom", "highdicom"}
 SHAPELESS = {"utils", "util", "common", "helpers", "helper", "misc", "base", "core", "tools"}
 
 

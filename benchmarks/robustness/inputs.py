@@ -4,7 +4,8 @@ Owns: running the cases in folders of their own, judging, the table. Does not ow
 its own, forked from one that has imported PyTorch already: its own imports would take longer than all that most of them do.
 
     python -m benchmarks.robustness.inputs
-    python -m benchmarks.robustness.inputs --only "bank" --keep
+    python -m benchmarks.robustness.inputs --only "bank" --keep work
+    python -m benchmarks.robustness.inputs --only "DICOM:" --out benchmarks/results/bad-dicom.md
 """
 
 from __future__ import annotations
@@ -48,14 +49,15 @@ class Answer:
     fault: str
 
 
-def typed(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command line in a folder, as a process of its own."""
+def typed(line: str, folder: Path, hidden: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """Run a command line in a folder, as a process of its own; hidden: packages that it shall not find."""
     words = shlex.split(line)
     sys.stdout.flush()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         child = os.fork()
         if child == 0:
             os.setsid()
+            _hide(hidden)
             os._exit(_command(words, folder, out.fileno(), err.fileno()))
         deadline, status = time.monotonic() + LIMIT_S, None
         while status is None:
@@ -71,6 +73,13 @@ def typed(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
             file.seek(0)
             texts.append(file.read().decode("utf-8", "backslashreplace"))
     return subprocess.CompletedProcess(words, status, *texts)
+
+
+def _hide(packages: Sequence[str]) -> None:
+    """Have packages as good as not installed, for pydicom, too, which has asked for its decoders when the files were made."""
+    for name in [name for name in sys.modules if packages and name.partition(".")[0] in ("pydicom", "pylibjpeg", *packages)]:
+        del sys.modules[name]
+    sys.modules.update(dict.fromkeys(packages))  # type: ignore[arg-type]  # None: an import of it fails
 
 
 def _command(words: list[str], folder: Path, out: int, err: int) -> int:
@@ -101,7 +110,7 @@ def judge(case: Case, folder: Path, finished: Path) -> Answer:
     folder.mkdir()
     case.make(folder, finished)
     before = set(folder.glob(".*tmp*"))
-    done = typed(case.typed, folder)
+    done = typed(case.typed, folder, case.hidden)
     told = done.stderr + done.stdout if done.returncode == 0 else done.stderr or done.stdout
     message = first_line(done.stderr or done.stdout)
     faults = []
@@ -111,6 +120,8 @@ def judge(case: Case, folder: Path, finished: Path) -> Answer:
         faults.append("traceback: " + told.strip().splitlines()[-1][:300])
     if case.word.lower() not in told.lower():
         faults.append(f"the message does not say {case.word!r}")
+    if told_secrets := [word for word in case.secrets if word in done.stderr + done.stdout]:
+        faults.append(f"says {', '.join(told_secrets)}, which is in the file")
     if (folder / "executed").exists():
         faults.append("code from a file was executed")
     if set(folder.glob(".*tmp*")) - before:
@@ -173,10 +184,10 @@ def shown(message: str, most: int = 220) -> str:
 def main() -> None:
     """Run all cases, print and store the table, exit 1 when any answer is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", help="cases whose name holds this word; the table is then not stored")
+    parser.add_argument("--only", help="cases whose name holds this word; the table is then stored only with --out")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--keep", type=Path, help="an empty folder to work in and leave")
-    parser.add_argument("--out", type=Path, default=RESULTS / "bad-inputs.md")
+    parser.add_argument("--out", type=Path, help=f"of the table; of all cases {RESULTS.name}/bad-inputs.md where it is not given")
     given = parser.parse_args()
     cases = [case for case in CASES if not given.only or given.only in case.name]
     with tempfile.TemporaryDirectory() as name:
@@ -194,13 +205,14 @@ def main() -> None:
     print(f"\n{len(answers)} wrong inputs, {len(wrong)} answered badly")
     for one in wrong:
         print(f"  {one.case.name}: {one.fault}\n    {one.case.typed}\n    {one.message[:300]}")
-    if not given.only:
-        about = facts()
-        given.out.parent.mkdir(parents=True, exist_ok=True)
+    out: Path | None = given.out or (None if given.only else RESULTS / "bad-inputs.md")
+    if out is not None:
+        about, only = facts(), f' --only "{given.only}"' if given.only else ""
+        out.parent.mkdir(parents=True, exist_ok=True)
         head = (f"# Wrong inputs and what the commands answer\n\n{len(answers)} inputs, {len(wrong)} answered badly. "
-                f"Made by `python -m benchmarks.robustness.inputs` on {about['date']}, Python {about['python']}.")
-        given.out.write_text(f"{head}\n\n{found}\n", encoding="utf-8")
-        print(given.out)
+                f"Made by `python -m benchmarks.robustness.inputs{only}` on {about['date']}, Python {about['python']}.")
+        out.write_text(f"{head}\n\n{found}\n", encoding="utf-8")
+        print(out)
     sys.exit(1 if wrong else 0)
 
 

@@ -7,6 +7,7 @@ ICC profiles and presentation states are not applied, and nothing is turned or m
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ JPEG, JPEG_2000, BOX = b"\xff\xd8", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  "
 END = b"\xff\xd9"  # of a codestream of any JPEG; a byte or two of padding may follow
 FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers of JPEG and JPEG-LS after which an image's size stands
 CODECS = ("JPEG", "High-Throughput")
+RLE_GROWTH = 64  # times: a pair of bytes may become 128
+RLE_HARMLESS = 1 << 26  # bytes that a segment may decode to unasked: counting its runs takes half as long as decoding it
 
 
 def read_dicom(path: Path, max_pixels: int, *, values: bool = False) -> NDArray[Any]:
@@ -82,17 +85,21 @@ def _plugin(name: str) -> str:
 def _check_length(path: Path, whole: Any, header: Header) -> None:
     bits = header.rows * header.columns * header.samples * header.bits_allocated
     wanted = (bits * 2 // 3 if header.photometric == "YBR_FULL_422" else bits) // 8
-    if len(whole.PixelData) < wanted:
-        raise UserError(f"{path}: damaged or truncated ({len(whole.PixelData):,} bytes of pixel data, the header asks for {wanted:,})")
+    found = len(whole.PixelData or b"")
+    if found < wanted:
+        raise UserError(f"{path}: damaged or truncated ({found:,} bytes of pixel data, the header asks for {wanted:,})")
 
 
 def _check_codestream(path: Path, pydicom: Any, whole: Any, name: str, header: Header) -> None:
     """Refuse a JPEG of another size than the header says, before a decoder reserves memory for it, and one that is cut off."""
     data = pydicom.encaps.get_frame(whole.PixelData, 0, number_of_frames=1)
-    if not name.startswith(CODECS):  # RLE: each byte becomes 64 at most, and no honest writer makes the pixels longer
+    if not name.startswith(CODECS):  # RLE: no honest writer makes the pixels longer, or decodes to more than them and a little padding
         whole_bytes = header.rows * header.columns * header.samples * header.bits_allocated // 8
         if len(data) > 1.1 * whole_bytes + 1024:
             raise UserError(f"{path}: damaged ({len(data):,} bytes of RLE for {whole_bytes:,} bytes of pixels)")
+        pixels = header.rows * header.columns
+        if len(data) * RLE_GROWTH > RLE_HARMLESS and _decodes_to_more(data, int(1.1 * pixels) + 1024):
+            raise UserError(f"{path}: damaged (a segment of RLE decodes to far more than its {pixels:,} bytes)")
         return
     size = _size(data)
     if size is None:
@@ -102,6 +109,22 @@ def _check_codestream(path: Path, pydicom: Any, whole: Any, name: str, header: H
     if size != (header.rows, header.columns):
         raise UserError(f"{path}: damaged (the header says {header.columns}x{header.rows} pixels, the {name.split(',')[0]} in it "
                         f"{size[1]}x{size[0]})")
+
+
+def _decodes_to_more(data: bytes, most: int) -> bool:
+    """Whether a segment of RLE decodes to more than so many bytes; the lengths of its runs are added up and nothing is decoded."""
+    offsets = [int.from_bytes(data[at:at + 4], "little") for at in range(4, 64, 4)][:data[0]] if len(data) >= 64 else []
+    for start, end in pairwise([*offsets, len(data)]):
+        at, end, length = start, min(end, len(data)), 0
+        if (end - start) * RLE_GROWTH <= most:
+            continue
+        while at < end and length <= most:
+            run = data[at]
+            at += 2 if run > 128 else 1 if run == 128 else run + 2
+            length += 257 - run if run > 128 else 0 if run == 128 else run + 1
+        if length > most:
+            return True
+    return False
 
 
 def _size(data: bytes) -> tuple[int, int] | None:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from runtimes.errors import MISSING, UserError
 
-LOGGERS = ("pydicom", "pylibjpeg", "libjpeg", "openjpeg")
+LOGGERS = ("pydicom", "pylibjpeg", "libjpeg", "openjpeg", "highdicom")  # the last one names a patient whose name looks wrong to it
 MAX_READS = 400_000  # of a header: some 100,000 elements, 50 times what one frame has
 
 

@@ -26,7 +26,10 @@ TAUGHT = TINY + " --teacher mobilenetv3_small_050 --teacher-weights random --tea
 
 @dataclass(frozen=True)
 class Case:
-    """One input that tempts to a wrong answer: a name, how its files are made, what is typed, what must come and what must be left."""
+    """One input that tempts to a wrong answer: a name, how its files are made, what is typed, what must come and what must be left.
+
+    hidden: packages that are as good as not installed; secrets: words of its files that no answer may hold.
+    """
 
     name: str
     typed: str
@@ -34,6 +37,8 @@ class Case:
     word: str
     make: Make = lambda folder, finished: None
     check: Check = lambda folder: ""
+    hidden: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
 
 
 def picture(path: Path, seed: int = 0, depth: str = "uint8", size: int = 40) -> None:

@@ -42,6 +42,7 @@ from benchmarks.robustness.cases.manifests import MANIFEST_CASES
 from benchmarks.robustness.cases.names import NAME_CASES
 from benchmarks.robustness.cases.outs import OUT_CASES
 from benchmarks.robustness.cases.pictures import PICTURE_CASES
+from benchmarks.robustness.cases.scans import SCAN_CASES
 from benchmarks.robustness.cases.tables import TABLE_CASES
 
 CSV = VANILLA.replace("--data data", "--data data/labels.csv")
@@ -222,4 +223,5 @@ CASES: tuple[Case, ...] = (
     *LEAK_CASES,
     *NAME_CASES,
     *MANIFEST_CASES,
+    *SCAN_CASES,
 )
