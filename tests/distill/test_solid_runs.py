@@ -9,7 +9,9 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import torch
 from dicoms import write_dicom
+from drawn import class_folders
 from runs import TINY, refused, run
 
 from distill.adaptation.adapt import adapt
@@ -32,22 +34,18 @@ from runtimes.verify import verify
 pytest.importorskip("monai", reason="MONAI is not installed: pip install 'rd-distill[monai]'")
 pytestmark = pytest.mark.usefixtures("in_empty_folder")
 
-VOLUMES: dict[str, Any] = {"data": "phantom-volumes", "phantom_images": (12, 10, 10), "student": "monai:resnet10-8", "size": 32, "slices": 16,
-                           "epochs": 1, "min_steps": 2, "batch": 4}
-QUICK = {"golden_images": 4, "latency": False}
-
+VOLUMES: dict[str, Any] = {"data": "phantom-volumes", "phantom_images": (12, 10, 10), "student": "monai:resnet10-8", "size": 32,
+                           "slices": 16, "epochs": 1, "min_steps": 2, "batch": 4}
 
 def exported(folder: str = "student", **changes: Any) -> Path:
     out = Path(f"artifact-{folder}")
-    assert export(ExportSettings(student_dir=Path(folder), out=out, golden_images=4, **changes), "rd-export --test") == 0
+    assert export(ExportSettings(student_dir=Path(folder), out=out, golden_images=8, samples=5, **changes), "rd-export --test") == 0
     return out
 
 
 @pytest.fixture
 def shallow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Merlin's network with a block a stage and few channels, and a file of its weights."""
-    import torch
-
     monkeypatch.setattr(solid, "InflatedResNet", lambda: InflatedResNet((1, 1, 1, 1), 8))
     monkeypatch.setattr(solid, "WIDTHS", {**solid.WIDTHS, "inflated/resnet152": 256})
     torch.manual_seed(0)
@@ -91,7 +89,8 @@ def test_a_teacher_of_whole_volumes_is_banked_once_and_teaches_either_kind_of_st
     assert bool(bank.key["views"].get("solid")) == student.startswith("monai")
     branches = read_json(Path("student/metrics.json"))["splits"]["test"]
     assert {"student", "teacher", "probe"} <= set(branches)
-    assert run(**{**changes, "teacher": "bank:bank", "teacher_weights": None, "teacher_size": None, "bank": None}, method="kd", overwrite=True) == 0
+    banked = {"teacher": "bank:bank", "teacher_weights": None, "teacher_size": None, "bank": None}
+    assert run(**{**changes, **banked}, method="kd", overwrite=True) == 0
 
 
 def test_slices_of_a_2d_teacher_teach_a_student_of_whole_volumes() -> None:
@@ -112,7 +111,8 @@ def test_an_adapted_teacher_of_volumes_keeps_its_features_and_teaches(shallow: P
 
 @pytest.mark.parametrize(("changes", "words"), [
     ({"data": "phantom"}, "the data are single images"), ({"student": "monai:resnet"}, "expected monai: and one of"),
-    ({"student": "monai:densenet121", "size": 8}, "choose another --size or --slices"), ({"windows": ("brain",)}, "is drawn in grey levels"),
+    ({"student": "monai:densenet121", "size": 16}, "choose another --size or --slices"),
+    ({"windows": ("brain",)}, "is drawn in grey levels"),
     ({"windows": ("brian",)}, "did you mean brain"), ({"windows": ("brain",) * 4}, "4 windows; expected 3"),
     ({"windows": ("brain",), "volume_window": (0.0, 80.0)}, "give one of them")])
 def test_what_does_not_fit_volumes_is_refused_in_a_sentence(changes: dict[str, Any], words: str) -> None:
@@ -146,7 +146,7 @@ def hounsfield_set(folder: Path, volumes: bool) -> Path:
 
 
 @pytest.mark.parametrize(("volumes", "student"), [(False, "test_efficientnet"), (True, "test_efficientnet"), (True, "monai:resnet10-8")])
-def test_windows_are_inside_the_graph_and_a_file_gives_training_and_device_the_same_bits(tmp_path: Path, volumes: bool, student: str) -> None:
+def test_windows_are_in_the_graph_and_a_file_gives_training_and_device_the_same_bits(tmp_path: Path, volumes: bool, student: str) -> None:
     table = hounsfield_set(tmp_path, volumes)
     sizes = {"slices": 16} if volumes else {}
     assert run(data=str(table), windows=("brain", "subdural", "bone"), student=student, method="vanilla", epochs=1, **sizes) == 0
@@ -163,22 +163,18 @@ def test_windows_are_inside_the_graph_and_a_file_gives_training_and_device_the_s
     assert fed.dtype == np.int16
     np.testing.assert_array_equal(np.rint(spec.levels(fed[0])), spec.stored(images.raw(0)))
     model = checkpoint.model.eval()
-    import torch
-
     with torch.no_grad():
         pixels = torch.from_numpy(spec.normalised(spec.levels(fed)))
         mask = (torch.from_numpy(batch[1]).float(),) if isinstance(batch, tuple) else ()
         np.testing.assert_allclose(session.run(file).logits, model(pixels, *mask).numpy(), atol=1e-4)
-    with pytest.raises(UserError, match="inside its graph"):
-        exported(input="tensor") if not volumes else exported(input="tensor", input_size="40x48")
+    with pytest.raises(UserError, match="slices of its own size" if volumes else "inside its graph"):
+        exported(input="tensor", overwrite=True)
     if not volumes:
         with pytest.raises(UserError, match="dtype uint8, expected int16: values such as HU"):
             session.run(np.zeros((32, 32), np.uint8) + np.arange(32, dtype=np.uint8))
 
 
 def test_settings_of_windows_are_kept_in_the_manifest_and_windows_of_pictures_are_refused(tmp_path: Path) -> None:
-    from drawn import pictures
-
     with pytest.raises(UserError, match="pictures hold grey levels"):
-        run(data=str(pictures(tmp_path / "set")), windows=("brain",), method="vanilla")
+        run(data=str(class_folders(tmp_path / "set", {"a": 12, "b": 12})), windows=("brain",), method="vanilla")
     assert DistillSettings(windows=("W80L40",)).windows == ("W80L40",)
