@@ -1,8 +1,9 @@
 """The header of a DICOM file: what its pixels are and how they are shown, checked before a pixel is decoded.
 
 Owns: Header, `read_header`, the refusals that a header settles. Does not own: how pydicom is kept in bounds (dicom_guard.py), decoding
-pixels (dicom.py), grey levels (dicom_levels.py), where slices lie (dicom_planes.py). Only the tags in TAGS are parsed, none of which names a patient. Messages hold
-the path, names of tags, names of the standard's dictionary and numbers; never a text of the file, nor of an exception, which may hold one.
+pixels (dicom.py), grey levels (dicom_levels.py), where slices lie (dicom_planes.py). Only the tags in TAGS are parsed, none of which
+names a patient. Messages hold the path, names of tags, names of the standard's dictionary and numbers; never a text of the file, nor of
+an exception, which may hold one.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ MAX_VOLUME_BYTES = 1 << 32  # of a file of many frames
 MAX_STRETCH = 4.0  # between the sides of a pixel
 SQUARE = 0.01  # sides that differ by less are taken as equal: headers are rounded
 DEFLATED = "1.2.840.10008.1.2.1.99"
+FRAMES_TAG = 0x00280008
 PIXELS, FLOATS = 0x7FE00010, (0x7FE00008, 0x7FE00009)
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 GREYS = ("MONOCHROME1", "MONOCHROME2")
@@ -62,8 +64,9 @@ class NoImage(UserError):
 class Header:
     """What a header says of one frame; `source` is pydicom's dataset of TAGS, for its own functions.
 
-    pixels_at: the byte at which the element of the pixels begins. slope, intercept: 1 and 0 where nothing is said. padding: lowest and highest stored value that is padding. stretch: height over width of a pixel. kinds: what a person should know of
-    such an image ("secondary capture", "localiser", "for processing", "burned-in annotation").
+    padding: lowest and highest stored value that is padding. stretch: height over width of a pixel. kinds: what a person should know of
+    such an image ("secondary capture", "localiser", "for processing", "burned-in annotation"). pixels_at: the byte at which the element
+    of the pixels begins. slope, intercept: 1 and 0 where nothing is said.
     """
 
     source: Any
@@ -135,6 +138,30 @@ def read_header(path: Path, max_pixels: int, further: tuple[str, ...] = (), *, f
     return header
 
 
+def slice_facts(path: Path) -> tuple[str, int, str]:
+    """What tells slices of a series apart before they are read: SeriesInstanceUID, frames, and what a file is that is no slice, else "".
+
+    Nothing behind NumberOfFrames is parsed. UserError for a file that is damaged so far, or no DICOM.
+    """
+    pydicom = load_pydicom(path)
+    with quiet(path), path.open("rb") as stream:
+        if stream.read(MAGIC_AT + 4)[MAGIC_AT:] != MAGIC:
+            raise UserError(f"{path}: is named like a DICOM file and has no DICM at byte {MAGIC_AT}")
+        _syntax(path, pydicom)
+        stream.seek(0)
+        tags = [pydicom.tag.Tag(name) for name in ("SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "NumberOfFrames")]
+        source = pydicom.filereader.read_partial(Bounded(path, stream, path.stat().st_size), stop_when=lambda tag, *_: tag > FRAMES_TAG,
+                                                 specific_tags=tags)
+        frames = _frames_of(path, source)
+        try:
+            sop_class, _ = _kind_of(path, pydicom, source)
+        except NoImage as error:
+            return "", frames, error.kind
+        kinds = _kinds(path, source, sop_class)
+        kind = "localisers" if "localiser" in kinds else "secondary captures" if frames == 1 and "secondary capture" in kinds else ""
+        return str(value_of(path, source, "SeriesInstanceUID") or ""), frames, kind
+
+
 def _syntax(path: Path, pydicom: Any) -> str:
     """The transfer syntax, before a byte of the rest is parsed: pydicom inflates a deflated file whole, however large that gets."""
     value = pydicom.filereader.read_file_meta_info(path).get("TransferSyntaxUID")
@@ -152,18 +179,28 @@ def name_of(pydicom: Any, uid: object) -> str:
     return str(entry[0]) if entry else ""
 
 
-def _checked(path: Path, pydicom: Any, source: Any, syntax: str, pixels: int, max_pixels: int, pixels_at: int) -> Header:
+def _kind_of(path: Path, pydicom: Any, source: Any) -> tuple[str, str]:
+    """SOP class, by the standard's name or "", and Modality; NoImage for what is none."""
     sop_class = name_of(pydicom, value_of(path, source, "SOPClassUID") or source.file_meta.get("MediaStorageSOPClassUID", ""))
     modality = value_of(path, source, "Modality")
-    kind = sop_class or "an unknown SOP class"
     if any(words in f" {sop_class}" for words in NO_IMAGES) and not sop_class.startswith("RT Image"):
         raise NoImage(f"{path}: is of the SOP class {sop_class}, which is no image; leave it out", f"of {sop_class}")
     if isinstance(modality, str) and modality in NO_IMAGE_CODES:
         raise NoImage(f"{path}: is {NO_IMAGE_CODES[modality]} (Modality {modality}), which is no image; leave it out",
                       f"of Modality {modality}")
+    return sop_class, modality if isinstance(modality, str) else ""
+
+
+def _frames_of(path: Path, source: Any) -> int:
+    return _whole(path, source, "NumberOfFrames", 1, 1 << 31) if value_of(path, source, "NumberOfFrames") not in (None, "") else 1
+
+
+def _checked(path: Path, pydicom: Any, source: Any, syntax: str, pixels: int, max_pixels: int, pixels_at: int) -> Header:
+    sop_class, modality = _kind_of(path, pydicom, source)
+    kind = sop_class or "an unknown SOP class"
     if pixels in FLOATS:
         raise UserError(f"{path}: pixels are floating-point numbers ({kind}); write whole numbers with RescaleSlope and RescaleIntercept")
-    frames = _whole(path, source, "NumberOfFrames", 1, 1 << 31) if value_of(path, source, "NumberOfFrames") not in (None, "") else 1
+    frames = _frames_of(path, source)
     if not pixels:
         raise UserError(f"{path}: holds no pixel data ({kind}), or is cut off before them")
     rows, columns = (_whole(path, source, name, 1, 65535) for name in ("Rows", "Columns"))
@@ -192,7 +229,7 @@ def _checked(path: Path, pydicom: Any, source: Any, syntax: str, pixels: int, ma
     return Header(source, sop_class, syntax, photometric, rows, columns, samples, allocated, stored, signed,
                   _padding(path, source, allocated, signed) if greys else None, (slope, intercept) != (1.0, 0.0),
                   greys and _windowed(path, source), stretch, _kinds(path, source, sop_class),
-                  modality if isinstance(modality, str) else "", frames, pixels_at, slope, intercept)
+                  modality, frames, pixels_at, slope, intercept)
 
 
 def value_of(path: Path, source: Any, name: str) -> Any:

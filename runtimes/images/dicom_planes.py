@@ -93,7 +93,7 @@ def _directions(name: Path, orientations: NDArray[np.float64], what: str) -> tup
     across = (orientations[:, :3] * orientations[:, 3:]).sum(axis=1)
     wrong = int(((np.abs(lengths - 1.0) > 2 * COSINE).any(axis=1) | (np.abs(across) > COSINE)).sum())
     if wrong:
-        raise UserError(f"{name}: ImageOrientationPatient of {wrong:,} {what} does not hold two directions at a right angle; write it again")
+        raise UserError(f"{name}: ImageOrientationPatient of {wrong:,} {what} holds no two directions at a right angle; write it again")
     kinds: list[NDArray[np.float64]] = []
     counts: Counter[int] = Counter()
     for orientation in orientations:
@@ -103,8 +103,8 @@ def _directions(name: Path, orientations: NDArray[np.float64], what: str) -> tup
         counts[kind] += 1
     if len(kinds) > 1:
         most = ", ".join(f"{count:,}" for _, count in counts.most_common(SHOWN))
-        raise UserError(f"{name}: {what} lie in {len(kinds)} orientations ({most}{', ...' if len(kinds) > SHOWN else ''}); a volume has one: "
-                        "keep one, in a folder of its own")
+        raise UserError(f"{name}: {what} lie in {len(kinds)} orientations ({most}{', ...' if len(kinds) > SHOWN else ''}); a volume has "
+                        "one: keep one, in a folder of its own")
     along, down = (part / np.linalg.norm(part) for part in orientations.mean(axis=0).reshape(2, 3))
     down = down - (down @ along) * along
     return along, down / np.linalg.norm(down)
@@ -115,7 +115,7 @@ def _spacing(name: Path, spacings: NDArray[np.float64], what: str) -> tuple[floa
         raise UserError(f"{name}: PixelSpacing of {int((spacings <= 0).any(axis=1).sum()):,} {what} is not above 0; write it again")
     if (np.abs(spacings / spacings[0] - 1.0) > SIDE).any():
         kinds = Counter(f"{tall:.4g} x {wide:.4g} mm" for tall, wide in spacings.tolist())
-        raise UserError(f"{name}: {what} have pixels of several sizes ({_counted(kinds)}); a volume has one: keep one, in a folder of its own")
+        raise UserError(f"{name}: {what} have pixels of several sizes ({_counted(kinds)}); a volume has one: keep it in a folder of its own")
     tall, wide = np.median(spacings, axis=0).tolist()
     return tall, wide
 

@@ -2,7 +2,7 @@
 
 Owns: `read_series`, `series_files`: what of a folder is a slice, what must agree between slices, rescale, padding, doubled slices.
 Does not own: a file's header and pixels (dicom_header.py, dicom.py), where slices lie (dicom_planes.py), RAS+ (scans.py).
-Files are read in threads, slice by slice into one array; what is said holds counts, millimetres and names of the standard, no text of a file.
+Files are read in threads, slice by slice into one array. What is said holds counts, millimetres and names of the standard.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def read_series(name: Path, paths: Sequence[Path]) -> Series:
     stack = stacked(name, [item.plane for item in slices], what)
     header = chosen[0][1]
     if len(stack.places) * header.rows * header.columns > MAX_VOXELS:
-        raise UserError(f"{name}: {len(stack.places):,} {what} of {header.columns}x{header.rows} pixels, the limit is {MAX_VOXELS:,} voxels")
+        raise UserError(f"{name}: {len(stack.places):,} {what} of {header.columns}x{header.rows} pixels, the limit is {MAX_VOXELS:,}")
     if header.photometric == "MONOCHROME1":
         notes.append("values are those of the file: MONOCHROME1 is about how they are shown, and is not applied to a volume")
     notes += _said_of_tilt(chosen[0][0], header, stack.affine)
@@ -158,8 +158,8 @@ def _check_alike(name: Path, headers: Sequence[Header]) -> None:
     kind = header.sop_class or "an unknown SOP class"
     if header.photometric not in GREYS:
         what = f"{header.frames:,} frames" if header.frames > 1 else f"{len(headers):,} images"
-        raise UserError(f"{name}: holds {what} in colour ({header.photometric}, {kind}), which are no volume; a volume holds grey values: read "
-                        "them as images, one frame a file")
+        raise UserError(f"{name}: holds {what} in colour ({header.photometric}, {kind}), which are no volume; a volume holds grey values: "
+                        "read them as images, one frame a file")
     if header.photometric == "MONOCHROME1" and header.modality not in PHYSICAL:
         raise UserError(f"{name}: is MONOCHROME1 and of none of the modalities {', '.join(PHYSICAL)}, so whether high values mean much or "
                         "little is not sure; write it as MONOCHROME2")

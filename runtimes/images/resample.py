@@ -30,29 +30,24 @@ def to_spacing(values: NDArray[Any], spacing_mm: Sequence[float], wanted_mm: Seq
         size = " x ".join(map(str, shape))
         raise UserError(f"volume of {size} voxels at a spacing of {' x '.join(f'{side:g}' for side in wanted_mm)} mm, the limit is "
                         f"{MAX_VOXELS:,}; ask for wider steps")
-    lines = [_places(side, target, step) for side, target, step in zip(values.shape, shape, steps, strict=True)]
+    x, y, z = (_line(np.arange(target) * step, side) for side, target, step in zip(values.shape, shape, steps, strict=True))
     out = np.empty(shape[::-1], dtype=np.float32).transpose(2, 1, 0)
     plane = max(values.shape[0] * values.shape[1], shape[0] * shape[1])
     count = max(int(CHUNK / plane / max(steps[2], 1.0)), 1)
     for start in range(0, shape[2], count):
-        before, after, share = (line[start:start + count] for line in lines[2])
+        part = slice(start, start + count)
+        before, after = z[0][part], z[1][part]
         first = int(before.min())
         block = values[:, :, first:int(after.max()) + 1].astype(np.float32)
-        for axis, line in ((2, (before - first, after - first, share)), (1, lines[1]), (0, lines[0])):
-            block = _along(block, axis, line)
-        out[:, :, start:start + count] = block
+        out[:, :, part] = _along(_along(_along(block, 2, (before - first, after - first, z[2][part])), 1, y), 0, x)
     return out
 
 
 Line = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
 
 
-def _places(source: int, target: int, step: float) -> Line:
-    """For each new voxel of an axis: the old ones before and after it, and the share of the latter."""
-    return _line(np.arange(target) * step, source)
-
-
-def _line(at: NDArray[np.float64], source: int) -> Line:
+def _line(at: NDArray[Any], source: int) -> Line:
+    """For each new voxel of an axis, at places among the old ones: those before and after it, and the share of the latter."""
     at = np.clip(at, 0.0, source - 1.0)
     before = np.floor(at).astype(np.int64)
     return before, np.minimum(before + 1, source - 1), (at - before).astype(np.float32)

@@ -88,14 +88,14 @@ def _placed(name: Path, values: NDArray[Any], affine: NDArray[np.float64], turns
         first, second = (axis for axis in range(3) if axis != across)
         units = columns / sides[:, None]
         if tilt > MAX_TILT_DEG or abs(units[first] @ units[second]) > np.sin(np.radians(TILT_DEG)):
-            raise UserError(f"{name}: its axes miss right angles by {tilt:.1f} degrees; expected slices with right angles that are shifted by "
+            raise UserError(f"{name}: its axes miss right angles by {tilt:.1f} degrees; expected slices with right angles, shifted by "
                             f"{MAX_TILT_DEG:.0f} degrees at most")
         for axis in (first, second):
             shift[axis] = columns[across] @ units[axis] / sides[axis]
         normal = np.cross(units[first], units[second])
         sides[across] = abs(columns[across] @ normal) / np.linalg.norm(normal)
-        notes = (*notes, f"slices are shifted against their normal by {tilt:.1f} degrees, as by a tilted gantry: they are taken as they were "
-                         "made, and shifted back for cuts across them, another spacing or a size")
+        notes = (*notes, f"slices are shifted against their normal by {tilt:.1f} degrees, as by a tilted gantry: they are taken as they "
+                         "were made, and shifted back for cuts across them, another spacing or a size")
     x, y, z = sides.tolist()
     return Scan(values, (x, y, z), notes, across, (float(shift[0]), float(shift[1]), float(shift[2])))
 

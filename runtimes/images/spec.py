@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 from runtimes.errors import UserError
 from runtimes.files.schema import list_of, number, object_of, one_of, whole
 from runtimes.images.decode import decode
+from runtimes.images.scans import scan_name
 from runtimes.images.volumes import VOLUME, VolumeSpec
 
 LUMA = np.asarray([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow's "L"
 
 
+Item = Path | tuple[Path, ...] | NDArray[Any]  # an image or volume: a file, a folder of one series, the files of one, an array
 Fit = Literal["squash", "crop", "pad"]
 Filter = Literal["bilinear", "bicubic"]
 
@@ -210,8 +212,12 @@ class ImageSpec:
         return np.einsum("xw,hwc->hxc", columns, narrow, optimize=True)
 
 
-def read_image(item: Path | NDArray[Any], volume: VolumeSpec | None = None) -> NDArray[Any]:
+def read_image(item: Item, volume: VolumeSpec | None = None) -> NDArray[Any]:
     """A file or array as a raw array: an image (H, W, C), or a volume as grey slices (D, H, W, 1); images in arrays are what they are."""
-    if not isinstance(item, Path):
-        return item if volume is None else volume.levels(item)
-    return decode(item) if volume is None else volume.read(item)
+    if isinstance(item, np.ndarray):
+        return item if volume is None else volume.of_array(item)
+    if volume is not None:
+        return volume.read(item)
+    if isinstance(item, tuple):
+        raise UserError(f"{scan_name(item)}: {len(item):,} files are one volume, and this reads images; give them one by one")
+    return decode(item)

@@ -74,7 +74,8 @@ class VolumeSpec:
         problem = VOLUME(content, "volume")
         if problem:
             raise UserError(problem)
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})
+        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+        return cls(**values)
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form; it speaks of fill, spacing and size only where there is one, so that specs without hash as they always did."""
