@@ -115,7 +115,7 @@ def _spacing(name: Path, spacings: NDArray[np.float64], what: str) -> tuple[floa
         raise UserError(f"{name}: PixelSpacing of {int((spacings <= 0).any(axis=1).sum()):,} {what} is not above 0; write it again")
     if (np.abs(spacings / spacings[0] - 1.0) > SIDE).any():
         kinds = Counter(f"{tall:.4g} x {wide:.4g} mm" for tall, wide in spacings.tolist())
-        raise UserError(f"{name}: {what} have pixels of several sizes ({_counted(kinds)}); a volume has one: keep it in a folder of its own")
+        raise UserError(f"{name}: {what} have pixels of several sizes ({_counted(kinds)}); a volume has one: keep one, in a folder alone")
     tall, wide = np.median(spacings, axis=0).tolist()
     return tall, wide
 

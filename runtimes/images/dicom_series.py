@@ -111,6 +111,7 @@ def _headers(paths: Sequence[Path]) -> tuple[list[tuple[Path, Header]], Counter[
     """Headers of the files that are images, and how many are none, by kind."""
     def read(path: Path) -> Header | str:
         try:
+            path.open("rb").close()
             return read_header(path, MAX_PIXELS, FURTHER, frames=True)
         except NoImage as error:
             return error.kind
