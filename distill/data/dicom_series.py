@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from distill.data.dicom_headers import HeaderFacts
+from distill.data.dicom_headers import IDENTITIES, HeaderFacts
 from runtimes.errors import UserError
 from runtimes.images.dicom_header import has_magic, is_dicom, slice_facts
 from runtimes.images.dicom_series import series_files
@@ -102,9 +102,10 @@ def series_rows(paths: Sequence[Path], keys: Sequence[str], labels: Sequence[tup
 def note_series(headers: Sequence[HeaderFacts | None]) -> list[str]:
     """A note where files that are read as images lie behind one another in series."""
     positions: dict[str, set[tuple[float, ...]]] = defaultdict(set)
+    place = IDENTITIES.index("SeriesInstanceUID")
     for header in headers:
-        if header is not None and header.identities[-1] and header.position is not None:
-            positions[header.identities[-1]].add(header.position)
+        if header is not None and header.identities[place] and header.position is not None:
+            positions[header.identities[place]].add(header.position)
     count = sum(len(places) >= FEWEST_POSITIONS for places in positions.values())
     if not count:
         return []

@@ -89,16 +89,18 @@ def read_series(name: Path, paths: Sequence[Path]) -> Series:
     if several and len(chosen) > 1:
         raise UserError(f"{name}: {len(several):,} of {len(chosen):,} files hold several frames; a volume is one file of many frames, or "
                         "one frame a file")
-    _check_alike(name, [header for _, header in chosen])
     what = "frames" if several else "slices"
-    slices = _frames(*chosen[0]) if several else [_slice(path, header) for path, header in chosen]
+    with quiet(name):  # pydicom converts a value, and may warn of it, when it is asked for
+        _check_alike(name, [header for _, header in chosen])
+        slices = _frames(*chosen[0]) if several else [_slice(path, header) for path, header in chosen]
     stack = stacked(name, [item.plane for item in slices], what)
     header = chosen[0][1]
     if len(stack.places) * header.rows * header.columns > MAX_VOXELS:
         raise UserError(f"{name}: {len(stack.places):,} {what} of {header.columns}x{header.rows} pixels, the limit is {MAX_VOXELS:,}")
     if header.photometric == "MONOCHROME1":
         notes.append("values are those of the file: MONOCHROME1 is about how they are shown, and is not applied to a volume")
-    notes += _said_of_tilt(chosen[0][0], header, stack.affine)
+    with quiet(name):
+        notes += _said_of_tilt(chosen[0][0], header, stack.affine)
     order = [-1] * len(slices)
     for place, rows in enumerate(stack.places):
         for row in rows:
@@ -193,21 +195,20 @@ def _slice(path: Path, header: Header) -> Slice:
 def _frames(path: Path, header: Header) -> list[Slice]:
     """The frames of a file as its functional groups describe them: what is said of one frame goes before what is shared."""
     source = header.source
-    with quiet(path):
-        each, shared = (list(source.get(name) or []) for name in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"))
-        if not each and not shared:
-            raise UserError(f"{path}: holds {header.frames:,} frames ({header.sop_class or 'an unknown SOP class'}) and says of none where "
-                            "it lies in the patient: a film or a stack without geometry, and no volume; write its frames as images")
-        if len(each) != header.frames:
-            raise UserError(f"{path}: describes {len(each):,} frames and holds {header.frames:,}; write it again")
-        slices = []
-        for group in each:
-            places = [group, *shared[:1]]
-            position, orientation, spacing = (
-                next((numbers for place in places for item in list(place.get(sequence) or [])[:1]
-                      if (numbers := _numbers(path, item, tag, count)) is not None), None) for sequence, tag, count in GROUPS)
-            slope, intercept = _rescale_of(path, places, header)
-            slices.append(Slice(path, header, Plane(position, orientation, spacing), slope, intercept))
+    each, shared = (list(source.get(name) or []) for name in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"))
+    if not each and not shared:
+        raise UserError(f"{path}: holds {header.frames:,} frames ({header.sop_class or 'an unknown SOP class'}) and says of none where "
+                        "it lies in the patient: a film or a stack without geometry, and no volume; write its frames as images")
+    if len(each) != header.frames:
+        raise UserError(f"{path}: describes {len(each):,} frames and holds {header.frames:,}; write it again")
+    slices = []
+    for group in each:
+        places = [group, *shared[:1]]
+        position, orientation, spacing = (
+            next((numbers for place in places for item in list(place.get(sequence) or [])[:1]
+                  if (numbers := _numbers(path, item, tag, count)) is not None), None) for sequence, tag, count in GROUPS)
+        slope, intercept = _rescale_of(path, places, header)
+        slices.append(Slice(path, header, Plane(position, orientation, spacing), slope, intercept))
     return slices
 
 

@@ -124,8 +124,8 @@ def _nifti(path: Path) -> tuple[NDArray[Any], NDArray[np.float64], tuple[str, ..
             raise UserError(f"{path}: {int(np.prod(shape)):,} voxels, the limit is {MAX_VOXELS:,}")
         header = image.header
         placed = not hasattr(header, "get_best_affine") or "sform_code" not in header or bool(header["sform_code"] or header["qform_code"])
-        notes = () if placed else ("the file says nothing of its orientation (sform and qform are 0): taken as nibabel does, from the "
-                                   "patient's left to right",)
+        notes = () if placed else ("the file says nothing of its orientation (sform and qform are 0): taken as nibabel takes it, the "
+                                   "first axis from the patient's right to left",)
         return _scaled(path, image.dataobj, shape), np.asarray(image.affine, dtype=np.float64), notes
     except UserError:
         raise

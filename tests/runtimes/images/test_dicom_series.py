@@ -344,6 +344,29 @@ def test_big_endian_slices_are_read_like_any(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_volume(tmp_path), STORED.transpose(2, 1, 0)[::-1, ::-1])
 
 
+@settings(max_examples=300)
+@given(data=st.data())
+def test_changed_bytes_end_in_a_scan_or_one_sentence(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        if data.draw(st.booleans()):
+            path, item = write_frames(Path(folder, "many.dcm"), STORED), Path(folder, "many.dcm")
+        else:
+            path, item = write_series(Path(folder), STORED)[2], Path(folder)
+        content = bytearray(path.read_bytes())
+        for _ in range(data.draw(st.integers(1, 6))):
+            content[data.draw(st.integers(132, len(content) - 1))] = data.draw(st.integers(0, 255))
+        if data.draw(st.booleans()):
+            del content[data.draw(st.integers(133, len(content))):]
+        path.write_bytes(content)
+        try:
+            scan, said = read_scan(item), f"{folder}: read"
+        except UserError as error:
+            scan, said = None, str(error)
+        assert said.startswith(folder)
+        assert "\n" not in said
+        assert scan is None or (scan.values.ndim == 3 and scan.values.dtype in (np.int16, np.float32))
+
+
 def test_no_refusal_of_a_series_says_anything_of_a_patient(tmp_path: Path) -> None:
     changes: list[dict[str, Any]] = [
         {"ImagePositionPatient": None}, {"step": (0, 0, 0)}, {"SeriesDescription": NAMES["PatientName"], "PixelSpacing": None},
