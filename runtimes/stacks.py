@@ -14,16 +14,19 @@ from numpy.typing import NDArray
 
 from runtimes.artifact.artifact import Artifact
 from runtimes.errors import UserError
+from runtimes.images.scans import Scan, is_nifti
 
 MIN_SIDE = 8
-Volumes = str | Path | NDArray[Any] | Sequence[str | Path | NDArray[Any]] | tuple[NDArray[Any], NDArray[Any]]
+Volume = str | Path | NDArray[Any] | Scan | tuple[str | Path, ...]
+Volumes = Volume | Sequence[Volume] | tuple[NDArray[Any], NDArray[Any]]
 Stacks = NDArray[Any] | tuple[NDArray[Any], NDArray[np.uint8]]
 
 
 def as_stacks(volumes: Volumes, artifact: Artifact) -> Stacks:
-    """Slices (N, S, h, w, C) and mask (N, S), uint8, 1 where a slice is there, of files, arrays (D, H, W) or lists of these.
+    """Slices (N, S, h, w, C) and mask (N, S), uint8, 1 where a slice is there, of files, arrays (D, H, W), scans or lists of these.
 
-    Of a network that sees volumes at once the slices alone. An array holds slices along the artifact's axis, first to last, of any numeric
+    Of a network that sees volumes at once the slices alone. A path is a NIfTI file, a DICOM file of many frames or a folder of one DICOM
+    series; a tuple of paths is the files of one. An array holds slices along the artifact's axis, first to last, of any numeric
     type: they are scaled, thinned out and resized as in training. A pair (slices, mask), or slices alone that have five dimensions, are
     taken as the graph takes them, once checked. UserError for anything else.
     """
@@ -32,13 +35,19 @@ def as_stacks(volumes: Volumes, artifact: Artifact) -> Stacks:
         return _checked(np.asarray(volumes[0]), artifact), _checked_mask(np.asarray(volumes[1]), np.asarray(volumes[0]))
     if not masked and isinstance(volumes, np.ndarray) and volumes.ndim == 5:
         return _checked(volumes, artifact)
-    if isinstance(volumes, np.ndarray | str | Path):
+    if isinstance(volumes, np.ndarray | str | Path | Scan) or _is_series(volumes):
         return _joined([_stack(volumes, artifact)], artifact)
     if isinstance(volumes, Sequence) and not isinstance(volumes, bytes):
         if not volumes:
             raise UserError("no volumes; expected at least one")
         return _joined([_stack(volume, artifact) for volume in volumes], artifact)
-    raise UserError(f"volumes are {type(volumes).__name__}; expected a path, an array (slices, height, width) or a list of these")
+    raise UserError(f"volumes are {type(volumes).__name__}; expected a path, an array (slices, height, width), a Scan or a list of these")
+
+
+def _is_series(volume: Any) -> bool:
+    """Whether a value is the files of one DICOM series: a tuple of paths, unless each of them is a volume by its name."""
+    return (isinstance(volume, tuple) and bool(volume) and all(isinstance(path, str | Path) for path in volume)
+            and not all(is_nifti(path) for path in volume))
 
 
 def stack_of(raw: NDArray[Any], artifact: Artifact) -> Stacks:
@@ -52,9 +61,14 @@ def _stack(volume: Any, artifact: Artifact) -> tuple[NDArray[Any], int]:
     assert spec.volume is not None
     if isinstance(volume, str | Path):
         return _placed(spec.read(Path(volume)), artifact)
+    if _is_series(volume):
+        return _placed(spec.read(tuple(map(Path, volume))), artifact)
+    if isinstance(volume, Scan):
+        return _placed(spec.volume.of_scan(volume), artifact)
     if isinstance(volume, np.ndarray):
-        return _placed(spec.volume.levels(volume), artifact)
-    raise UserError(f"a volume is {type(volume).__name__}; expected a path or an array (slices, height, width)")
+        return _placed(spec.volume.of_array(volume), artifact)
+    raise UserError(f"a volume is {type(volume).__name__}; expected a path, a tuple of the paths of one series, a Scan or an array "
+                    "(slices, height, width)")
 
 
 def _placed(raw: NDArray[Any], artifact: Artifact) -> tuple[NDArray[Any], int]:

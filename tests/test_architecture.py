@@ -20,7 +20,7 @@ BELOW = {"runtimes": {"runtimes"}, "distill": {"runtimes", "distill"}, "export":
          "benchmarks": {"runtimes", "distill", "export", "benchmarks"}}
 GROUND = {"numpy", "PIL"}  # what every file of the ground floor may import beside the standard library
 GROUND_BY_FILE = {"runtimes/cli.py": {"tyro", "rich"}, "runtimes/info_cli.py": {"tyro"}, "runtimes/bench/config.py": {"tyro"},
-                  "runtimes/commands/flags.py": {"tyro", "yaml"}, "runtimes/images/volumes.py": {"nibabel"},
+                  "runtimes/commands/flags.py": {"tyro", "yaml"}, "runtimes/images/scans.py": {"nibabel"},
                   "runtimes/images/dicom_guard.py": {"pydicom"}, "runtimes/results/dicom_sr.py": {"highdicom", "pydicom"},
                   "runtimes/backends/ort.py": {"onnxruntime"}, "runtimes/backends/ov.py": {"openvino"},
                   "runtimes/backends/cuda.py": {"cuda"}, "runtimes/backends/trt_library.py": {"tensorrt", "tensorrt_rtx"},

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import ROOT
+from runtimes.bench.worker import memory
 from runtimes.errors import UserError
 
 Look = Callable[[], tuple[str, str]]  # how it ended, and what was said
@@ -70,5 +71,5 @@ def serve(prepare: Callable[[], Look], guard_bytes: int, hidden: Path, name: str
             end, told = "refused", str(error)
         except BaseException as error:
             end, told = "another error", f"{type(error).__name__}: {error}"
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peak = memory("VmHWM")  # what getrusage says carries the peak of the process that started this one
         print(json.dumps({"end": end, "told": told.replace(str(hidden), name)[:300], "peak_mb": peak}), file=answers, flush=True)

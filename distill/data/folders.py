@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from distill.data.dicom_series import series_rows
 from distill.data.scan import BadImage
 from distill.data.sources import SUFFIXES, Listing, class_order, read_task
 from runtimes.errors import UserError
@@ -193,8 +194,11 @@ def _split_words(name: str) -> list[str]:
     return [word for word in words if word and word not in FILLERS]
 
 
-def list_folder(root: Path, task: str | None) -> Listing:
-    """List class folders below `root`, below folders of splits (`train`, `Testing`, ...), with or without patient folders in them."""
+def list_folder(root: Path, task: str | None, series: bool = False) -> Listing:
+    """List class folders below `root`, below folders of splits (`train`, `Testing`, ...), with or without patient folders in them.
+
+    series: DICOM files that share a series are one volume, a tuple of paths.
+    """
     tree = _unwrapped(read_tree(root))
     facts: dict[str, Any] = {"form": "folder", "notes": list(tree.notes)}
     outside = [file for file in tree.images if not file.folders]
@@ -213,15 +217,34 @@ def list_folder(root: Path, task: str | None) -> Listing:
         raise UserError(f"{root}: {', '.join(map(repr, empty[:SHOWN]))} {'holds' if len(empty) == 1 else 'hold'} no image; "
                         "a folder here is a class: give it images or remove it")
     _refuse_twins(names, images)
+    items: list[Path | tuple[Path, ...]] = [file.path for file in images]
+    keys = [file.path.relative_to(root).as_posix() for file in images]
+    if series:
+        items, keys, rows = _as_series(root, images, keys, list(zip(names, split, groups, strict=True)), facts)
+        names, split, groups = ([values[row] for row in rows] for values in (names, split, groups))
     classes, numbered = class_order(names)
     if odd := [name for name in classes if _for_masks(name)]:
         facts["notes"].append(f"the folder {odd[0]} is taken as a class, though it is named like a folder of masks")
     kind = read_task(classes, task, numbered, facts)
     place = {name: index for index, name in enumerate(classes)}
     labels = np.asarray([place[name] for name in names], dtype=np.int64)
-    keys = tuple(file.path.relative_to(root).as_posix() for file in images)
     columns = {"patient folder": groups} if any(groups) else {}
-    return Listing([file.path for file in images], keys, labels, classes, kind, np.asarray(split, dtype=object), columns, problems, facts)
+    return Listing(items, tuple(keys), labels, classes, kind, np.asarray(split, dtype=object), columns, problems, facts)
+
+
+def _as_series(
+    root: Path, images: list[FolderFile], keys: list[str], homes: list[tuple[str, str, str]], facts: dict[str, Any],
+) -> tuple[list[Path | tuple[Path, ...]], list[str], list[int]]:
+    """Volumes in the place of DICOM files, their keys and first rows. homes: class, split and patient of each file."""
+    grouped = series_rows([file.path for file in images], keys, homes)
+    if grouped.mixed:
+        first, other = grouped.mixed[0]
+        raise UserError(f"{root}: {len(grouped.mixed):,} files belong to a DICOM series of another class, split or patient, such as "
+                        f"{keys[other]} and {keys[first]}; keep the files of a series together")
+    if not grouped.items:
+        raise UserError(f"{root} holds no slice of a DICOM series: {'; '.join(grouped.notes)}")
+    facts["notes"] += grouped.notes
+    return grouped.items, grouped.keys, grouped.rows
 
 
 def _strange(path: Path) -> tuple[str, str]:

@@ -9,27 +9,27 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.images.spec import read_image
+from runtimes.images.spec import Item, read_image
 from runtimes.images.volumes import VolumeSpec
 from runtimes.scores import Task
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images with labels, split and patients; `images[i]` is a path or a raw array (H, W, C), drawn or read when asked.
+    """Images with labels, split and patients; `images[i]` is a path or a raw array (H, W, C), drawn or read when asked, or the
+    paths of one DICOM series.
 
     volume: how files become stacks of slices (D, H, W, C), where the images are volumes; None otherwise. values: images are physical
     values, such as HU, of int16.
     labels: int64 (N,), -1 where unlabelled; for multi-label float32 (N, C), nan where missing. split: "train", "val", "test".
     """
 
-    images: Sequence[Path | NDArray[Any]]
+    images: Sequence[Item]
     keys: tuple[str, ...]
     labels: NDArray[Any]
     classes: tuple[str, ...]

@@ -55,7 +55,8 @@ def read_images(options: DataOptions, listing: Path | None, *, unlabelled: Path 
                                skip_bad_images=options.skip_bad_images, phantom_images=options.phantom_images,
                                phantom_size=options.phantom_size, volume=volume_spec(options),
                                windows=[window_named(name) for name in options.windows], uncertain=options.uncertain,
-                               keep_together=options.keep_together, earlier=earlier, progress=update)
+                               keep_together=options.keep_together, earlier=earlier, series=options.dicom == "series",
+                               progress=update)
     except BadImages as error:
         if listing is None:
             raise
@@ -80,7 +81,8 @@ def _listing_of(out: Path) -> Path:
 
 def volume_spec(options: DataOptions) -> VolumeSpec:
     """How volumes are cut and scaled, should the data hold any; the number of slices may still be open."""
-    cut = VolumeSpec(options.slices or 0, options.axis, fill=options.volume_fill)
+    cut = VolumeSpec(options.slices or 0, options.axis, fill=options.volume_fill, spacing_mm=options.volume_spacing,
+                     size=options.volume_size)
     return cut if options.volume_window is None else replace(cut, scaling="window", window=options.volume_window)
 
 

@@ -8,6 +8,7 @@ splitting (splits.py).
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from distill.data.copies import find_copies, find_near_copies, join_near
 from distill.data.dicom_patients import with_header_groups
+from distill.data.dicom_series import note_series, series_rows
 from distill.data.folders import image_files
 from distill.data.image_set import ImageSet
 from distill.data.named import list_data
@@ -40,24 +42,28 @@ COPIES = {"duplicate", "leak", "contradicting labels", "constant"}
 SHOWN = 5  # examples in a note
 
 
-def _with_unlabelled(listing: Listing, folder: Path) -> Listing:
+def _with_unlabelled(listing: Listing, folder: Path, series: bool) -> Listing:
     if not folder.is_dir():
         raise UserError(f"--unlabelled {folder} is not a folder; expected one with images anywhere below it")
     paths, others, notes = image_files(folder)
     if not paths:
         raise UserError(f"--unlabelled {folder} holds no image ({len(others)} other files)")
     keys = [f"unlabelled/{path.relative_to(folder).as_posix()}" for path in paths]
+    items: list[Path | tuple[Path, ...]] = list(paths)
+    if series:
+        grouped = series_rows(paths, keys, [("", "", "")] * len(paths))
+        items, keys, notes = grouped.items, grouped.keys, [*notes, *grouped.notes]
     if clash := set(keys) & set(listing.keys):
         raise UserError(f"--unlabelled {folder}: {min(clash)} is also the name of an image in --data; "
                         "rename the folder unlabelled there")
-    shape = (len(paths), *listing.labels.shape[1:])
+    shape = (len(items), *listing.labels.shape[1:])
     missing = np.full(shape, np.nan, np.float32) if listing.labels.ndim == 2 else np.full(shape, -1, np.int64)
-    part = np.full(len(paths), "train" if listing.split.any() else "", dtype=object)
+    part = np.full(len(items), "train" if listing.split.any() else "", dtype=object)
     strange = [BadImage(str(path), "unknown suffix", path.suffix or "no suffix") for path in others]
     return replace(
-        listing, images=[*listing.images, *paths], keys=(*listing.keys, *keys),
+        listing, images=[*listing.images, *items], keys=(*listing.keys, *keys),
         labels=np.concatenate([listing.labels, missing]), split=np.concatenate([listing.split, part]),
-        groups={name: [*values, *[""] * len(paths)] for name, values in listing.groups.items()},
+        groups={name: [*values, *[""] * len(items)] for name, values in listing.groups.items()},
         problems=[*listing.problems, *strange], facts={**listing.facts, "notes": [*listing.facts.get("notes", []), *notes]},
     )
 
@@ -77,8 +83,7 @@ def load_images(
     data: str, *, task: str | None = None, label: str | None = None, seed: int = 0, unlabelled: Path | None = None,
     skip_bad_images: bool = False, phantom_images: tuple[int, int, int] | None = None, phantom_size: int = 96,
     volume: VolumeSpec | None = None, windows: Sequence[tuple[float, float]] = (), uncertain: str = "unknown", keep_together: str = "near",
-    earlier: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    earlier: bool = False, series: bool = False, progress: Callable[[int, int], None] | None = None,
 ) -> ImageSet:
     """List, scan, split and check the images of --data; nothing is trained on that was not opened once.
 
@@ -87,11 +92,11 @@ def load_images(
     unless they are to be skipped, and UserError for everything else a user can mend. volume: how volumes are cut, should the
     data hold any; the number of slices is read off the data where it is 0. windows: of physical values, three at most. uncertain: what -1
     means in a table. keep_together: what a split that is made here holds on one side: patients and near copies (near), patients (group) or
-    neither (none). earlier: as versions without these two read data, so that the split of an old student comes out again: copies by the
-    bytes of files, no patients by folders, tables as they were read.
+    neither (none). series: DICOM files in folders are volumes, by their series. earlier: as versions without these two read data, so that
+    the split of an old student comes out again: copies by the bytes of files, no patients by folders, tables as they were read.
     """
     check_task(task)
-    listing = list_data(data, task, label, seed, phantom_images, phantom_size, None if earlier else uncertain)
+    listing = list_data(data, task, label, seed, phantom_images, phantom_size, None if earlier else uncertain, series)
     if misspelt := [name for name in listing.classes if not is_utf8(name)]:
         raise UserError(f"class {misspelt[0]!r} has a name that is not UTF-8, and names are written into files; rename it{LOCALE}")
     if problem := next(filter(None, map(class_name_problem, listing.classes)), ""):
@@ -100,7 +105,7 @@ def load_images(
         listing = replace(listing, groups={}, facts={**listing.facts, "notes": []})
     drawn = len(listing.keys) if listing.synthetic else 0
     if unlabelled is not None:
-        listing = _with_unlabelled(listing, unlabelled)
+        listing = _with_unlabelled(listing, unlabelled, series)
     if windows and listing.synthetic:
         raise UserError(f"--windows are about physical values such as HU; {data} is drawn in grey levels; leave them out", USAGE)
     cut = _volumes(listing, volume or VolumeSpec())
@@ -160,13 +165,24 @@ def load_images(
     listing = _keep(listing, rows)
     records = [records[row] for row in rows.tolist()]
     named = set(listing.groups)
-    listing = with_header_groups(listing, [None if record is None else record.header for record in records], facts["notes"])
+    headers = [None if record is None else record.header for record in records]
+    facts["notes"] += note_series(headers) if cut is None else _notes_of_volumes(listing.keys, records)
+    listing = with_header_groups(listing, headers, facts["notes"])
     if added := {name: values for name, values in listing.groups.items() if name not in named}:
         if keep_together == "none":
             facts["notes"].append(f"--keep-together none: images of one {' or '.join(added)} may be in several splits")
         else:
             check_groups(listing.split, added)
     return _finished(listing, [record for record in records if record is not None], facts, seed, cut, keep_together, windows)
+
+
+def _notes_of_volumes(keys: Sequence[str], records: Sequence[ImageRecord | None]) -> list[str]:
+    """What reading the volumes says, once for each kind of sentence: how many, and the first."""
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for key, record in zip(keys, records, strict=True):
+        for note in record.notes if record is not None else ():
+            kinds.setdefault(re.sub(r"[\d.,]+", "#", note), []).append((key, note))
+    return [f"{len(rows):,} {'volumes' if len(rows) > 1 else 'volume'}, such as {rows[0][0]}: {rows[0][1]}" for rows in kinds.values()]
 
 
 def _volumes(listing: Listing, volume: VolumeSpec) -> VolumeSpec | None:
@@ -183,8 +199,8 @@ def _volumes(listing: Listing, volume: VolumeSpec) -> VolumeSpec | None:
         return replace(volume, scaling="window", window=(0.0, 255.0)) if as_they_are else volume
     kinds: dict[str, int] = {}
     for row, item in enumerate(images if isinstance(images, list) else []):
-        stack = is_volume(item) if isinstance(item, Path) else item.ndim == 4
-        kinds.setdefault("image" if not stack else "file" if isinstance(item, Path) else "array", row)
+        stack = item.ndim == 4 if isinstance(item, np.ndarray) else isinstance(item, tuple) or is_volume(item)
+        kinds.setdefault("image" if not stack else "array" if isinstance(item, np.ndarray) else "file", row)
     if len(kinds) > 1:
         pair = " and ".join(str(images[row]) if isinstance(images[row], Path) else listing.keys[row] for row in sorted(kinds.values())[:2])
         raise UserError(f"volumes and images are mixed: {pair}; one network reads one kind")

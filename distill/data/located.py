@@ -29,7 +29,10 @@ class Places:
         self._folders: list[Path] | None = None
 
     def find(self, cell: str) -> list[Path]:
-        """Every file that a cell may mean, best first: one where it is written in full, several where it is not clear which."""
+        """Every file that a cell may mean, best first: one where it is written in full, several where it is not clear which.
+
+        A folder, which holds a DICOM series, is meant only where it is written in full and no file is.
+        """
         names = dict.fromkeys((cell, cell.replace("\\", "/")))
         for name in names:
             for base in self.bases:
@@ -47,7 +50,7 @@ class Places:
                 hits = [hit for folder in self._beside() for hit in self._alike(folder / tail)]
             if hits:
                 return hits
-        return []
+        return [base / name for name in names for base in self.bases if is_folder(base / name)][:1]
 
     def _alike(self, target: Path) -> list[Path]:
         """Files of a folder whose name differs from the wanted one by case, Unicode form or a missing image suffix at most."""
@@ -126,6 +129,14 @@ def is_file(path: Path) -> bool:
     """Whether a name is that of a file, no for every name that cannot be one."""
     try:
         return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a name is that of a folder, no for every name that cannot be one."""
+    try:
+        return path.is_dir()
     except (OSError, ValueError):
         return False
 

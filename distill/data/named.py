@@ -86,9 +86,12 @@ def list_phantom(name: str, counts: Sequence[int] | None, seed: int, size_px: in
 
 def list_data(
     data: str, task: str | None, label: str | None, seed: int, counts: Sequence[int] | None, size_px: int,
-    uncertain: str | None = "unknown",
+    uncertain: str | None = "unknown", series: bool = False,
 ) -> Listing:
-    """List the images of --data in whichever form it is; UserError where it is in none. uncertain: as list_csv takes it."""
+    """List the images of --data in whichever form it is; UserError where it is in none. uncertain: as list_csv takes it.
+
+    series: DICOM files in folders are volumes, by their series.
+    """
     path = Path(data).expanduser()
     tables = [] if data in PHANTOMS or not path.is_dir() else sorted(
         entry for entry in path.iterdir() if entry.is_file() and entry.suffix.lower() == ".csv" and not hidden(entry.name))
@@ -105,10 +108,12 @@ def list_data(
         raise UserError(f"--label {label} names a column of a CSV; --data {data} is none", USAGE)
     if uncertain not in (None, "unknown"):
         raise UserError(f"--uncertain {uncertain} is about -1 in a CSV; --data {data} is none", USAGE)
+    if series and not path.is_dir():
+        raise UserError(f"--dicom series is about DICOM files in folders; --data {data} is none", USAGE)
     if data in PHANTOMS:
         return list_phantom(data, counts, seed, size_px, task)
     if path.is_dir():
-        return list_folder(path, task)
+        return list_folder(path, task, series)
     if path.is_file() and path.suffix.lower() == ".npz":
         return list_npz(path, task)
     if path.is_file() or not data:

@@ -24,11 +24,13 @@ from numpy.typing import NDArray
 from distill.data.dicom_headers import HeaderFacts, look_at_header
 from runtimes.errors import MISSING, UserError
 from runtimes.files.folder import sha256_file
-from runtimes.images.spec import read_image, resize_matrix
+from runtimes.images.scans import read_scan, scan_name
+from runtimes.images.spec import Item, read_image, resize_matrix
 from runtimes.images.volumes import VolumeSpec
 from runtimes.text import one_line
 
 SHOWN = 20
+MOST_VOLUMES = 4  # opened at once: each takes up to a gigabyte
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,8 @@ class ImageRecord:
     """What is kept of an image after one look: size in pixels, colour, dtype, slices of a volume, hashes.
 
     digest: SHA-256 of the file or array, the image's key in banks. pixels: SHA-256 of the decoded picture, equal for two files of one
-    picture. fingerprint: a 240-bit hash, similar for similar pictures. header: of a DICOM file.
+    picture. fingerprint: a 240-bit hash, similar for similar pictures. header: of a DICOM file, or the first of a series. notes: what
+    reading a volume says.
     """
 
     digest: str
@@ -61,6 +64,7 @@ class ImageRecord:
     depth: int = 1
     pixels: str = ""
     header: HeaderFacts | None = None
+    notes: tuple[str, ...] = ()
 
 
 class BadImages(UserError):
@@ -72,7 +76,7 @@ class BadImages(UserError):
 
 
 def scan(
-    images: Sequence[Path | NDArray[Any]], keys: Sequence[str], *, volume: VolumeSpec | None = None,
+    images: Sequence[Item], keys: Sequence[str], *, volume: VolumeSpec | None = None,
     values: bool = False, progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[ImageRecord | None], list[BadImage]]:
     """Open every image once, on all cores; what was seen of each (None where nothing could be), and what is wrong.
@@ -83,7 +87,8 @@ def scan(
     problems: list[BadImage] = []
     total = len(keys)
     secret = secrets.token_bytes(32)  # for identities in headers; gone with this call
-    pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
+    cores = os.cpu_count() or 1
+    pool = ThreadPoolExecutor(max_workers=cores if volume is None else min(cores, MOST_VOLUMES))
     # `decode` silences warnings inside each thread, and that switch is global: switched once here, nothing leaks out.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -100,17 +105,22 @@ def scan(
     return records, problems
 
 
-def _look(item: Path | NDArray[Any], volume: VolumeSpec | None, values: bool, secret: bytes) -> tuple[ImageRecord | None, str, str]:
-    header = None
-    if isinstance(item, Path):
+def _look(item: Item, volume: VolumeSpec | None, values: bool, secret: bytes) -> tuple[ImageRecord | None, str, str]:
+    header, notes = None, tuple[str, ...]()
+    if not isinstance(item, np.ndarray):
         try:
-            raw = read_image(item, volume, values)
-            header = look_at_header(item, secret)
-            digest = sha256_file(item)
+            if volume is None:
+                raw = read_image(item, None, values)
+            else:
+                seen = read_scan(item)
+                raw, notes = volume.of_scan(seen, scan_name(item)), seen.notes
+                del seen
+            header = look_at_header(item if isinstance(item, Path) else item[0], secret)
+            digest = sha256_file(item) if isinstance(item, Path) else hash_files(item)
         except UserError as error:
             if error.exit_code == MISSING:  # a reader that is not installed: no fault of the image
                 raise
-            reason, detail = _reason(item, str(error))
+            reason, detail = _reason(scan_name(item), str(error))
             return None, reason, detail
         except OSError as error:
             return None, "unreadable", error.strerror or type(error).__name__
@@ -124,7 +134,7 @@ def _look(item: Path | NDArray[Any], volume: VolumeSpec | None, values: bool, se
     pixels = hash_pixels(raw[..., :1] if grey else raw)
     depth = len(raw) if raw.ndim == 4 else 1
     raw = raw[depth // 2] if raw.ndim == 4 else raw  # its middle slice stands for a volume
-    record = ImageRecord(digest, raw.shape[0], raw.shape[1], not grey, raw.dtype.name, fingerprint(raw), depth, pixels, header)
+    record = ImageRecord(digest, raw.shape[0], raw.shape[1], not grey, raw.dtype.name, fingerprint(raw), depth, pixels, header, notes)
     if bool((raw == raw[0, 0]).all()) and depth == 1:
         return record, "constant", f"every pixel is {raw[0, 0].tolist()}"
     return record, "", ""
@@ -143,6 +153,12 @@ def _reason(path: Path, message: str) -> tuple[str, str]:
     if detail.startswith("damaged") and "PermissionError" not in detail:
         return "damaged or truncated", detail.partition("(")[2].rstrip(")")
     return "unreadable", detail
+
+
+def hash_files(paths: Sequence[Path]) -> str:
+    """SHA-256 of the files of one volume, whatever their names and order; of one file its own."""
+    digests = sorted(sha256_file(path) for path in paths)
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def hash_pixels(raw: NDArray[Any]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from distill.data.scan import BadImage
 from runtimes.errors import USAGE, UserError
 from runtimes.images import decode, volumes
+from runtimes.images.spec import Item
 from runtimes.scores import TASKS, Task
 
 SUFFIXES = (*decode.SUFFIXES, *volumes.SUFFIXES)
@@ -29,7 +29,7 @@ NUMBER = re.compile(r"[+-]?[0-9]{1,15}(\.[0-9]{1,15})?")
 class Listing:
     """Rows named by --data: images, keys, labels (as in ImageSet), split ("" if not given), group columns by name."""
 
-    images: Sequence[Path | NDArray[Any]]
+    images: Sequence[Item]
     keys: tuple[str, ...]
     labels: NDArray[Any]
     classes: tuple[str, ...]

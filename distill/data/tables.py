@@ -27,6 +27,7 @@ from distill.data.columns import (
     squeezed,
     unused,
 )
+from distill.data.dicom_series import volume_files
 from distill.data.labels import EMPTY, Labels, columnar, finding, finding_as_before, parted, single, single_as_before
 from distill.data.located import locate
 from distill.data.scan import BadImage
@@ -60,6 +61,8 @@ def list_csv(path: Path, task: str | None, label: str | None, uncertain: str | N
         if key and first.setdefault(key, line) != line:
             faults.append(f"line {line}: {listed([key])} is already in line {first[key]}")
     stop(path, _in_order(faults))
+    items, wrong = volume_files(paths)
+    stop(path, [f"line {line}: {shown(cell)} {fault}" for line, cell, fault in zip(lines, cells, wrong, strict=True) if fault])
     column = _label_column(path, columns, label, task, uncertain)
     labels, used = _labels(path, raw, columns, column, lines, task, keys, facts, uncertain)
     used = [*used, image]
@@ -80,7 +83,7 @@ def list_csv(path: Path, task: str | None, label: str | None, uncertain: str | N
     problems = [BadImage(str(paths[row]), "wrongly labelled", detail, row) for row, detail in labels.wrong]
     if not notes:
         del facts["notes"]
-    listing = Listing(paths, tuple(keys), labels.labels, labels.classes, labels.task, split, groups, problems, facts)
+    listing = Listing(items, tuple(keys), labels.labels, labels.classes, labels.task, split, groups, problems, facts)
     return _without(listing, out) if any(out) else listing
 
 

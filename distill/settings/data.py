@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from distill.settings.group import Group
 from runtimes.commands.settings import Expert
 from runtimes.errors import USAGE, UserError
-from runtimes.images.volumes import MAX_FILL
+from runtimes.images.volumes import MAX_FILL, MAX_SIDE, MAX_SPACING_MM, MIN_SPACING_MM
 from runtimes.images.windows import MOST_WINDOWS, window_named
 
 
@@ -47,6 +47,12 @@ class DataOptions(Group):
     """Intensities shown as black and white; each volume's own percentiles 0.5 and 99.5 when not given."""
     volume_fill: Annotated[float | None, Expert] = None
     """Intensity that stands for NaN in volumes; when not given, NaN is refused."""
+    dicom: Literal["images", "series"] = "images"
+    """What DICOM files in folders are: images one by one, or with all of a series a volume."""
+    volume_spacing: Annotated[tuple[float, float, float] | None, Expert] = None
+    """Millimetres between voxels to the right, front and top that volumes are resampled to; as they are when not given."""
+    volume_size: Annotated[tuple[int, int, int] | None, Expert] = None
+    """Voxels to the right, front and top that are cut out of the middle of a volume, or padded to; all when not given."""
 
     def check(self) -> None:
         """Refuse values out of range."""
@@ -66,5 +72,9 @@ class DataOptions(Group):
             raise UserError(f"--volume-window {self.volume_window} is empty; give the lower intensity first", USAGE)
         if self.volume_fill is not None and abs(self.volume_fill) > MAX_FILL:
             raise UserError(f"--volume-fill {self.volume_fill} must be between -{MAX_FILL:g} and {MAX_FILL:g}", USAGE)
+        if self.volume_spacing is not None and not all(MIN_SPACING_MM <= side <= MAX_SPACING_MM for side in self.volume_spacing):
+            raise UserError(f"--volume-spacing {self.volume_spacing} must be between {MIN_SPACING_MM:g} and {MAX_SPACING_MM:g} mm", USAGE)
+        if self.volume_size is not None and not all(1 <= side <= MAX_SIDE for side in self.volume_size):
+            raise UserError(f"--volume-size {self.volume_size} must be between 1 and {MAX_SIDE} voxels", USAGE)
         if self.phantom_images is not None and min(self.phantom_images) < 1:
             raise UserError(f"--phantom-images {self.phantom_images} must all be above 0", USAGE)

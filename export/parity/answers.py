@@ -20,10 +20,11 @@ from torch.nn import functional as F
 from distill.networks.models import Model
 from runtimes.artifact.artifact import Artifact
 from runtimes.errors import UserError
+from runtimes.images.spec import Item
 from runtimes.session import Session, as_batch
 
 Array = NDArray[Any]
-Image = Path | NDArray[Any]
+Image = Item
 Inputs = tuple[NDArray[np.float32], ...]  # what a model takes of one image, without the batch
 CHUNK = 32  # images in memory at a time, and in one PyTorch forward
 
@@ -116,7 +117,7 @@ def accepted(images: Sequence[Image], artifact: Artifact, rows: Sequence[int] | 
             progress(place + 1, len(chosen))
 
 
-def device_image(image: Path | NDArray[Any], artifact: Artifact) -> tuple[Path | NDArray[Any], NDArray[Any], bool]:
+def device_image(image: Item, artifact: Artifact) -> tuple[Item, NDArray[Any], bool]:
     """What the device is given (a file stays a file), the raw array (H, W, C) behind it, and whether it stands in for another size.
 
     A graph with a baked resize takes one size: images of another are brought to it first, the same for both sides.

@@ -1,12 +1,13 @@
-"""One DICOM file of one frame to one raw array, as `decode` gives for pictures, on the workshop's machine and on the device.
+"""The pixels of a DICOM file: one of one frame to one raw array, as `decode` gives for pictures; stored values, frame by frame.
 
-Owns: `read_dicom`: finding the pixel data, checking a codestream's size before it is decoded, decoding by pydicom and pylibjpeg, RGB.
-Does not own: what the header may say (dicom_header.py), display levels (dicom_levels.py), volumes of many files or frames. Overlays,
-ICC profiles and presentation states are not applied, and nothing is turned or mirrored.
+Owns: `read_dicom`, `stored_frames`: finding the pixel data, checking a codestream's size before it is decoded, decoding by pydicom and
+pylibjpeg, RGB. Does not own: what the header may say (dicom_header.py), display levels (dicom_levels.py), volumes of many files or
+frames (dicom_series.py). Overlays, ICC profiles and presentation states are not applied, and nothing is turned or mirrored.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers of JPEG and 
 CODECS = ("JPEG", "High-Throughput")
 RLE_GROWTH = 64  # times: a pair of bytes may become 128
 RLE_HARMLESS = 1 << 26  # bytes that a segment may decode to unasked: counting its runs takes half as long as decoding it
+# What pydicom's decoders ask a header for.
+DECODING = ("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "BitsAllocated",
+            "BitsStored", "HighBit", "PixelRepresentation")
 
 
 def read_dicom(path: Path, max_pixels: int, *, values: bool = False) -> NDArray[Any]:
@@ -38,29 +42,61 @@ def read_dicom(path: Path, max_pixels: int, *, values: bool = False) -> NDArray[
     it to MONOCHROME1. The same bytes give the same array on every machine: one decoder is used for each transfer syntax.
     """
     header = read_header(path, max_pixels)
-    pydicom = load_pydicom(path)
     with quiet(path):
-        decoder = _decoder(path, pydicom, header)
-        with path.open("rb") as stream:
-            file = Bounded(path, stream, path.stat().st_size)
-            whole = pydicom.dcmread(file, specific_tags=[PIXELS, *(element.tag for element in header.source)])
-        if "PixelData" not in whole:
-            raise UserError(f"{path}: damaged or truncated (the pixel data have no end)")
-        if decoder.is_encapsulated:
-            _check_codestream(path, pydicom, whole, name_of(pydicom, header.syntax), header)
-        else:
-            _check_length(path, whole, header)
-        plugin = _plugin(name_of(pydicom, header.syntax)) if decoder.is_encapsulated else ""
-        stored, changed = decoder.as_array(whole, decoding_plugin=plugin)
-        del whole
-        shape = (header.rows, header.columns) + ((3,) if header.samples == 3 else ())
+        stored = next(stored_frames(path, header))
+        return np.ascontiguousarray((physical_values if values else levels_of)(path, load_pydicom(path), stored, header))
+
+
+def stored_frames(path: Path, header: Header) -> Iterator[NDArray[Any]]:
+    """Stored values of a file's frames, (H, W) or for colour (H, W, 3); to be called within `quiet`. The header is not parsed again."""
+    pydicom = load_pydicom(path)
+    decoder = _decoder(path, pydicom, header)
+    whole = _with_pixels(path, pydicom, header)
+    name = name_of(pydicom, header.syntax)
+    if decoder.is_encapsulated:
+        streams = 0
+        for streams, data in enumerate(pydicom.encaps.generate_frames(whole.PixelData, number_of_frames=header.frames), 1):
+            _check_codestream(path, data, name, header)
+            if streams == header.frames:
+                break
+        if streams < header.frames:
+            raise UserError(f"{path}: damaged or truncated ({streams:,} frames of pixel data, the header names {header.frames:,})")
+    else:
+        _check_length(path, whole, header)
+    shape = (header.rows, header.columns) + ((3,) if header.samples == 3 else ())
+    plugin = _plugin(name) if decoder.is_encapsulated else ""
+    several = header.frames > 1
+    for stored, changed in (decoder.iter_array(whole, decoding_plugin=plugin, indices=range(header.frames)) if several
+                            else [decoder.as_array(whole, decoding_plugin=plugin)]):
         if stored.ndim == len(shape) + 1:
             raise UserError(f"{path}: the pixel data hold {len(stored)} frames and the header names one; write the file again")
         if stored.shape != shape:
             raise UserError(f"{path}: damaged (pixels of shape {stored.shape}, and the header says {shape})")
         if header.photometric in COLOURS and changed["photometric_interpretation"] != "RGB":
             raise UserError(f"{path}: {header.photometric} pixels of {header.bits_stored} bits are not brought to RGB; write them as RGB")
-        return np.ascontiguousarray((physical_values if values else levels_of)(path, pydicom, stored, header))
+        yield stored
+
+
+def _with_pixels(path: Path, pydicom: Any, header: Header) -> Any:
+    """What the header says of the pixels, and the pixels."""
+    source = header.source
+    implicit, little = source.original_encoding
+    with path.open("rb") as stream:
+        file = Bounded(path, stream, path.stat().st_size)
+        file.seek(header.pixels_at)
+        try:
+            element = next(pydicom.filereader.data_element_generator(file, implicit, little), None)
+        except EOFError:
+            element = None
+    if element is None or element.tag != PIXELS:
+        raise UserError(f"{path}: damaged or truncated (the pixel data have no end)")
+    whole = pydicom.Dataset({element.tag: element})
+    for name in DECODING:
+        if name in source:
+            whole[name] = source[name]
+    whole.file_meta = source.file_meta
+    whole.set_original_encoding(implicit, little, source.original_character_set)
+    return whole
 
 
 def _decoder(path: Path, pydicom: Any, header: Header) -> Any:
@@ -83,16 +119,15 @@ def _plugin(name: str) -> str:
 
 
 def _check_length(path: Path, whole: Any, header: Header) -> None:
-    bits = header.rows * header.columns * header.samples * header.bits_allocated
+    bits = header.frames * header.rows * header.columns * header.samples * header.bits_allocated
     wanted = (bits * 2 // 3 if header.photometric == "YBR_FULL_422" else bits) // 8
     found = len(whole.PixelData or b"")
     if found < wanted:
         raise UserError(f"{path}: damaged or truncated ({found:,} bytes of pixel data, the header asks for {wanted:,})")
 
 
-def _check_codestream(path: Path, pydicom: Any, whole: Any, name: str, header: Header) -> None:
+def _check_codestream(path: Path, data: bytes, name: str, header: Header) -> None:
     """Refuse a JPEG of another size than the header says, before a decoder reserves memory for it, and one that is cut off."""
-    data = pydicom.encaps.get_frame(whole.PixelData, 0, number_of_frames=1)
     if not name.startswith(CODECS):  # RLE: no honest writer makes the pixels longer, or decodes to more than them and a little padding
         whole_bytes = header.rows * header.columns * header.samples * header.bits_allocated // 8
         if len(data) > 1.1 * whole_bytes + 1024:

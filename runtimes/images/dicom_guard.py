@@ -18,6 +18,7 @@ from runtimes.errors import MISSING, UserError
 
 LOGGERS = ("pydicom", "pylibjpeg", "libjpeg", "openjpeg", "highdicom")  # the last one names a patient whose name looks wrong to it
 MAX_READS = 400_000  # of a header: some 100,000 elements, 50 times what one frame has
+MANY_READS = 4_000_000  # of a header that says of each of many frames where it lies
 
 
 def load_pydicom(path: Path) -> Any:
@@ -81,16 +82,17 @@ def quiet(path: Path) -> Iterator[None]:
 class Bounded:
     """A file whose reads are counted and never ask for more than is there: a length in a header is no reason to reserve memory."""
 
-    def __init__(self, path: Path, stream: BinaryIO, size_bytes: int) -> None:
+    def __init__(self, path: Path, stream: BinaryIO, size_bytes: int, many: bool = False) -> None:
         self.name = ""  # pydicom writes it into warnings
         self._path, self._stream, self._size_bytes = path, stream, size_bytes
+        self._most_reads = MANY_READS if many else MAX_READS
         self._reads = 0
 
     def read(self, count: int = -1) -> bytes:
         """Up to `count` bytes."""
         self._reads += 1
-        if self._reads > MAX_READS:
-            raise UserError(f"{self._path}: damaged (a header of more than {MAX_READS // 4:,} elements)")
+        if self._reads > self._most_reads:
+            raise UserError(f"{self._path}: damaged (a header of more than {self._most_reads // 4:,} elements)")
         left = max(self._size_bytes - self._stream.tell(), 0)
         return self._stream.read(left if count is None or count < 0 else min(count, left))
 

@@ -1,8 +1,9 @@
 """The header of a DICOM file: what its pixels are and how they are shown, checked before a pixel is decoded.
 
 Owns: Header, `read_header`, the refusals that a header settles. Does not own: how pydicom is kept in bounds (dicom_guard.py), decoding
-pixels (dicom.py), grey levels (dicom_levels.py). Only the tags in TAGS are parsed, none of which names a patient. Messages hold
-the path, names of tags, names of the standard's dictionary and numbers; never a text of the file, nor of an exception, which may hold one.
+pixels (dicom.py), grey levels (dicom_levels.py), where slices lie (dicom_planes.py). Only the tags in TAGS are parsed, none of which
+names a patient. Messages hold the path, names of tags, names of the standard's dictionary and numbers; never a text of the file, nor of
+an exception, which may hold one.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from runtimes.images.dicom_guard import Bounded, load_pydicom, quiet
 SUFFIXES = (".dcm", ".dicom", ".ima")
 MAGIC_AT, MAGIC = 128, b"DICM"
 MAX_BYTES = 1 << 29  # of a file: no image of one frame is larger
+MAX_VOLUME_BYTES = 1 << 32  # of a file of many frames
 MAX_STRETCH = 4.0  # between the sides of a pixel
 SQUARE = 0.01  # sides that differ by less are taken as equal: headers are rounded
 DEFLATED = "1.2.840.10008.1.2.1.99"
+FRAMES_TAG = 0x00280008
 PIXELS, FLOATS = 0x7FE00010, (0x7FE00008, 0x7FE00009)
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 GREYS = ("MONOCHROME1", "MONOCHROME2")
@@ -49,12 +52,21 @@ NESTED = {"PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept
 DECODERS = {"JPEG 2000": "pylibjpeg-openjpeg", "High-Throughput": "pylibjpeg-openjpeg", "JPEG": "pylibjpeg-libjpeg"}
 
 
+class NoImage(UserError):
+    """A DICOM file that is no image at all; `kind` says what it is, in words of the standard."""
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
 @dataclass(frozen=True)
 class Header:
     """What a header says of one frame; `source` is pydicom's dataset of TAGS, for its own functions.
 
     padding: lowest and highest stored value that is padding. stretch: height over width of a pixel. kinds: what a person should know of
-    such an image ("secondary capture", "localiser", "for processing", "burned-in annotation").
+    such an image ("secondary capture", "localiser", "for processing", "burned-in annotation"). pixels_at: the byte at which the element
+    of the pixels begins. slope, intercept: 1 and 0 where nothing is said.
     """
 
     source: Any
@@ -72,6 +84,11 @@ class Header:
     windowed: bool
     stretch: float
     kinds: tuple[str, ...]
+    modality: str
+    frames: int
+    pixels_at: int
+    slope: float
+    intercept: float
 
 
 def is_dicom(path: Path, head: bytes) -> bool:
@@ -88,13 +105,17 @@ def has_magic(path: Path) -> bool:
         return False
 
 
-def read_header(path: Path, max_pixels: int, further: tuple[str, ...] = ()) -> Header:
-    """Parse and check a file's header; UserError for whatever is no image of one frame that can be read. further: tags beside TAGS."""
+def read_header(path: Path, max_pixels: int, further: tuple[str, ...] = (), *, frames: bool = False) -> Header:
+    """Parse and check a file's header; UserError for whatever is no image that can be read, NoImage for what is none at all.
+
+    further: tags beside TAGS. frames: whether it may hold several.
+    """
     pydicom = load_pydicom(path)
     with quiet(path), path.open("rb") as stream:
         size_bytes = path.stat().st_size
-        if size_bytes > MAX_BYTES:
-            raise UserError(f"{path}: {size_bytes:,} bytes, the limit for a DICOM file of one frame is {MAX_BYTES:,}")
+        limit = MAX_VOLUME_BYTES if frames else MAX_BYTES
+        if size_bytes > limit:
+            raise UserError(f"{path}: {size_bytes:,} bytes, the limit for a DICOM file{'' if frames else ' of one frame'} is {limit:,}")
         if stream.read(MAGIC_AT + 4)[MAGIC_AT:] != MAGIC:
             raise UserError(f"{path}: is named like a DICOM file and has no DICM at byte {MAGIC_AT}; write it again in the file format of "
                             "DICOM, part 10")
@@ -108,8 +129,37 @@ def read_header(path: Path, max_pixels: int, further: tuple[str, ...] = ()) -> H
             return bool(seen)
 
         tags = [pydicom.tag.Tag(name) for name in (*TAGS, *further)]
-        source = pydicom.filereader.read_partial(Bounded(path, stream, size_bytes), stop_when=at_pixels, specific_tags=tags)
-        return _checked(path, pydicom, source, syntax, seen[0] if seen else 0, max_pixels)
+        file = Bounded(path, stream, size_bytes, many=frames)
+        source = pydicom.filereader.read_partial(file, stop_when=at_pixels, specific_tags=tags)
+        header = _checked(path, pydicom, source, syntax, seen[0] if seen else 0, max_pixels, stream.tell())
+    if header.frames > 1 and not frames:
+        raise UserError(f"{path}: holds {header.frames:,} frames; expected one image. As a volume it is read by --dicom series, and by a "
+                        "model of volumes")
+    return header
+
+
+def slice_facts(path: Path) -> tuple[str, int, str]:
+    """What tells slices of a series apart before they are read: SeriesInstanceUID, frames, and what a file is that is no slice, else "".
+
+    Nothing behind NumberOfFrames is parsed. UserError for a file that is damaged so far, or no DICOM.
+    """
+    pydicom = load_pydicom(path)
+    with quiet(path), path.open("rb") as stream:
+        if stream.read(MAGIC_AT + 4)[MAGIC_AT:] != MAGIC:
+            raise UserError(f"{path}: is named like a DICOM file and has no DICM at byte {MAGIC_AT}")
+        _syntax(path, pydicom)
+        stream.seek(0)
+        tags = [pydicom.tag.Tag(name) for name in ("SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "NumberOfFrames")]
+        source = pydicom.filereader.read_partial(Bounded(path, stream, path.stat().st_size), stop_when=lambda tag, *_: tag > FRAMES_TAG,
+                                                 specific_tags=tags)
+        frames = _frames_of(path, source)
+        try:
+            sop_class, _ = _kind_of(path, pydicom, source)
+        except NoImage as error:
+            return "", frames, error.kind
+        kinds = _kinds(path, source, sop_class)
+        kind = "localisers" if "localiser" in kinds else "secondary captures" if frames == 1 and "secondary capture" in kinds else ""
+        return str(value_of(path, source, "SeriesInstanceUID") or ""), frames, kind
 
 
 def _syntax(path: Path, pydicom: Any) -> str:
@@ -129,19 +179,28 @@ def name_of(pydicom: Any, uid: object) -> str:
     return str(entry[0]) if entry else ""
 
 
-def _checked(path: Path, pydicom: Any, source: Any, syntax: str, pixels: int, max_pixels: int) -> Header:
-    sop_class = name_of(pydicom, _value(path, source, "SOPClassUID") or source.file_meta.get("MediaStorageSOPClassUID", ""))
-    modality = _value(path, source, "Modality")
-    kind = sop_class or "an unknown SOP class"
+def _kind_of(path: Path, pydicom: Any, source: Any) -> tuple[str, str]:
+    """SOP class, by the standard's name or "", and Modality; NoImage for what is none."""
+    sop_class = name_of(pydicom, value_of(path, source, "SOPClassUID") or source.file_meta.get("MediaStorageSOPClassUID", ""))
+    modality = value_of(path, source, "Modality")
     if any(words in f" {sop_class}" for words in NO_IMAGES) and not sop_class.startswith("RT Image"):
-        raise UserError(f"{path}: is of the SOP class {sop_class}, which is no image; leave it out")
+        raise NoImage(f"{path}: is of the SOP class {sop_class}, which is no image; leave it out", f"of {sop_class}")
     if isinstance(modality, str) and modality in NO_IMAGE_CODES:
-        raise UserError(f"{path}: is {NO_IMAGE_CODES[modality]} (Modality {modality}), which is no image; leave it out")
+        raise NoImage(f"{path}: is {NO_IMAGE_CODES[modality]} (Modality {modality}), which is no image; leave it out",
+                      f"of Modality {modality}")
+    return sop_class, modality if isinstance(modality, str) else ""
+
+
+def _frames_of(path: Path, source: Any) -> int:
+    return _whole(path, source, "NumberOfFrames", 1, 1 << 31) if value_of(path, source, "NumberOfFrames") not in (None, "") else 1
+
+
+def _checked(path: Path, pydicom: Any, source: Any, syntax: str, pixels: int, max_pixels: int, pixels_at: int) -> Header:
+    sop_class, modality = _kind_of(path, pydicom, source)
+    kind = sop_class or "an unknown SOP class"
     if pixels in FLOATS:
         raise UserError(f"{path}: pixels are floating-point numbers ({kind}); write whole numbers with RescaleSlope and RescaleIntercept")
-    frames = _whole(path, source, "NumberOfFrames", 1, 1 << 31) if _value(path, source, "NumberOfFrames") not in (None, "") else 1
-    if frames > 1:
-        raise UserError(f"{path}: holds {frames:,} frames, which are not read yet as a volume; expected one frame a file")
+    frames = _frames_of(path, source)
     if not pixels:
         raise UserError(f"{path}: holds no pixel data ({kind}), or is cut off before them")
     rows, columns = (_whole(path, source, name, 1, 65535) for name in ("Rows", "Columns"))
@@ -166,12 +225,14 @@ def _checked(path: Path, pydicom: Any, source: Any, syntax: str, pixels: int, ma
     stretch = _stretch(path, source)
     if rows * columns * max(stretch, 1 / stretch) > max_pixels:
         raise UserError(f"{path}: {columns}x{rows} pixels that are brought to squares, the limit is {max_pixels:,}")
+    slope, intercept = _rescale(path, source) if greys else (1.0, 0.0)
     return Header(source, sop_class, syntax, photometric, rows, columns, samples, allocated, stored, signed,
-                  _padding(path, source, allocated, signed) if greys else None, greys and _rescaled(path, source),
-                  greys and _windowed(path, source), stretch, _kinds(path, source, sop_class))
+                  _padding(path, source, allocated, signed) if greys else None, (slope, intercept) != (1.0, 0.0),
+                  greys and _windowed(path, source), stretch, _kinds(path, source, sop_class),
+                  modality, frames, pixels_at, slope, intercept)
 
 
-def _value(path: Path, source: Any, name: str) -> Any:
+def value_of(path: Path, source: Any, name: str) -> Any:
     """What a tag holds; pydicom parses it when it is asked for, and may find that it cannot."""
     try:
         value = source.get(name)
@@ -181,7 +242,7 @@ def _value(path: Path, source: Any, name: str) -> Any:
 
 
 def _whole(path: Path, source: Any, name: str, low: int, high: int) -> int:
-    value = _value(path, source, name)
+    value = value_of(path, source, name)
     if value is None or value == "":
         raise UserError(f"{path}: the tag {name} is missing or empty; expected a whole number")
     if isinstance(value, bool) or not isinstance(value, int | float) or float(value) != int(value):
@@ -193,7 +254,7 @@ def _whole(path: Path, source: Any, name: str, low: int, high: int) -> int:
 
 def _number(path: Path, source: Any, name: str) -> float | None:
     """The first number of a tag; None where it is missing or empty."""
-    value = _value(path, source, name)
+    value = value_of(path, source, name)
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if not isinstance(value, str | int | float):
@@ -208,7 +269,7 @@ def _number(path: Path, source: Any, name: str) -> float | None:
 
 
 def _photometric(path: Path, source: Any) -> str:
-    value = _value(path, source, "PhotometricInterpretation")
+    value = value_of(path, source, "PhotometricInterpretation")
     if value in (None, ""):
         raise UserError(f"{path}: the tag PhotometricInterpretation is missing or empty; expected one of "
                         f"{', '.join((*GREYS, *COLOURS, 'PALETTE COLOR'))}")
@@ -220,9 +281,9 @@ def _photometric(path: Path, source: Any) -> str:
 
 def _padding(path: Path, source: Any, bits: int, signed: bool) -> tuple[int, int] | None:
     """Lowest and highest stored value that is padding. A writer may have the sign wrong: the bits are what counts."""
-    if _value(path, source, "PixelPaddingValue") in (None, ""):
+    if value_of(path, source, "PixelPaddingValue") in (None, ""):
         return None
-    names = ["PixelPaddingValue"] + ["PixelPaddingRangeLimit"] * (_value(path, source, "PixelPaddingRangeLimit") not in (None, ""))
+    names = ["PixelPaddingValue"] + ["PixelPaddingRangeLimit"] * (value_of(path, source, "PixelPaddingRangeLimit") not in (None, ""))
     ends = []
     for name in names:
         value = _whole(path, source, name, -(1 << 31), (1 << 32) - 1) % (1 << bits)
@@ -230,18 +291,19 @@ def _padding(path: Path, source: Any, bits: int, signed: bool) -> tuple[int, int
     return min(ends), max(ends)
 
 
-def _rescaled(path: Path, source: Any) -> bool:
-    """Whether RescaleSlope and RescaleIntercept change anything."""
+def _rescale(path: Path, source: Any) -> tuple[float, float]:
+    """RescaleSlope and RescaleIntercept, 1 and 0 where there are none."""
     slope, intercept = (_number(path, source, name) for name in ("RescaleSlope", "RescaleIntercept"))
     if (slope is None) != (intercept is None):
         there, missing = ("RescaleSlope", "RescaleIntercept") if intercept is None else ("RescaleIntercept", "RescaleSlope")
         raise UserError(f"{path}: holds {there} and no {missing}; expected both or neither")
     if slope == 0.0:
         raise UserError(f"{path}: RescaleSlope is 0, which leaves one value; expected any other")
-    if slope is None:  # empty elements, which pydicom's function would multiply by
+    if slope is None or intercept is None:  # empty elements, which pydicom's function would multiply by
         for name in ("RescaleSlope", "RescaleIntercept"):
             source.pop(name, None)
-    return (slope, intercept) not in ((None, None), (1.0, 0.0))
+        return 1.0, 0.0
+    return slope, intercept
 
 
 def _windowed(path: Path, source: Any) -> bool:
@@ -252,7 +314,7 @@ def _windowed(path: Path, source: Any) -> bool:
         raise UserError(f"{path}: holds {there} and no {missing}; expected both or neither")
     if centre is None or width is None:
         return False
-    function = _value(path, source, "VOILUTFunction") or "LINEAR"
+    function = value_of(path, source, "VOILUTFunction") or "LINEAR"
     if function not in FUNCTIONS:
         raise UserError(f"{path}: VOILUTFunction is none of {', '.join(FUNCTIONS)}; write the one that is meant")
     if width < 1 if function == "LINEAR" else width <= 0:
@@ -274,7 +336,7 @@ def _lift(source: Any) -> None:
 def _stretch(path: Path, source: Any) -> float:
     """Height over width of a pixel, 1 where nothing says that they differ."""
     for name in SPACINGS:
-        value = _value(path, source, name)
+        value = value_of(path, source, name)
         if value in (None, ""):
             continue
         try:
@@ -292,11 +354,11 @@ def _stretch(path: Path, source: Any) -> float:
 
 def _kinds(path: Path, source: Any, sop_class: str) -> tuple[str, ...]:
     """What a person should know of such an image."""
-    image_type = _value(path, source, "ImageType") or ()
+    image_type = value_of(path, source, "ImageType") or ()
     words = [image_type] if isinstance(image_type, str) else [str(word) for word in image_type]
-    intent = str(_value(path, source, "PresentationIntentType") or "")
+    intent = str(value_of(path, source, "PresentationIntentType") or "")
     raw = intent == "FOR PROCESSING" or (not intent and "For Processing" in sop_class)
     shown = intent == "FOR PRESENTATION" or (not intent and "For Presentation" in sop_class)
     kinds = {"secondary capture": "Secondary Capture" in sop_class, "localiser": "LOCALIZER" in words[2:3], "for processing": raw,
-             "for presentation": shown, "burned-in annotation": _value(path, source, "BurnedInAnnotation") == "YES"}
+             "for presentation": shown, "burned-in annotation": value_of(path, source, "BurnedInAnnotation") == "YES"}
     return tuple(name for name, applies in kinds.items() if applies)

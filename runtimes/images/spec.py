@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from runtimes.errors import UserError
 from runtimes.files.schema import list_of, number, object_of, one_of, whole
 from runtimes.images.decode import decode
-from runtimes.images.volumes import VOLUME, VolumeSpec
+from runtimes.images.scans import scan_name
+from runtimes.images.volumes import NARROWEST, VOLUME, VolumeSpec
 from runtimes.images.windows import MOST_WINDOWS
 
 LUMA = np.asarray([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as Pillow's "L"
 
 
+Item = Path | tuple[Path, ...] | NDArray[Any]  # an image or volume: a file, a folder of one series, the files of one, an array
 Fit = Literal["squash", "crop", "pad"]
 Filter = Literal["bilinear", "bicubic"]
 
@@ -64,7 +66,6 @@ def placed_matrix(source: int, between: int, target: int, interpolation: Filter 
 
 
 # What the JSON form of a spec holds.
-NARROWEST = 16.0  # of physical values, which are whole numbers: a narrower window would show their steps
 LEVEL = number(-1e6, 1e6)
 SPEC = object_of(
     {"height": whole(8, 4096), "width": whole(8, 4096), "channels": one_of(1, 3), "dtype": one_of("uint8", "uint16", "int16"),
@@ -153,7 +154,7 @@ class ImageSpec:
         """Channels of the grey levels: those of the raw image, or three of several windows."""
         return 3 if self.windows else self.channels
 
-    def read(self, item: Path | NDArray[Any]) -> NDArray[Any]:
+    def read(self, item: Item) -> NDArray[Any]:
         """A file or array as the raw array that this spec is about; see read_image."""
         return read_image(item, self.volume, self.physical)
 
@@ -263,11 +264,15 @@ def _shown(raw: NDArray[Any], low: float, high: float) -> NDArray[np.float32]:
     return np.clip((raw.astype(np.float32) - low) * np.float32(255.0 / (high - low)), 0.0, 255.0)
 
 
-def read_image(item: Path | NDArray[Any], volume: VolumeSpec | None = None, values: bool = False) -> NDArray[Any]:
-    """A file or array as a raw array: an image (H, W, C), or a volume as grey slices (D, H, W, 1); images in arrays are what they are.
+def read_image(item: Item, volume: VolumeSpec | None = None, values: bool = False) -> NDArray[Any]:
+    """A file or array as a raw array: an image (H, W, C), or a volume as slices (D, H, W, 1); images in arrays are what they are.
 
     values: of an image file its physical values, int16, in place of display levels; of volumes `volume` says it.
     """
-    if not isinstance(item, Path):
-        return item if volume is None else volume.levels(item)
-    return decode(item, values=values) if volume is None else volume.read(item)
+    if isinstance(item, np.ndarray):
+        return item if volume is None else volume.of_array(item)
+    if volume is not None:
+        return volume.read(item)
+    if isinstance(item, tuple):
+        raise UserError(f"{scan_name(item)}: {len(item):,} files are one volume, and this reads images; give them one by one")
+    return decode(item, values=values)

@@ -1,11 +1,13 @@
-"""A volume as a stack of slices: read from NIfTI, cut along an axis, brought to grey levels, thinned out to what a network takes.
+"""A volume as a stack of slices: brought to a spacing, cut along an axis, brought to grey levels and a size, thinned out for a network.
 
-Owns: VolumeSpec and `read_volume`. Does not own: how a slice becomes a network's input (images.py), pooling of slices. Slices stand as
-radiologists look at them, the patient's right on the left, and run from inferior to superior, posterior to anterior or left to right.
+Owns: VolumeSpec and `read_volume`. Does not own: reading files (scans.py), resampling (resample.py), how a slice becomes a network's
+input (images.py), pooling of slices. Slices stand as radiologists look at them, the patient's right on the left, and run from inferior
+to superior, posterior to anterior or left to right.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,20 +15,26 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.errors import MISSING, UserError
+from runtimes.errors import UserError
 from runtimes.files.schema import list_of, number, object_of, one_of, whole
+from runtimes.images.physical import MAX_VOXELS
+from runtimes.images.resample import straightened, to_size, to_spacing
+from runtimes.images.scans import SUFFIXES as SUFFIXES
+from runtimes.images.scans import Scan, is_nifti, read_scan, scan_name
 
-SUFFIXES = (".nii", ".nii.gz")
-MAX_VOXELS = 512 * 512 * 2048
 MAX_SLICES = 512
+MIN_SPACING_MM, MAX_SPACING_MM, MAX_SIDE = 0.05, 100.0, 1024
 MAX_FILL = 1e30  # float32 holds it, and differences of it
+NARROWEST = 16.0  # of physical values, which are whole numbers: in a narrower range their steps would show
 Axis = Literal["axial", "coronal", "sagittal"]
 # From RAS+ voxels (x, y, z) to (slice, row, column); rows and columns are reversed afterwards.
 ORDER: dict[str, tuple[int, int, int]] = {"axial": (2, 1, 0), "coronal": (1, 2, 0), "sagittal": (0, 2, 1)}
 
 
 VOLUME = object_of({"slices": whole(0, MAX_SLICES), "axis": one_of(*get_args(Axis)), "scaling": one_of("percentile", "window", "values"),
-                    "window": list_of(number(-1e9, 1e9), 2, 2)}, {"fill": number(-MAX_FILL, MAX_FILL), "solid": one_of(True)})
+                    "window": list_of(number(-1e9, 1e9), 2, 2)}, {"fill": number(-MAX_FILL, MAX_FILL), "solid": one_of(True),
+                                                        "spacing_mm": list_of(number(MIN_SPACING_MM, MAX_SPACING_MM), 3, 3),
+                                                        "size": list_of(whole(1, MAX_SIDE), 3, 3)})
 
 
 @dataclass(frozen=True)
@@ -35,8 +43,9 @@ class VolumeSpec:
 
     percentile: `window` holds two percentiles of the volume itself; window: two intensities, the same for all volumes; values: intensities
     stay what they are, whole numbers of int16 such as HU, for windows inside the network's graph. fill: the intensity that stands for NaN;
-    None refuses NaN. solid: the network sees the volume at once, and always as many slices. The JSON form speaks of the last two only
-    where they are set.
+    None refuses NaN. spacing_mm: that volumes are resampled to, to the right, front and top. size: voxels in these directions that are cut
+    out of the middle, after scaling; what lies beyond is black, of values the lowest one. solid: the network sees the volume at once, and
+    always as many slices. The JSON form speaks of the last four only where they are set.
     """
 
     slices: int = 0
@@ -44,6 +53,8 @@ class VolumeSpec:
     scaling: Literal["percentile", "window", "values"] = "percentile"
     window: tuple[float, float] = (0.5, 99.5)
     fill: float | None = None
+    spacing_mm: tuple[float, float, float] | None = None
+    size: tuple[int, int, int] | None = None
     solid: bool = False
 
     def __post_init__(self) -> None:
@@ -56,6 +67,10 @@ class VolumeSpec:
             raise UserError(f"volume window {self.window} is empty; expected low < high")
         if self.fill is not None and not abs(self.fill) <= MAX_FILL:
             raise UserError(f"volume fill {self.fill!r}; expected an intensity between -{MAX_FILL:g} and {MAX_FILL:g}")
+        if self.spacing_mm is not None and not all(MIN_SPACING_MM <= side <= MAX_SPACING_MM for side in self.spacing_mm):
+            raise UserError(f"volume spacing {self.spacing_mm}; expected {MIN_SPACING_MM:g} to {MAX_SPACING_MM:g} mm in each direction")
+        if self.size is not None and not all(1 <= side <= MAX_SIDE for side in self.size):
+            raise UserError(f"volume size {self.size}; expected 1 to {MAX_SIDE} voxels in each direction")
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> VolumeSpec:
@@ -63,12 +78,13 @@ class VolumeSpec:
         problem = VOLUME(content, "volume")
         if problem:
             raise UserError(problem)
-        return cls(**{**content, "window": tuple(content["window"])})
+        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+        return cls(**values)
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON form; it speaks of a fill only where there is one, so that specs without hash as they always did."""
-        usual = {"fill": None, "solid": False}
-        plain = {**asdict(self), "window": list(self.window)}
+        """The JSON form; of what is optional it speaks only where it is set, so that specs without hash as they always did."""
+        usual = {"fill": None, "spacing_mm": None, "size": None, "solid": False}
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
         return {key: value for key, value in plain.items() if key not in usual or value != usual[key]}
 
     def places(self, depth: int) -> NDArray[np.int64]:
@@ -91,82 +107,88 @@ class VolumeSpec:
             raise UserError(f"volume of dtype {stack.dtype}, expected numbers")
         if self.scaling == "window" and self.window == (0.0, 255.0) and stack.dtype == np.uint8:
             return stack
-        if self.scaling == "values" and np.issubdtype(stack.dtype, np.integer):  # no copy in float32: a CT has 100 million voxels
-            return self._whole(stack)
-        values = stack.astype(np.float32)
-        if self.fill is not None:
-            values[np.isnan(values)] = self.fill
-        if not np.isfinite(values).all():
-            holes = int(np.isnan(values).sum())
+        stack = self._without_nan(stack)
+        if stack.dtype.kind == "f" and not all(np.isfinite(plane.astype(np.float32)).all() for plane in stack):
+            holes = int(np.isnan(stack).sum())
             raise UserError("volume holds NaN or Inf; expected finite intensities" + (
-                f" (NaN in {holes:,} of {values.size:,} voxels: train with --volume-fill VALUE, such as the intensity of air, which then "
+                f" (NaN in {holes:,} of {stack.size:,} voxels: train with --volume-fill VALUE, such as the intensity of air, which then "
                 "stands for NaN on the device too)" if holes else ""))
         if self.scaling == "values":
-            return self._whole(values)
-        low, high = self.window if self.scaling == "window" else np.percentile(values, self.window).tolist()
+            return _whole(stack)
+        low, high = self.window if self.scaling == "window" else np.percentile(
+            np.array(stack, dtype=np.float32, order="C"), self.window, overwrite_input=True).tolist()
         if low >= high:  # next to nothing stands out of a flat volume: its whole range, then
-            low, high = float(values.min()), float(values.max())
+            low, high = float(np.float32(stack.min())), float(np.float32(stack.max()))
         if low == high:
             raise UserError(f"volume with the single value {low:g} everywhere; nothing in it can be classified")
-        return np.rint(np.clip((values - low) * np.float32(255.0 / (high - low)), 0.0, 255.0)).astype(np.uint8)
+        grey = np.empty(stack.shape, np.uint8)
+        for place, plane in enumerate(stack):  # slice by slice: as numbers a volume would take four times its memory
+            values = plane.astype(np.float32)
+            grey[place] = np.rint(np.clip((values - low) * np.float32(255.0 / (high - low)), 0.0, 255.0))
+        return grey
 
-    @staticmethod
-    def _whole(values: NDArray[Any]) -> NDArray[np.int16]:
-        low, high = float(values.min()), float(values.max())
-        if low == high:
-            raise UserError(f"volume with the single value {low:g} everywhere; nothing in it can be classified")
-        if high - low < 16:  # the steps of whole numbers would show
-            raise UserError(f"volume of values from {low:g} to {high:g}, which as whole numbers lose too much; --windows is for CT in HU "
-                            "and the like: leave it out, or use --volume-window")
-        if low < -32768 or high > 32767:
-            values = np.clip(values, -32768, 32767)
-        return (values if np.issubdtype(values.dtype, np.integer) else np.rint(values)).astype(np.int16, copy=False)
+    def read(self, item: Path | Sequence[Path]) -> NDArray[Any]:
+        """A file, a folder of one DICOM series, or its files, as grey slices (D, H, W, 1) along the axis."""
+        return self.of_scan(read_scan(item), scan_name(item))
 
-    def read(self, path: Path) -> NDArray[Any]:
-        """A NIfTI file as grey slices (D, H, W, 1) along the axis."""
+    def of_scan(self, scan: Scan, name: Path | str = "") -> NDArray[Any]:
+        """A scan as grey slices (D, H, W, 1) along the axis; `name` is what messages begin with."""
         try:
-            return self.levels(self.cut(read_volume(path)))
+            values = self._without_nan(scan.values)
+            if any(scan.shift) and (self.spacing_mm is not None or self.size is not None or ORDER[self.axis][0] != scan.across):
+                values = straightened(values, scan.across, scan.shift)
+            if self.spacing_mm is not None:
+                values = to_spacing(values, scan.spacing_mm, self.spacing_mm)
+            return self._sized(self.levels(self.cut(values)))
         except UserError as error:
-            if str(path) in str(error):
+            if not str(name) or str(name) in str(error):
                 raise
-            raise UserError(f"{path}: {error}") from None
+            raise UserError(f"{name}: {error}") from None
+
+    def of_array(self, stack: NDArray[Any]) -> NDArray[Any]:
+        """A stack (D, H, W) or (D, H, W, 1) of intensities along the axis as grey slices; UserError where a spacing is asked for."""
+        if self.spacing_mm is not None:
+            raise UserError(f"a volume in an array says nothing of its spacing, and this one is to have {self.spacing_mm} mm; give a NIfTI "
+                            "file or DICOM, or a runtimes.images.scans.Scan with its spacing_mm")
+        return self._sized(self.levels(stack))
+
+    def _without_nan(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Values in which `fill` stands for NaN, for neighbours would take it over; without one they are as they were."""
+        if values.dtype.kind != "f" or self.fill is None:
+            return values
+        holes = np.isnan(values)
+        return np.where(holes, np.float32(self.fill), values) if holes.any() else values
+
+    def _sized(self, stack: NDArray[Any]) -> NDArray[Any]:
+        """Grey slices (D, H, W, 1) with the middle of the volume, `size` voxels of it, black around."""
+        if self.size is None:
+            return stack
+        upright = stack[:, ::-1, ::-1, 0].transpose(np.argsort(ORDER[self.axis]))  # (x, y, z): where the middle is depends on it
+        return self.cut(to_size(upright, self.size, int(stack.min()) if self.scaling == "values" else 0))[..., None]
 
     def cut(self, volume: NDArray[Any]) -> NDArray[Any]:
         """RAS+ voxels (x, y, z) as a stack of slices (D, H, W), seen as radiologists do."""
         return volume.transpose(ORDER[self.axis])[:, ::-1, ::-1]
 
 
+def _whole(stack: NDArray[Any]) -> NDArray[np.int16]:
+    """Intensities as whole numbers; a copy only where they are none yet: a CT has 100 million voxels."""
+    low, high = float(stack.min()), float(stack.max())
+    if low == high:
+        raise UserError(f"volume with the single value {low:g} everywhere; nothing in it can be classified")
+    if high - low < NARROWEST:
+        raise UserError(f"volume of values from {low:g} to {high:g}, which as whole numbers lose too much; --windows is for CT in HU and "
+                        "the like: leave it out, or use --volume-window")
+    if low < -32768 or high > 32767:
+        stack = np.clip(stack, -32768, 32767)
+    return (stack if np.issubdtype(stack.dtype, np.integer) else np.rint(stack)).astype(np.int16, copy=False)
+
+
 def is_volume(path: Path | str) -> bool:
-    """Whether a file's name is that of a volume."""
-    return str(path).lower().endswith(SUFFIXES)
+    """Whether a file's name is that of a volume; DICOM does not say so by its name."""
+    return is_nifti(path)
 
 
-def read_volume(path: Path) -> NDArray[Any]:
-    """Voxels (x, y, z) of a NIfTI file in the nearest RAS+ orientation, scaled as its header says.
-
-    Raises UserError for a missing, damaged or too large file, one that is not one volume, and (exit 5) without nibabel.
-    """
-    try:
-        import nibabel
-    except ImportError:
-        raise UserError(f"{path}: NIfTI files are read by nibabel, which is missing; pip install 'rd-distill[volume]'", MISSING) from None
-    try:
-        if path.stat().st_size == 0:
-            raise UserError(f"{path}: the file is empty")
-        image: Any = nibabel.load(path)
-        shape = tuple(int(side) for side in image.shape)
-        while len(shape) > 3 and shape[-1] == 1:
-            shape = shape[:-1]
-        if len(shape) != 3:
-            raise UserError(f"{path}: shape {tuple(image.shape)}, expected one volume (x, y, z)")
-        if int(np.prod(shape)) > MAX_VOXELS:
-            raise UserError(f"{path}: {int(np.prod(shape)):,} voxels, the limit is {MAX_VOXELS:,}")
-        upright: Any = nibabel.as_closest_canonical(image)
-        return np.asarray(upright.dataobj).reshape(upright.shape[:3])
-    except UserError:
-        raise
-    except FileNotFoundError:
-        raise UserError(f"{path}: cannot be opened (No such file or directory)") from None
-    except Exception as error:  # nibabel, gzip and numpy raise many types on damaged files; each means the same to the user
-        text = str(error).strip()
-        raise UserError(f"{path}: damaged or truncated ({type(error).__name__}{': ' + text.splitlines()[0] if text else ''})") from None
+def read_volume(item: Path | Sequence[Path]) -> NDArray[Any]:
+    """Voxels (x, y, z) of a file, a folder of one DICOM series or its files, as `read_scan` gives them."""
+    return read_scan(item).values
