@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -83,6 +84,9 @@ class Teacher:
             ("mean", spec.mean), ("std", spec.std)))
         grey = ", one channel (the mean of colours)" if self.channels == 1 else ""
         if spec.volume is not None:
+            if spec.volume.spacing_mm is not None:
+                fit = f"{' x '.join(f'{side:g}' for side in spec.volume.size or ())} voxels of " + (
+                    f"{' x '.join(f'{side:g}' for side in spec.volume.spacing_mm)} mm out of the middle")
             grey = f", the whole volume at once, {self.channels} channel(s)" + (
                 f", {spec.window[0]:g} to {spec.window[1]:g} of values such as HU as black to white" if spec.physical else "")
         return (f"images {fit}{edge} ({spec.interpolation}){grey}, {levels}{f' ({self.assumed})' if self.assumed else ''}; features "
@@ -111,8 +115,15 @@ def fed(base: ImageSpec, images: ImageSet) -> ImageSpec:
         raise UserError("this teacher sees whole volumes, and the data are single images; name volumes (NIfTI files, series of DICOM, an "
                         ".npz of volumes), or another --teacher", USAGE)
     volume = replace(images.volume, slices=base.slices, solid=True)
+    if base.volume.spacing_mm is not None and knows_spacing(images):
+        volume = replace(volume, spacing_mm=base.volume.spacing_mm, size=base.volume.size, axis="axial")
     own = {"window": base.window, "windows": base.windows} if base.physical and images.values else {}
     return replace(base, **{**images.form, **own, "volume": volume})
+
+
+def knows_spacing(images: ImageSet) -> bool:
+    """Whether the images are files, which say how many millimetres lie between voxels; arrays do not."""
+    return not isinstance(images.images[0], np.ndarray)
 
 
 def frozen(teacher: Teacher, remedy: str, called: str | None = None, size: int | None = None) -> Teacher:

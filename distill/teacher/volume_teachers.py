@@ -172,7 +172,8 @@ def check_volume_teacher(name: str, weights: str | None, size: int | None, flag:
 def from_volume_teacher(name: str, weights: str | None, stated: TeacherInput) -> Teacher:
     """A teacher of whole volumes as a Teacher: slices of axial stacks in, features out.
 
-    Stated sides shrink all three: its authors' share of slices to a side is kept, in multiples of 16.
+    Without a stated size it is fed as its authors did, voxels of so many mm out of the middle. A stated one squashes all three sides:
+    its authors' share of slices to a side is kept, in multiples of 16.
     """
     usual = INPUTS.get(name)
     if usual is None and stated.size is None:
@@ -182,7 +183,8 @@ def from_volume_teacher(name: str, weights: str | None, stated: TeacherInput) ->
         columns, rows, slices = stated.size, stated.size, max(PROBE, min(16 * round(stated.size * slices / columns / 16), MAX_SLICES))
     window = usual.window if usual else (0.0, 255.0)
     loaded = load_volume_teacher(name, weights=weights, volume=usual or VolumeInput((1.0, 1.0, 1.0), (columns, rows, slices), window))
-    volume = VolumeSpec(slices, scaling="values" if usual else "percentile", solid=True)
+    own = (None, None) if usual is None or stated.size is not None else (usual.spacing_mm, usual.size)
+    volume = VolumeSpec(slices, scaling="values" if usual else "percentile", spacing_mm=own[0], size=own[1], solid=True)
     spec = ImageSpec(rows, columns, 1, "int16" if usual else "uint8", window, (0.0,) * 3, (1.0,) * 3, volume)
     arguments = {"channels": 1, "ras": True}
     return Teacher(name, SolidNet(loaded.net, loaded.width, channels=1, ras=True), spec, loaded.hash, loaded.licence, arguments,

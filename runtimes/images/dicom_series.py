@@ -109,6 +109,12 @@ def read_series(name: Path, paths: Sequence[Path]) -> Series:
     return Series(values.transpose(2, 1, 0), stack.affine, (*notes, *stack.notes))
 
 
+def slice_files(name: Path, paths: Sequence[Path]) -> list[Path]:
+    """Of these files those that hold slices of the series, as `read_series` tells them; no pixel is read."""
+    headers, left_out = _headers(sorted(set(paths)))
+    return [path for path, _ in _slices_among(name, headers, left_out)]
+
+
 def _headers(paths: Sequence[Path]) -> tuple[list[tuple[Path, Header]], Counter[str]]:
     """Headers of the files that are images, and how many are none, by kind."""
     def read(path: Path) -> Header | str:

@@ -15,6 +15,7 @@ from runtimes.files.folder import write_atomic
 from runtimes.files.outputs import check_apart
 from runtimes.images.dicom_guard import load_pydicom
 from runtimes.images.dicom_header import has_magic
+from runtimes.images.dicom_series import series_files, slice_files
 from runtimes.results.dicom_sr import is_ours, load_highdicom, report_bytes
 from runtimes.results.findings import Finding, Origin
 from runtimes.results.trace import hashes_of, is_trace, trace_bytes, trace_of
@@ -56,9 +57,12 @@ def _check_file(out: Path, flag: str, ours: Callable[[Path], bool], overwrite: b
 
 def sources_of(path: Path) -> list[Path]:
     """The files that a path to an image or a volume means: itself, or of a folder all files of DICOM in it but indexes of a disk."""
-    if not path.is_dir():
-        return [path]
-    return sorted(file for file in path.rglob("*") if file.is_file() and file.name != "DICOMDIR" and has_magic(file))
+    return list(series_files(path)) if path.is_dir() else [path]
+
+
+def answered_files(path: Path) -> list[Path]:
+    """The files whose pixels were answered: of a folder the slices of its series, without localisers and what is no image."""
+    return slice_files(path, sources_of(path)) if path.is_dir() else [path]
 
 
 def state_of(path: Path) -> list[tuple[str, int, int]]:
@@ -69,8 +73,9 @@ def state_of(path: Path) -> list[tuple[str, int, int]]:
 def write_results(path: Path, findings: Sequence[Finding], origin: Origin, ms: Mapping[str, float], *, trace: Path | None,
                   dicom_sr: Path | None) -> None:
     """Write what a file was answered, atomically; UserError where its header cannot be taken over, and then neither is written."""
-    report = None if dicom_sr is None else report_bytes(dicom_sr, sources_of(path), findings, origin)
-    content = None if trace is None else trace_bytes(trace_of(findings, origin, ms, hashes_of(sources_of(path))))
+    files = answered_files(path)
+    report = None if dicom_sr is None else report_bytes(dicom_sr, files, findings, origin)
+    content = None if trace is None else trace_bytes(trace_of(findings, origin, ms, hashes_of(files)))
     for out, data in ((dicom_sr, report), (trace, content)):
         if out is not None and data is not None:
             write_atomic(out, data)
