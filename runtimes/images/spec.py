@@ -201,8 +201,9 @@ class ImageSpec:
         if self._ready(raw):
             return raw
         low, high = self.window
-        clipped = np.clip(raw.astype(np.float32), low, high)  # clip, then filter: the order of `stored` and of the graph
-        filtered = self._filter(clipped) if self.fit != "pad" else self._filter(clipped - low) + np.float32(low)  # around it: black
+        ground = np.float32(low if self.fit == "pad" else 0.0)  # around it: black
+        # Clip, then filter: the order of `stored` and of the graph.
+        filtered = self._filtered(raw, lambda plane: np.clip(plane.astype(np.float32), low, high) - ground) + ground
         if self.interpolation == "bicubic":  # which overshoots
             filtered = np.clip(filtered, low, high)
         return np.rint(filtered).astype(raw.dtype)
@@ -213,11 +214,11 @@ class ImageSpec:
             return self.each(raw, self.stored)
         if self.physical:
             return np.rint(self.levels(self.resized(self.channelled(raw)))).astype(np.uint8)
-        levels = self.levels(self.channelled(raw))
-        if not self._ready(levels):
-            levels = self._filter(levels)
-            if self.interpolation == "bicubic":  # which overshoots
-                levels = np.clip(levels, 0.0, 255.0)
+        if self._ready(raw):
+            return np.rint(self.levels(self.channelled(raw))).astype(np.uint8)
+        levels = self._filtered(raw, lambda plane: self.levels(self.channelled(plane)))
+        if self.interpolation == "bicubic":  # which overshoots
+            levels = np.clip(levels, 0.0, 255.0)
         return np.rint(levels).astype(np.uint8)
 
     def normalised(self, levels: NDArray[Any]) -> NDArray[np.float32]:
@@ -250,10 +251,14 @@ class ImageSpec:
         """Whether an image, or a volume that is seen at once, has the size that the network takes."""
         return self.keeps(*raw.shape[-3:-1]) and (raw.ndim == 3 or len(raw) == self.slices)
 
+    def _filtered(self, raw: NDArray[Any], prepare: Callable[[NDArray[Any]], NDArray[np.float32]]) -> NDArray[np.float32]:
+        """A prepared image at model size; a volume plane by plane, so that it never stands in memory as floats, then along its slices."""
+        if raw.ndim == 3:
+            return self._filter(prepare(raw))
+        planes = np.stack([prepare(plane) if self.keeps(*plane.shape[:2]) else self._filter(prepare(plane)) for plane in raw])
+        return np.tensordot(resize_matrix(len(raw), self.slices, self.interpolation), planes, 1)
+
     def _filter(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        if image.ndim == 4:  # in the plane first, where there is most to lose
-            planes = np.stack([plane if self.keeps(*plane.shape[:2]) else self._filter(plane) for plane in image])
-            return np.tensordot(resize_matrix(len(image), self.slices, self.interpolation), planes, 1)
         height, width, channels = image.shape
         rows, columns = self.matrices(height, width)
         narrow = (rows @ image.reshape(height, width * channels)).reshape(self.height, width, channels)
