@@ -104,7 +104,7 @@ class Crew:
 def input_files(artifact: Artifact, images: Path | None, folder: Path) -> list[Path]:
     """Files for the path from file to decision: those of `images`, or the golden images written to `folder` as PNG.
 
-    Empty for volumes and `pixel_values` without `images`: their golden inputs are no files.
+    Empty for volumes, values such as HU and `pixel_values` without `images`: their golden inputs are no pictures.
     """
     if images is not None:
         kinds = (".nii", ".gz") if artifact.image_spec.volume is not None else SUFFIXES
@@ -112,7 +112,7 @@ def input_files(artifact: Artifact, images: Path | None, folder: Path) -> list[P
         if not files:
             raise UserError(f"--images {images} holds no file that ends in {', '.join(kinds)}; name a folder of images")
         return files[:64]
-    if artifact.image_spec.volume is not None or artifact.input_kind == "tensor":
+    if artifact.image_spec.volume is not None or artifact.image_spec.physical or artifact.input_kind == "tensor":
         return []
     golden, _, _ = read_golden(artifact)
     paths = []
