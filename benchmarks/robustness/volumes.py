@@ -295,7 +295,7 @@ def large(folder: Path, lines: list[str]) -> bool:
     stored = np.stack([np.roll(base, 3 * place) for place in range(LARGE[0])])
     series(folder / "large", stored=stored, step=(0, 0, 0.5), PixelSpacing=[0.45, 0.45], fillers=FILLERS)
     frames(folder / "many.dcm", stored, [0.5 * place for place in range(LARGE[0])])
-    nifti(folder / "large.nii", stored.transpose(2, 1, 0), np.eye(4))
+    nifti(folder / "large.nii", stored.transpose(2, 1, 0), np.diag([0.45, 0.45, 0.5, 1.0]))
     del stored
     size = " x ".join(map(str, reversed(LARGE)))
     lines += ["", f"## Memory: {size} int16", "", "Each in a process of its own: its peak of resident memory, Python and libraries "

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from distill.data.scan import BadImage
 from runtimes.errors import USAGE, UserError
-from runtimes.images import decode, volumes
+from runtimes.images import decode, scans
 from runtimes.images.spec import Item
 from runtimes.scores import TASKS, Task
 
-SUFFIXES = (*decode.SUFFIXES, *volumes.SUFFIXES)
+SUFFIXES = (*decode.SUFFIXES, *scans.SUFFIXES)
 SPLIT_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 SPLITS = ("train", "val", "test")
 NUMBER = re.compile(r"[+-]?[0-9]{1,15}(\.[0-9]{1,15})?")

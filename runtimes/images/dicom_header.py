@@ -133,8 +133,8 @@ def read_header(path: Path, max_pixels: int, further: tuple[str, ...] = (), *, f
         source = pydicom.filereader.read_partial(file, stop_when=at_pixels, specific_tags=tags)
         header = _checked(path, pydicom, source, syntax, seen[0] if seen else 0, max_pixels, stream.tell())
     if header.frames > 1 and not frames:
-        raise UserError(f"{path}: holds {header.frames:,} frames; expected one image. As a volume it is read by --dicom series, and by a "
-                        "model of volumes")
+        raise UserError(f"{path}: holds {header.frames:,} frames; expected one image. Where they are a volume, --dicom series and "
+                        "models of volumes take it")
     return header
 
 

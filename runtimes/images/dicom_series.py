@@ -202,7 +202,7 @@ def _frames(path: Path, header: Header) -> list[Slice]:
     """The frames of a file as its functional groups describe them: what is said of one frame goes before what is shared."""
     source = header.source
     each, shared = (list(source.get(name) or []) for name in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"))
-    if not each and not shared:
+    if not each:
         raise UserError(f"{path}: holds {header.frames:,} frames ({header.sop_class or 'an unknown SOP class'}) and says of none where "
                         "it lies in the patient: a film or a stack without geometry, and no volume; write its frames as images")
     if len(each) != header.frames:

@@ -19,7 +19,6 @@ from runtimes.errors import UserError
 from runtimes.files.schema import list_of, number, object_of, one_of, whole
 from runtimes.images.physical import MAX_VOXELS
 from runtimes.images.resample import straightened, to_size, to_spacing
-from runtimes.images.scans import SUFFIXES as SUFFIXES
 from runtimes.images.scans import Scan, is_nifti, read_scan, scan_name
 
 MAX_SLICES = 512
