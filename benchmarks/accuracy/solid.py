@@ -71,7 +71,7 @@ def perform(run: Run, work: Path) -> dict[str, Any]:
 def latencies(artifacts: list[Path], work: Path) -> list[dict[str, Any]]:
     """Rows of rd-bench over both artifacts, interleaved, one thread."""
     report = work / "solid-bench"
-    command("runtimes.bench.cli", [*map(str, artifacts), "--threads", "1", "--out", str(report), "--overwrite"], work)
+    command("runtimes.bench.cli", [*map(str, artifacts), "--mixed", "--threads", "1", "--out", str(report), "--overwrite"], work)
     rows = json.loads((report / "report.json").read_text())["rows"]
     return [{name: row.get(name) for name in ("artifact", "p50_ms", "p90_ms", "batch", "threads", "path")} for row in rows]
 
