@@ -26,6 +26,7 @@ class ImageSet:
 
     volume: how files become stacks of slices (D, H, W, C), where the images are volumes; None otherwise.
     labels: int64 (N,), -1 where unlabelled; for multi-label float32 (N, C), nan where missing. split: "train", "val", "test".
+    names: where keys are hidden, the file of each; no result holds them.
     """
 
     images: Sequence[Path | NDArray[Any]]
@@ -39,6 +40,7 @@ class ImageSet:
     synthetic: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
     volume: VolumeSpec | None = None
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.keys)

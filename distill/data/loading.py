@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from distill.data.copies import find_copies, find_near_copies, join_near
 from distill.data.dicom_patients import with_header_groups
 from distill.data.folders import image_files
+from distill.data.hiding import hides, with_hidden_names
 from distill.data.image_set import ImageSet
 from distill.data.named import list_data
 from distill.data.scan import BadImage, BadImages, ImageRecord, complaint, mixed_depths, scan
@@ -76,8 +77,8 @@ def _keep(listing: Listing, rows: NDArray[np.int64]) -> Listing:
 def load_images(
     data: str, *, task: str | None = None, label: str | None = None, seed: int = 0, unlabelled: Path | None = None,
     skip_bad_images: bool = False, phantom_images: tuple[int, int, int] | None = None, phantom_size: int = 96,
-    volume: VolumeSpec | None = None, uncertain: str = "unknown", keep_together: str = "near", earlier: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    volume: VolumeSpec | None = None, uncertain: str = "unknown", keep_together: str = "near", hide_names: str = "never",
+    earlier: bool = False, progress: Callable[[int, int], None] | None = None,
 ) -> ImageSet:
     """List, scan, split and check the images of --data; nothing is trained on that was not opened once.
 
@@ -85,9 +86,10 @@ def load_images(
     median_size, skipped, skipped_paths, copies, left_out, near_copies, notes. Raises BadImages, one report of every bad image,
     unless they are to be skipped, and UserError for everything else a user can mend. volume: how volumes are cut, should the
     data hold any; the number of slices is read off the data where it is 0. uncertain: what -1 means in a table. keep_together: what a
-    split that is made here holds on one side: patients and near copies (near), patients (group) or neither (none). earlier: as versions
-    without these two read data, so that the split of an old student comes out again: copies by the bytes of files, no patients by
-    folders, tables as they were read.
+    split that is made here holds on one side: patients and near copies (near), patients (group) or neither (none). hide_names: whether
+    keys are hashes (always, never, or auto: of DICOM and NIfTI); notes name files all the same. earlier: as versions without the last
+    three read data, so that the split of an old student comes out again: copies by the bytes of files, no patients by folders, tables as
+    they were read.
     """
     check_task(task)
     listing = list_data(data, task, label, seed, phantom_images, phantom_size, None if earlier else uncertain)
@@ -162,7 +164,10 @@ def load_images(
             facts["notes"].append(f"--keep-together none: images of one {' or '.join(added)} may be in several splits")
         else:
             check_groups(listing.split, added)
-    return _finished(listing, [record for record in records if record is not None], facts, seed, cut, keep_together)
+    seen = [record for record in records if record is not None]
+    hidden = not listing.synthetic and hides(hide_names, listing.images, seen)
+    result = _finished(listing, seen, facts, seed, cut, keep_together)
+    return with_hidden_names(result) if hidden else result
 
 
 def _volumes(listing: Listing, volume: VolumeSpec) -> VolumeSpec | None:

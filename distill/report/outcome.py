@@ -6,7 +6,7 @@ Owns: RunResult and the files around the checkpoint. Does not own: the checkpoin
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -20,8 +20,10 @@ from distill.evaluation.predict import Predictions, probabilities
 from distill.evaluation.volume_views import heaviest, strips
 from distill.networks.checkpoint import Calibration, save_checkpoint
 from distill.networks.models import Model, count_parameters, weights_hash
+from distill.progress import say
 from distill.report.card import input_line, model_card
 from distill.report.page import write_report
+from distill.settings.hidden import kept_command, kept_settings, write_names
 from runtimes.files.folder import write_json, write_manifest
 from runtimes.files.outputs import new_folder
 from runtimes.files.spreadsheet import write_table
@@ -56,6 +58,11 @@ def write_result(out: Path, outcome: RunResult, *, overwrite: bool, kind: Litera
     more: further facts for metrics.json and the manifest; also: writes further files before the manifest.
     """
     images, calibration, metrics = outcome.images, outcome.calibrations["student"], metrics_of(outcome, more)
+    if images.names:
+        listed = write_names(out, outcome.settings, sorted(zip(images.keys, images.names, strict=True)))
+        say("names", f"{listed} says which file each image is (--hide-names); it is no part of the result: keep it here")
+        outcome = replace(outcome, settings=kept_settings(outcome.settings), command=kept_command(outcome.settings, outcome.command),
+                          teacher={**outcome.teacher, "teacher": outcome.teacher.get("teacher_public", outcome.teacher.get("teacher"))})
     with new_folder(out, overwrite=overwrite) as folder:
         licences = {"teacher": outcome.teacher.get("licence", "none: no teacher"), "tool": "Apache-2.0"}
         save_checkpoint(folder, outcome.model, outcome.image_spec, calibration, licences)
@@ -94,8 +101,9 @@ def images_digest(images: ImageSet) -> str:
 
 
 def data_facts(images: ImageSet) -> dict[str, Any]:
-    """The facts of the data that name no image."""
-    return {key: value for key, value in images.facts.items() if key not in ("skipped_paths", "notes")}
+    """The facts of the data that name no image, and where names are hidden no file."""
+    held = {key: value for key, value in images.facts.items() if key not in ("skipped_paths", "notes")}
+    return held if not images.names else {key: value for key, value in held.items() if key != "csv"} | {"data": data_name(images)}
 
 
 def versions() -> dict[str, str]:
