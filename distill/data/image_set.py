@@ -26,7 +26,8 @@ class ImageSet:
 
     volume: how files become stacks of slices (D, H, W, C), where the images are volumes; None otherwise.
     labels: int64 (N,), -1 where unlabelled; for multi-label float32 (N, C), nan where missing. split: "train", "val", "test".
-    names: where keys are hidden, the file of each; no result holds them.
+    names: where keys are hidden, the file of each; no result holds them. columns: what is known beside pixels, as results hold it
+    (metadata.py), a value an image.
     """
 
     images: Sequence[Path | NDArray[Any]]
@@ -41,6 +42,7 @@ class ImageSet:
     facts: dict[str, Any] = field(default_factory=dict)
     volume: VolumeSpec | None = None
     names: tuple[str, ...] = ()
+    columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys)

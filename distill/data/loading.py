@@ -23,6 +23,7 @@ from distill.data.dicom_patients import with_header_groups
 from distill.data.folders import image_files
 from distill.data.hiding import hides, with_hidden_names
 from distill.data.image_set import ImageSet
+from distill.data.metadata import counts_by_split, result_columns
 from distill.data.named import list_data
 from distill.data.scan import BadImage, BadImages, ImageRecord, complaint, mixed_depths, scan
 from distill.data.sources import SPLITS, Listing, check_task
@@ -59,6 +60,7 @@ def _with_unlabelled(listing: Listing, folder: Path) -> Listing:
         listing, images=[*listing.images, *paths], keys=(*listing.keys, *keys),
         labels=np.concatenate([listing.labels, missing]), split=np.concatenate([listing.split, part]),
         groups={name: [*values, *[""] * len(paths)] for name, values in listing.groups.items()},
+        known={name: [*values, *[""] * len(paths)] for name, values in listing.known.items()},
         problems=[*listing.problems, *strange], facts={**listing.facts, "notes": [*listing.facts.get("notes", []), *notes]},
     )
 
@@ -71,6 +73,7 @@ def _keep(listing: Listing, rows: NDArray[np.int64]) -> Listing:
         listing, images=images[rows] if isinstance(images, np.ndarray) else [images[row] for row in rows.tolist()],
         keys=tuple(listing.keys[row] for row in rows.tolist()), labels=listing.labels[rows], split=listing.split[rows],
         groups={name: [values[row] for row in rows.tolist()] for name, values in listing.groups.items()},
+        known={name: [values[row] for row in rows.tolist()] for name, values in listing.known.items()},
     )
 
 
@@ -166,8 +169,7 @@ def load_images(
             check_groups(listing.split, added)
     seen = [record for record in records if record is not None]
     hidden = not listing.synthetic and hides(hide_names, listing.images, seen)
-    result = _finished(listing, seen, facts, seed, cut, keep_together)
-    return with_hidden_names(result) if hidden else result
+    return _finished(listing, seen, facts, seed, cut, keep_together, hidden=hidden)
 
 
 def _volumes(listing: Listing, volume: VolumeSpec) -> VolumeSpec | None:
@@ -193,7 +195,8 @@ def _volumes(listing: Listing, volume: VolumeSpec) -> VolumeSpec | None:
 
 
 def _finished(
-    listing: Listing, records: list[ImageRecord], facts: dict[str, Any], seed: int, cut: VolumeSpec | None, keep_together: str,
+    listing: Listing, records: list[ImageRecord], facts: dict[str, Any], seed: int, cut: VolumeSpec | None, keep_together: str, *,
+    hidden: bool,
 ) -> ImageSet:
     """Split what is left, check that every class can be learnt, and write down the facts."""
     columns = list(listing.groups.values())
@@ -232,7 +235,11 @@ def _finished(
                       listing.split.astype(str), groups, tuple(record.digest for record in records), listing.synthetic, facts, cut)
     facts["window"] = [0, 255] if facts["dtype"] == "uint8" else find_window(result)
     facts["unlabelled"] = int((~result.labelled).sum())
-    return result
+    result = with_hidden_names(result) if hidden else result
+    columns = result_columns(listing.known, None if result.groups is None else result.groups.tolist(), result.keys)
+    if columns:
+        result.facts["columns"] = counts_by_split(columns, result.split.tolist())
+    return replace(result, columns=columns)
 
 
 def _joined(

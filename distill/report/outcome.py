@@ -118,11 +118,12 @@ def versions() -> dict[str, str]:
 
 
 def write_predictions(path: Path, outcome: RunResult) -> None:
-    """Write image, label and calibrated probabilities of the test split."""
+    """Write image, label and calibrated probabilities of the test split, and behind them what else is known of each image."""
     images, predictions = outcome.images, outcome.predictions["test"]
     answers = probabilities(images, predictions.student, outcome.calibrations["student"])
     write_table(path, [{"image": images.keys[row], "split": "test", **label_cells(images, int(row)),
-                        **{f"prob_{name}": f"{value:.6f}" for name, value in zip(images.classes, answer, strict=True)}}
+                        **{f"prob_{name}": f"{value:.6f}" for name, value in zip(images.classes, answer, strict=True)},
+                        **{name: values[row] for name, values in images.columns.items()}}
                        for row, answer in zip(predictions.rows, answers, strict=True)])
 
 

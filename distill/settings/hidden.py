@@ -75,7 +75,11 @@ def check_names_file(out: Path) -> None:
     path = names_file(out)
     if not os.path.lexists(path):
         return
-    if path.is_symlink() or not path.is_file() or not path.open("rb").readline().startswith(b"key,path"):
+    begins = b""
+    if path.is_file() and not path.is_symlink():
+        with path.open("rb") as file:
+            begins = file.readline(100)
+    if begins.rstrip() != b"key,path":
         raise UserError(f"{path} is where this run lists what hidden names stand for, and is no such list; move it away, name another "
                         "--out, or give --hide-names never", USAGE)
 
