@@ -44,10 +44,12 @@ def choose_device(name: str) -> str:
     return name
 
 
-def read_images(options: DataOptions, listing: Path | None, *, unlabelled: Path | None = None, earlier: bool = False) -> ImageSet:
+def read_images(options: DataOptions, listing: Path | None, *, unlabelled: Path | None = None, earlier: bool = False,
+                examine: bool = True) -> ImageSet:
     """The images that the options name, checked file by file; bad ones are all listed in a CSV beside `listing`, where it is given.
 
-    unlabelled: a folder of further images. earlier: as versions without --keep-together and --uncertain read them.
+    unlabelled: a folder of further images. earlier: as versions without --keep-together and --uncertain read them. examine: whether what
+    is wrong with the set as a whole is looked for, too.
     """
     try:
         with track("data") as update:
@@ -55,7 +57,7 @@ def read_images(options: DataOptions, listing: Path | None, *, unlabelled: Path 
                                skip_bad_images=options.skip_bad_images, phantom_images=options.phantom_images,
                                phantom_size=options.phantom_size, volume=volume_spec(options), uncertain=options.uncertain,
                                keep_together=options.keep_together, hide_names=options.hide_names, earlier=earlier,
-                               progress=update)
+                               examine=examine, progress=update)
     except BadImages as error:
         if listing is None:
             raise
@@ -101,7 +103,8 @@ def images_for(manifest: dict[str, Any], data: str | None = None, folder: Path |
     earlier = "keep_together" not in record
     options = from_record(DataOptions, {"keep_together": "group", "hide_names": "never", **record})
     unlabelled = record.get("unlabelled")
-    return read_images(options, Path(record.get("out") or "student"), unlabelled=Path(unlabelled) if unlabelled else None, earlier=earlier)
+    return read_images(options, Path(record.get("out") or "student"), unlabelled=Path(unlabelled) if unlabelled else None, earlier=earlier,
+                       examine=False)
 
 
 def data_of(manifest: dict[str, Any], folder: Path) -> str | None:

@@ -23,9 +23,12 @@ from distill.data.dicom_patients import with_header_groups
 from distill.data.folders import image_files
 from distill.data.hiding import hides, with_hidden_names
 from distill.data.image_set import ImageSet
+from distill.data.leaks import guess_labels, sentence
 from distill.data.metadata import counts_by_split, result_columns
 from distill.data.named import list_data
 from distill.data.scan import BadImage, BadImages, ImageRecord, complaint, mixed_depths, scan
+from distill.data.shifts import find_shifts
+from distill.data.signs import signs_of
 from distill.data.sources import SPLITS, Listing, check_task
 from distill.data.splits import check_groups, complete_splits, merge_groups
 from distill.phantom.volumes import DEPTHS
@@ -81,7 +84,7 @@ def load_images(
     data: str, *, task: str | None = None, label: str | None = None, seed: int = 0, unlabelled: Path | None = None,
     skip_bad_images: bool = False, phantom_images: tuple[int, int, int] | None = None, phantom_size: int = 96,
     volume: VolumeSpec | None = None, uncertain: str = "unknown", keep_together: str = "near", hide_names: str = "never",
-    earlier: bool = False, progress: Callable[[int, int], None] | None = None,
+    earlier: bool = False, examine: bool = True, progress: Callable[[int, int], None] | None = None,
 ) -> ImageSet:
     """List, scan, split and check the images of --data; nothing is trained on that was not opened once.
 
@@ -92,7 +95,7 @@ def load_images(
     split that is made here holds on one side: patients and near copies (near), patients (group) or neither (none). hide_names: whether
     keys are hashes (always, never, or auto: of DICOM and NIfTI); notes name files all the same. earlier: as versions without the last
     three read data, so that the split of an old student comes out again: copies by the bytes of files, no patients by folders, tables as
-    they were read.
+    they were read. examine: whether labels that signs give away and splits that differ are looked for (facts guess, shifts, warnings).
     """
     check_task(task)
     listing = list_data(data, task, label, seed, phantom_images, phantom_size, None if earlier else uncertain)
@@ -169,7 +172,7 @@ def load_images(
             check_groups(listing.split, added)
     seen = [record for record in records if record is not None]
     hidden = not listing.synthetic and hides(hide_names, listing.images, seen)
-    return _finished(listing, seen, facts, seed, cut, keep_together, hidden=hidden)
+    return _finished(listing, seen, facts, seed, cut, keep_together, hidden=hidden, examine=examine)
 
 
 def _volumes(listing: Listing, volume: VolumeSpec) -> VolumeSpec | None:
@@ -196,13 +199,13 @@ def _volumes(listing: Listing, volume: VolumeSpec) -> VolumeSpec | None:
 
 def _finished(
     listing: Listing, records: list[ImageRecord], facts: dict[str, Any], seed: int, cut: VolumeSpec | None, keep_together: str, *,
-    hidden: bool,
+    hidden: bool, examine: bool,
 ) -> ImageSet:
     """Split what is left, check that every class can be learnt, and write down the facts."""
     columns = list(listing.groups.values())
     grouping = [] if keep_together == "none" else columns
     together = merge_groups([*grouping, [record.pixels or record.digest for record in records]], len(records))
-    unit = "image" if not grouping else "patient" if any("patient" in name.lower() for name in listing.groups) else "group"
+    unit = "image" if not grouping else "patient" if _of_patients(listing) else "group"
     links = find_near_copies(records)
     if links and keep_together == "near" and set(listing.split.tolist()) != set(SPLITS):
         together = _joined(listing, together, links, facts)
@@ -236,10 +239,29 @@ def _finished(
     facts["window"] = [0, 255] if facts["dtype"] == "uint8" else find_window(result)
     facts["unlabelled"] = int((~result.labelled).sum())
     result = with_hidden_names(result) if hidden else result
-    columns = result_columns(listing.known, None if result.groups is None else result.groups.tolist(), result.keys)
+    people = {} if result.groups is None else {"patient" if _of_patients(listing) else "group": result.groups.tolist()}
+    columns = result_columns({**listing.known, **people}, result.keys)
     if columns:
-        result.facts["columns"] = counts_by_split(columns, result.split.tolist())
-    return replace(result, columns=columns)
+        facts["columns"] = counts_by_split(columns, result.split.tolist())
+    if examine and not listing.synthetic:
+        _examine(listing, records, merge_groups(list(listing.groups.values()), len(records)), "image" if groups is None else "patient" if _of_patients(listing) else "group", facts)
+    return replace(result, columns=columns, facts=result.facts | facts)
+
+
+def _of_patients(listing: Listing) -> bool:
+    """Whether what images share is a patient: else it may be a lesion, or copies."""
+    return any("patient" in name.lower() for name in listing.groups)
+
+
+def _examine(listing: Listing, records: list[ImageRecord], groups: NDArray[np.int64], unit: str, facts: dict[str, Any]) -> None:
+    """What is wrong with a set that every image for itself is right of: labels that signs give away, splits that differ; all is noted."""
+    signs = signs_of(listing.known, records, listing.images, listing.keys, listing.classes)
+    train = np.flatnonzero(listing.split == "train")
+    own = [replace(sign, values=sign.values[train]) for sign in signs]
+    guess = guess_labels(own, listing.labels[train], listing.classes, groups[train])
+    facts["guess"], facts["shifts"] = guess, find_shifts(signs, listing.split, groups, unit)
+    facts["warnings"] = [*([sentence(guess)] if guess.get("clear") else []), *(shift["sentence"] for shift in facts["shifts"])]
+    facts["notes"] += facts["warnings"]
 
 
 def _joined(

@@ -44,7 +44,7 @@ NAMES = {  # of columns in tables, in lower case, letters and digits alone
     "ageyears": "age", "site": "site", "centre": "site", "center": "site", "hospital": "site", "institution": "site", "institutionname":
     "site", "source": "site", "scanner": "scanner", "device": "scanner", "machine": "scanner", "manufacturer": "scanner",
     "manufacturermodelname": "scanner"}
-IDENTITIES = ("patient", "study", "series", "frame")  # columns whose values are the key of the first image that has them
+IDENTITIES = ("patient", "group", "study", "series", "frame")  # columns whose values are the key of the first image that has them
 MOST_VALUES = 60  # of a column: more say nothing of a split
 OLDEST = 90  # years: the few who are older are one band
 
@@ -105,11 +105,11 @@ def by_first(values: Sequence[str], keys: Sequence[str]) -> tuple[str, ...]:
     return tuple(first.setdefault(value, key) if value else "" for value, key in zip(values, keys, strict=True))
 
 
-def result_columns(known: Mapping[str, Sequence[str]], groups: Sequence[str] | None, keys: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def result_columns(known: Mapping[str, Sequence[str]], keys: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """All columns of a set as results hold them, identities first; an identity counts where images share it, and once where two agree."""
     columns: dict[str, tuple[str, ...]] = {}
     for name in IDENTITIES:
-        values = groups if name == "patient" else known.get(name)
+        values = known.get(name)
         if values is None or max(Counter(filter(None, values)).values(), default=0) < 2:
             continue
         alias = by_first(values, keys)
