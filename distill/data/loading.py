@@ -240,12 +240,13 @@ def _finished(
     facts["unlabelled"] = int((~result.labelled).sum())
     result = with_hidden_names(result) if hidden else result
     people = {} if result.groups is None else {"patient" if _of_patients(listing) else "group": result.groups.tolist()}
-    columns = result_columns({**listing.known, **people}, result.keys)
-    if columns:
-        facts["columns"] = counts_by_split(columns, result.split.tolist())
+    beside = result_columns({**listing.known, **people}, result.keys)
+    if beside:
+        facts["columns"] = counts_by_split(beside, result.split.tolist())
     if examine and not listing.synthetic:
-        _examine(listing, records, merge_groups(list(listing.groups.values()), len(records)), "image" if groups is None else "patient" if _of_patients(listing) else "group", facts)
-    return replace(result, columns=columns, facts=result.facts | facts)
+        counted = "image" if groups is None else next(iter(people))
+        _examine(listing, records, merge_groups(list(listing.groups.values()), len(records)), counted, facts)
+    return replace(result, columns=beside, facts=result.facts | facts)
 
 
 def _of_patients(listing: Listing) -> bool:

@@ -72,7 +72,8 @@ def write_result(out: Path, outcome: RunResult, *, overwrite: bool, kind: Litera
         write_table(folder / "summary.csv", outcome.history)
         write_report(folder / "report.html", title=f"{outcome.model.spec.arch} {MADE[kind]} {data_name(images)}",
                      facts=facts(outcome), metrics=metrics, history=outcome.history, test=branch_view(outcome, "test"),
-                     val=branch_view(outcome, "val"), worst=worst_cases(outcome), warnings=outcome.warnings,
+                     val=branch_view(outcome, "val"), worst=worst_cases(outcome),
+                     warnings=[*images.facts.get("warnings", []), *outcome.warnings], beside=images.facts,
                      volumes=strips(images, outcome.image_spec, outcome.predictions["test"].rows, outcome.predictions["test"].attention))
         (folder / "README.md").write_text(card(outcome, metrics), encoding="utf-8")
         if also:
