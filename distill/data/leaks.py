@@ -42,6 +42,8 @@ def guess_labels(signs: Sequence[Sign], labels: NDArray[Any], classes: Sequence[
     truth = truth[:, 1:] if own.ndim == 1 and len(classes) == 2 else truth
     names = list(classes) if own.ndim == 2 or len(classes) > 2 else [classes[1]]
     members = groups[rows]
+    if not len(rows):
+        return {}
     enough = [place for place in range(truth.shape[1]) if all(
         len(np.unique(members[truth[:, place] == side])) >= FEWEST for side in (0, 1))]
     blocks = {sign.name: block for sign in signs if (block := _columns(sign, rows)).shape[1] > 1}

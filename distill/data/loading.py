@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distill.data.burned_text import TEXT
 from distill.data.copies import find_copies, find_near_copies, join_near
 from distill.data.dicom_patients import with_header_groups
 from distill.data.folders import image_files
@@ -211,6 +212,7 @@ def _finished(
         together = _joined(listing, together, links, facts)
     split, facts["split_from"] = complete_splits(listing.split, listing.labels, listing.classes, together, seed, unit)
     _note_near_copies(listing.keys, records, split, links, facts)
+    _note_text(listing.keys, records, facts)
     rows = np.flatnonzero(split != "")
     facts["left_out"] = len(split) - len(rows)  # unlabelled images of patients who validate or test
     listing, records = _keep(replace(listing, split=split), rows), [records[row] for row in rows.tolist()]
@@ -247,6 +249,17 @@ def _finished(
         counted = "image" if groups is None else next(iter(people))
         _examine(listing, records, merge_groups(list(listing.groups.values()), len(records)), counted, facts)
     return replace(result, columns=beside, facts=result.facts | facts)
+
+
+def _note_text(keys: tuple[str, ...], records: list[ImageRecord], facts: dict[str, Any]) -> None:
+    """Whether some of the images that were looked at hold what looks like burned-in text, with an example."""
+    looked = [row for row, record in enumerate(records) if record.letters >= 0]
+    texts = [row for row in looked if records[row].letters >= TEXT]
+    if looked:
+        facts["burned_text"] = {"looked_at": len(looked), "with_text": len(texts)}
+    if texts:
+        facts["notes"].append(f"{len(texts)} of {len(looked)} images looked at seem to hold burned-in text, such as {keys[texts[0]]}: it "
+                              "may name a patient, and report.html shows pictures")
 
 
 def _of_patients(listing: Listing) -> bool:

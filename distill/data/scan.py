@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distill.data.burned_text import letters_in_a_row
 from distill.data.dicom_headers import HeaderFacts, look_at_header
 from runtimes.errors import MISSING, UserError
 from runtimes.files.folder import sha256_file
@@ -29,6 +30,7 @@ from runtimes.images.volumes import VolumeSpec
 from runtimes.text import one_line
 
 SHOWN = 20
+TEXT_IMAGES = 64  # that are looked at for burned-in text, evenly spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,8 @@ class ImageRecord:
     """What is kept of an image after one look: size in pixels, colour, dtype, slices of a volume, hashes.
 
     digest: SHA-256 of the file or array, the image's key in banks. pixels: SHA-256 of the decoded picture, equal for two files of one
-    picture. fingerprint: a 240-bit hash, similar for similar pictures. header: of a DICOM file.
+    picture. fingerprint: a 240-bit hash, similar for similar pictures. header: of a DICOM file. letters: the longest row of pieces like
+    letters, -1 where it was not looked for.
     """
 
     digest: str
@@ -61,6 +64,7 @@ class ImageRecord:
     depth: int = 1
     pixels: str = ""
     header: HeaderFacts | None = None
+    letters: int = -1
 
 
 class BadImages(UserError):
@@ -82,13 +86,15 @@ def scan(
     records: list[ImageRecord | None] = []
     problems: list[BadImage] = []
     total = len(keys)
+    every = -(-total // TEXT_IMAGES)  # one of so many is looked at for burned-in text: a look takes as long as all the rest
     secret = secrets.token_bytes(32)  # for identities in headers; gone with this call
     pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
     # `decode` silences warnings inside each thread, and that switch is global: switched once here, nothing leaks out.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            for row, (record, reason, detail) in enumerate(pool.map(lambda row: _look(images[row], volume, secret), range(total))):
+            for row, (record, reason, detail) in enumerate(pool.map(
+                    lambda row: _look(images[row], volume, secret, text=row % every == 0), range(total))):
                 records.append(record)
                 if reason:
                     item = images[row]
@@ -100,7 +106,7 @@ def scan(
     return records, problems
 
 
-def _look(item: Path | NDArray[Any], volume: VolumeSpec | None, secret: bytes) -> tuple[ImageRecord | None, str, str]:
+def _look(item: Path | NDArray[Any], volume: VolumeSpec | None, secret: bytes, *, text: bool) -> tuple[ImageRecord | None, str, str]:
     header = None
     if isinstance(item, Path):
         try:
@@ -124,7 +130,8 @@ def _look(item: Path | NDArray[Any], volume: VolumeSpec | None, secret: bytes) -
     pixels = hash_pixels(raw[..., :1] if grey else raw)
     depth = len(raw) if raw.ndim == 4 else 1
     raw = raw[depth // 2] if raw.ndim == 4 else raw  # its middle slice stands for a volume
-    record = ImageRecord(digest, raw.shape[0], raw.shape[1], not grey, raw.dtype.name, fingerprint(raw), depth, pixels, header)
+    record = ImageRecord(digest, raw.shape[0], raw.shape[1], not grey, raw.dtype.name, fingerprint(raw), depth, pixels, header,
+                         letters_in_a_row(raw) if text else -1)
     if bool((raw == raw[0, 0]).all()) and depth == 1:
         return record, "constant", f"every pixel is {raw[0, 0].tolist()}"
     return record, "", ""

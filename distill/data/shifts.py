@@ -69,7 +69,7 @@ def _codes(sign: Sign, ours: NDArray[Any], theirs: NDArray[Any], part: str, unit
 
     table = np.stack([np.bincount(values, minlength=len(sign.words)) for values in (ours, theirs)]).astype(np.float64)
     share = table / table.sum(axis=1, keepdims=True)
-    place = int(np.abs(share[0] - share[1]).argmax())
+    place = int((share[1] - share[0]).argmax())
     frequent = table.sum(axis=0) * table.sum(axis=1).min() / table.sum() >= EXPECTED
     table = np.concatenate([table[:, frequent], table[:, ~frequent].sum(axis=1, keepdims=True)], axis=1)
     table = table[:, table.sum(axis=0) > 0]
