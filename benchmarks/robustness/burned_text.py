@@ -25,8 +25,8 @@ from runtimes.images.decode import decode
 
 TEXTS = ("SMITH JOHN", "MUELLER ANNA", "DOE^JANE", "1943-11-27", "ID 4711-88", "12/03/2019 11:47", "KIM SOO", "GARCIA M", "Jones, Peter",
          "born 7 May 1950")
-SIZES = (10, 22)  # of the font
-LEVELS = (190, 256)  # of 255
+SMALLEST, LARGEST = 10, 21  # of the font
+DARKEST, BRIGHTEST = 190, 255
 
 
 def pictures() -> Iterator[tuple[str, list[Any]]]:
@@ -50,10 +50,10 @@ def written(levels: Any, random: np.random.Generator) -> Any:
     """A picture with one line of text somewhere in it."""
     image = Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels).convert("L")
     pen, text = ImageDraw.Draw(image), TEXTS[int(random.integers(len(TEXTS)))]
-    font: Any = ImageFont.load_default(int(random.integers(*SIZES)))
-    width, height = pen.textbbox((0, 0), text, font=font)[2:]
+    font: Any = ImageFont.load_default(int(random.integers(SMALLEST, LARGEST + 1)))
+    width, height = (int(side) for side in pen.textbbox((0, 0), text, font=font)[2:])
     place = (int(random.integers(1, max(2, image.width - width))), int(random.integers(1, max(2, image.height - height))))
-    pen.text(place, text, font=font, fill=int(random.integers(*LEVELS)))
+    pen.text(place, text, font=font, fill=int(random.integers(DARKEST, BRIGHTEST + 1)))
     return np.asarray(image)[..., None]
 
 

@@ -12,8 +12,9 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import dicoms
+import numpy as np
 import pytest
+from dicoms import write_dicom
 from drawn import class_folders
 from runs import killed_in_epoch, refused, run, settings, tree
 
@@ -30,7 +31,6 @@ from runtimes.files.folder import read_manifest
 from runtimes.files.spreadsheet import read_table
 
 pytestmark = pytest.mark.usefixtures("in_empty_folder")
-assert dicoms
 QUICK: dict[str, Any] = {"epochs": 1, "bootstrap": 2, "bank": Path("banks/own")}
 
 
@@ -154,6 +154,35 @@ def test_an_interrupted_run_of_hidden_names_ends_as_a_whole_one(tmp_path: Path, 
     assert tree(Path("broken")) == before
     other = class_folders(tmp_path / "in" / "other", {"a": 14, "b": 14})
     assert "not empty" in refused(USAGE, **{**own, "data": str(other)}, out=Path("broken"), resume=True)
+
+
+def test_from_python_names_are_hidden_in_what_is_saved(tmp_path: Path) -> None:
+    from distill import distil
+
+    data = dicom_set(tmp_path / "in")
+    result = distil(data, student="test_efficientnet", method="vanilla", size=32, epochs=1, min_steps=0, batch=8, bootstrap=2, device="cpu",
+                    quiet=True)
+    result.save("kept")
+    assert search([Path("kept")], secrets()).hits == ()
+    assert read_manifest(Path("kept"), "student")["command"].startswith("distil(data='<data>', ")
+    assert images_for(read_manifest(Path("kept"), "student"), folder=Path("kept")).keys == tuple(
+        row["key"] for row in read_table(Path("kept/split.csv")))
+
+
+def test_unlabelled_images_are_hidden_and_found_again(tmp_path: Path) -> None:
+    data, more = dicom_set(tmp_path / "in"), tmp_path / "in" / f"{WORD}MORE"
+    more.mkdir()
+    for place in range(3):
+        levels = np.random.default_rng(place).integers(0, 4000, (32, 32)).astype(np.uint16)
+        write_dicom(more / f"{WORD}{place}.dcm", levels, PatientID=f"U{place}")
+    assert run(**QUICK, data=str(data), unlabelled=more, method="vanilla") == 0
+    assert search([Path("student")], [WORD]).hits == ()
+    images = images_for(read_manifest(Path("student"), "student"), folder=Path("student"))
+    assert images.facts["unlabelled"] == 3
+    assert images.keys == tuple(row["key"] for row in read_table(Path("student/split.csv")))
+    names_file(Path("student")).unlink()
+    again = images_for(read_manifest(Path("student"), "student"), str(data), Path("student"))
+    assert (len(again), again.facts["unlabelled"]) == (len(images) - 3, 0)
 
 
 def test_what_is_no_list_of_ours_is_not_written_over(tmp_path: Path) -> None:

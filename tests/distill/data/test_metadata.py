@@ -86,7 +86,8 @@ def test_headers_of_a_set_become_columns_and_counts_by_split(tmp_path: Path) -> 
     for place, name in enumerate("ab"):
         for row in range(24):
             write_dicom(tmp_path / name / f"{row}.dcm", levels(100 * place + row), PatientID=f"ZW{name}{row // 2}",
-                        PatientSex="MF"[row % 2], StudyInstanceUID=f"1.2.{place + 1}.{row + 1}", SeriesInstanceUID=f"1.2.{place + 1}.{row // 4 + 1}",
+                        PatientSex="MF"[row % 2], StudyInstanceUID=f"1.2.{place + 1}.{row + 1}",
+                        SeriesInstanceUID=f"1.2.{place + 1}.{row // 4 + 1}",
                         PatientAge=f"{40 + row:03}Y", InstitutionName="Spital Nebelhorn" if row < 20 else "Klinik Nebel")
     images = load_images(str(tmp_path), hide_names="auto")
     assert list(images.columns) == ["patient", "series", "modality", "sex", "age", "site"]
