@@ -140,7 +140,7 @@ def page(rows: list[Row], seen: dict[str, bool], before: str) -> str:
             "|---|---|---|---|---|---|",
             *(f"| {row.name} | {row.outputs.files} | {row.outputs.bytes:,} | {len(row.outputs.hits)} | {len(row.printed.hits)} | "
               f"{row.listed.files} lists, names in {len(row.listed.hits)} |" for row in rows), "",
-            *(f"- FOUND: {row.name}: {file} holds {text}" for row in rows for file, text in row.outputs.hits), "",
+            *(f"- FOUND: {row.name}: {file} holds {text}" for row in rows for file, text in row.outputs.hits),
             f"The search can find: {sum(seen.values())} of {len(seen)} words that were hidden on purpose "
             f"({', '.join(f'{name}: ' + ('found' if hit else 'MISSED') for name, hit in seen.items())}).", ""]
     return "\n".join(line for line in head) + before
