@@ -37,6 +37,7 @@ from distill.selection.candidates import spec_of
 from distill.selection.choosing import Timing, choose_method, choose_student
 from distill.settings.data import DataOptions
 from distill.settings.distill import DistillSettings
+from distill.settings.hidden import check_names_file
 from distill.settings.method import MethodOptions, SelectionOptions
 from distill.settings.method_table import METHODS, needs_bank
 from distill.settings.student import BudgetOptions, StudentOptions
@@ -98,6 +99,8 @@ def story(settings: DistillSettings, command: str, opened: Run, networks: OwnNet
     if settings.threads:
         torch.set_num_threads(settings.threads)
     images = read_images(settings.part(DataOptions), listing, unlabelled=settings.unlabelled)
+    if images.names and listing is not None:
+        check_names_file(listing)
     say("data", describe(images))
     for note in images.facts.get("notes", []):
         say("", note)

@@ -25,6 +25,7 @@ from distill.networks.students import build_student
 from distill.progress import say
 from distill.settings.data import DataOptions
 from distill.settings.distill import DistillSettings
+from distill.settings.hidden import check_names_file
 from distill.settings.method import MethodOptions
 from distill.settings.method_table import needs_bank
 from distill.settings.student import StudentOptions
@@ -47,6 +48,8 @@ def dry_run(settings: DistillSettings) -> int:
         torch.set_num_threads(settings.threads)
     images = read_images(settings.part(DataOptions), settings.out, unlabelled=settings.unlabelled)
     check_method(settings.method, images)
+    if images.names:
+        check_names_file(settings.out)
     say("data", describe(images))
     for note in images.facts.get("notes", []):
         say("", note)

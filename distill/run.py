@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distill.settings.hidden import SOURCES, kept_settings, sign, true_settings
 from distill.settings.training import RunOptions
 from runtimes.errors import USAGE, UserError
 from runtimes.files.folder import MANIFEST, read_json, write_json
@@ -155,4 +156,12 @@ def finished(out: Path, settings: dict[str, Any], kind: str = "student") -> bool
         return False
     manifest = read_json(out / MANIFEST)
     manifest_settings = manifest.get("settings")
-    return manifest.get("kind") == kind and isinstance(manifest_settings, dict) and what_decides(manifest_settings) == settings
+    if manifest.get("kind") != kind or not isinstance(manifest_settings, dict):
+        return False
+    if not any(manifest_settings.get(name) == sign(name) for name in SOURCES):
+        return what_decides(manifest_settings) == settings
+    try:  # of hidden names the list beside it knows what stood there
+        known = true_settings(manifest_settings, out)
+    except UserError:
+        return False
+    return what_decides(known) == {**what_decides(kept_settings(settings)), **{name: settings.get(name) for name in SOURCES}}

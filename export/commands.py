@@ -69,7 +69,7 @@ def _export(settings: ExportSettings, command: str, images_of: Callable[[Checkpo
                        f"{checkpoint.image_spec.height}x{checkpoint.image_spec.width} {checkpoint.image_spec.dtype}, "
                        f"{checkpoint.calibration.describe()}")
         _check_data(settings, checkpoint)
-        return checkpoint, images_of(checkpoint) if images_of is not None else _images(checkpoint, settings.data)
+        return checkpoint, images_of(checkpoint) if images_of is not None else _images(checkpoint, settings.data, settings.student_dir)
 
     for job in settings.jobs():
         if (job.resume and finished(job.folder(), job.student_dir, job.kept()) and (key is None or signed_by(job.folder(), key))
@@ -159,9 +159,11 @@ def _written(folder: Path, graph: ExportedGraph, settings: ExportSettings) -> di
 
 def _check_data(settings: ExportSettings, checkpoint: Checkpoint) -> None:
     """Refuse (exit 2) an output inside the images that the student was made from."""
-    data = checkpoint.manifest.get("settings", {}).get("data") if settings.data is None else None
-    if data is not None and not checkpoint.manifest.get("synthetic"):
-        check_apart({f"--out ({job.runtime})": job.folder() for job in settings.jobs()}, {"the student's images": str(data)})
+    from distill.data.intake import data_of
+
+    data = data_of(checkpoint.manifest, settings.student_dir) if settings.data is None else None
+    if data is not None:
+        check_apart({f"--out ({job.runtime})": job.folder() for job in settings.jobs()}, {"the student's images": data})
 
 
 def _opened(artifact: Artifact, settings: ExportSettings) -> tuple[Runtime, bool]:
@@ -184,11 +186,11 @@ def parity_rows(images: ImageSet, most: int) -> list[int]:
     return evenly(rows, most)
 
 
-def _images(checkpoint: Checkpoint, data: str | None) -> ImageSet:
+def _images(checkpoint: Checkpoint, data: str | None, folder: Path) -> ImageSet:
     from distill.data.intake import images_for
 
     try:
-        images = images_for(checkpoint.manifest, data)
+        images = images_for(checkpoint.manifest, data, folder)
     except UserError as error:
         hint = "" if data else "; if the images have moved, name them with --data"
         raise UserError(f"the images this student was made from cannot be read again: {error}{hint}", error.exit_code) from None

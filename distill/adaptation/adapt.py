@@ -36,6 +36,7 @@ from distill.report.outcome import RunResult, images_digest, write_result
 from distill.run import Run, opened_run, start_run
 from distill.settings.adapt import AdapterOptions, AdaptSettings
 from distill.settings.data import DataOptions
+from distill.settings.hidden import check_names_file
 from distill.settings.teacher import TeacherOptions
 from distill.settings.training import RunOptions, TrainingOptions
 from distill.teacher.peft_folder import starts_of, write_peft
@@ -72,6 +73,8 @@ def _adapt(settings: AdaptSettings, command: str, opened: Run) -> int:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     images = read_images(settings.part(DataOptions), settings.out)
+    if images.names:
+        check_names_file(settings.out)
     say("data", describe(images))
     stated = stated_input(settings.part(TeacherOptions))
     teacher = load_teacher(settings.teacher, weights=settings.teacher_weights, stated=stated)

@@ -12,12 +12,15 @@ from dataclasses import replace
 
 from distill.data.columns import PATIENT, PATIENTS, squeezed
 from distill.data.dicom_headers import IDENTITIES, HeaderFacts
+from distill.data.metadata import WORDS
 from distill.data.sources import Listing
 from runtimes.errors import UserError
 
 LARGEST = 0.5  # share of the images that one patient may have: more, and a value is one that was written into all files
 NOTED = {"secondary capture": "secondary captures", "localiser": "localisers", "for processing": "raw (FOR PROCESSING)",
          "burned-in annotation": "said to hold burned-in text"}
+KEPT = {"study": IDENTITIES.index("StudyInstanceUID"), "series": IDENTITIES.index("SeriesInstanceUID"),
+        "frame": IDENTITIES.index("FrameOfReferenceUID")}  # identities that become columns of results
 PEOPLE = {"patientfolder", "group"}  # beside the names that columns of patients bear
 
 
@@ -29,6 +32,7 @@ def with_header_groups(listing: Listing, headers: Sequence[HeaderFacts | None], 
     rows = [row for row, header in enumerate(headers) if header is not None]
     if not rows:
         return listing
+    listing = _with_known(listing, headers)
     _note_kinds(listing.keys, headers, notes)
     people = [name for name in listing.groups if squeezed(name) in PATIENTS | PEOPLE or PATIENT.fullmatch(squeezed(name))]
     if people:
@@ -53,6 +57,13 @@ def with_header_groups(listing: Listing, headers: Sequence[HeaderFacts | None], 
     notes.append("no identity in the DICOM headers tells patients apart: images are divided one by one; a CSV with columns image, label "
                  "and patient says who is who")
     return listing
+
+
+def _with_known(listing: Listing, headers: Sequence[HeaderFacts | None]) -> Listing:
+    """The listing with what headers say beside pixels; a column of a table says more than one of headers."""
+    known = {name: [header.identities[place] if header is not None else "" for header in headers] for name, place in KEPT.items()}
+    known |= {name: [header.known.get(name, "") if header is not None else "" for header in headers] for name in WORDS}
+    return replace(listing, known={**{name: values for name, values in known.items() if any(values)}, **listing.known})
 
 
 def _first_of(headers: Sequence[HeaderFacts | None], place: int) -> list[str]:

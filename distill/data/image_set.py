@@ -27,6 +27,8 @@ class ImageSet:
     volume: how files become stacks of slices (D, H, W, C), where the images are volumes; None otherwise. values: images are physical
     values, such as HU, of int16.
     labels: int64 (N,), -1 where unlabelled; for multi-label float32 (N, C), nan where missing. split: "train", "val", "test".
+    names: where keys are hidden, the file of each; no result holds them. columns: what is known beside pixels, as results hold it
+    (metadata.py), a value an image.
     """
 
     images: Sequence[Item]
@@ -41,6 +43,8 @@ class ImageSet:
     facts: dict[str, Any] = field(default_factory=dict)
     volume: VolumeSpec | None = None
     values: bool = False
+    names: tuple[str, ...] = ()
+    columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -1,6 +1,6 @@
 """What every command of the workshop begins with: the device asked for, the images named, one line on them.
 
-Owns: choose_device, read_images, images_for, describe, data_name. Does not own: forms of data (data.py), settings (settings).
+Owns: choose_device, read_images, images_for, data_of, describe, data_name. Does not own: forms of data (data.py), settings (settings).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from distill.data.scan import BadImages
 from distill.progress import track
 from distill.settings.data import DataOptions
 from distill.settings.group import from_record
+from distill.settings.hidden import true_settings
 from runtimes.errors import MISSING, USAGE, UserError
 from runtimes.files.schema import check, maybe, object_of, text
 from runtimes.files.spreadsheet import write_table
@@ -44,10 +45,12 @@ def choose_device(name: str) -> str:
     return name
 
 
-def read_images(options: DataOptions, listing: Path | None, *, unlabelled: Path | None = None, earlier: bool = False) -> ImageSet:
+def read_images(options: DataOptions, listing: Path | None, *, unlabelled: Path | None = None, earlier: bool = False,
+                examine: bool = True) -> ImageSet:
     """The images that the options name, checked file by file; bad ones are all listed in a CSV beside `listing`, where it is given.
 
-    unlabelled: a folder of further images. earlier: as versions without --keep-together and --uncertain read them.
+    unlabelled: a folder of further images. earlier: as versions without --keep-together and --uncertain read them. examine: whether what
+    is wrong with the set as a whole is looked for, too.
     """
     try:
         with track("data") as update:
@@ -55,8 +58,8 @@ def read_images(options: DataOptions, listing: Path | None, *, unlabelled: Path 
                                skip_bad_images=options.skip_bad_images, phantom_images=options.phantom_images,
                                phantom_size=options.phantom_size, volume=volume_spec(options),
                                windows=[window_named(name) for name in options.windows], uncertain=options.uncertain,
-                               keep_together=options.keep_together, earlier=earlier, series=options.dicom == "series",
-                               progress=update)
+                               keep_together=options.keep_together, hide_names=options.hide_names, earlier=earlier,
+                               series=options.dicom == "series", examine=examine, progress=update)
     except BadImages as error:
         if listing is None:
             raise
@@ -86,21 +89,42 @@ def volume_spec(options: DataOptions) -> VolumeSpec:
     return cut if options.volume_window is None else replace(cut, scaling="window", window=options.volume_window)
 
 
-def images_for(manifest: dict[str, Any], data: str | None = None) -> ImageSet:
+def images_for(manifest: dict[str, Any], data: str | None = None, folder: Path | None = None) -> ImageSet:
     """The same images and split a student folder was made from, or another --data read in the same way.
 
-    Only what the manifest says of data is read: its other settings may be those of any version.
+    Only what the manifest says of data is read: its other settings may be those of any version. folder: where the student is, beside
+    which a list says where images lie whose names are hidden.
     """
     check(manifest, object_of({"settings": ALONGSIDE}, others=True), "manifest.json", "make the folder again")
-    record = manifest["settings"]
+    record = {**manifest["settings"], **({"data": data} if data else {})}
+    try:
+        record = true_settings(record, folder)
+    except UserError:
+        if not data:
+            raise
+        record["unlabelled"] = None  # images that only train; where they lay went with the list
     earlier = "keep_together" not in record
-    options = from_record(DataOptions, {"keep_together": "group", **record, **({"data": data} if data else {})})
+    options = from_record(DataOptions, {"keep_together": "group", "hide_names": "never", **record})
     unlabelled = record.get("unlabelled")
-    return read_images(options, Path(record.get("out") or "student"), unlabelled=Path(unlabelled) if unlabelled else None, earlier=earlier)
+    return read_images(options, Path(record.get("out") or "student"), unlabelled=Path(unlabelled) if unlabelled else None, earlier=earlier,
+                       examine=False)
+
+
+def data_of(manifest: dict[str, Any], folder: Path) -> str | None:
+    """Where the images of a student lie, None where it is not known; of hidden names by the list beside its folder."""
+    try:
+        settings = true_settings(manifest.get("settings") or {}, folder)
+    except UserError:  # told where the images are read, or never missed where --data names others
+        return None
+    return None if settings.get("data") is None or manifest.get("synthetic") else str(settings["data"])
 
 
 def data_name(images: ImageSet) -> str:
-    """What to call the data: the last part of --data, and that it is synthetic when it is."""
+    """What results call the data: the last part of --data, and that it is synthetic when it is; a hash where names are hidden."""
+    return f"data-{images.digest[:8]}" if images.names else _typed_name(images)
+
+
+def _typed_name(images: ImageSet) -> str:
     name = Path(str(images.facts.get("data", "images"))).name
     return f"{name} (synthetic head CT)" if images.synthetic else name
 
@@ -111,7 +135,8 @@ def describe(images: ImageSet) -> str:
     kind = "findings" if images.task == "multilabel" else "classes"
     hidden = int((~images.labelled).sum())
     skipped = sum(images.facts.get("skipped", {}).values())
-    return (f"{data_name(images)}, {images.task} ({images.facts.get('task_from', '--task')}), "
+    return (f"{_typed_name(images)}, {images.task} ({images.facts.get('task_from', '--task')}), "
             f"{len(images.classes)} {kind}: {counts['train']:,} / {counts['val']:,} / {counts['test']:,} "
             + ("images" if images.volume is None else f"volumes of {images.volume.slices} {images.volume.axis} slices at most")
-            + (f", {hidden:,} of them unlabelled" if hidden else "") + (f", {skipped} skipped" if skipped else ""))
+            + (f", {hidden:,} of them unlabelled" if hidden else "") + (f", {skipped} skipped" if skipped else "")
+            + (", names of files hidden in results" if images.names else ""))

@@ -19,13 +19,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distill.data.burned_text import TEXT
 from distill.data.copies import find_copies, find_near_copies, join_near
 from distill.data.dicom_patients import with_header_groups
 from distill.data.dicom_series import note_series, series_rows
 from distill.data.folders import image_files
+from distill.data.hiding import hides, with_hidden_names
 from distill.data.image_set import ImageSet
+from distill.data.leaks import guess_labels, sentence
+from distill.data.metadata import counts_by_split, result_columns
 from distill.data.named import list_data
 from distill.data.scan import BadImage, BadImages, ImageRecord, complaint, mixed_depths, scan
+from distill.data.shifts import find_shifts
+from distill.data.signs import signs_of
 from distill.data.sources import SPLITS, Listing, check_task
 from distill.data.splits import check_groups, complete_splits, merge_groups
 from distill.phantom.volumes import DEPTHS
@@ -64,6 +70,7 @@ def _with_unlabelled(listing: Listing, folder: Path, series: bool) -> Listing:
         listing, images=[*listing.images, *items], keys=(*listing.keys, *keys),
         labels=np.concatenate([listing.labels, missing]), split=np.concatenate([listing.split, part]),
         groups={name: [*values, *[""] * len(items)] for name, values in listing.groups.items()},
+        known={name: [*values, *[""] * len(items)] for name, values in listing.known.items()},
         problems=[*listing.problems, *strange], facts={**listing.facts, "notes": [*listing.facts.get("notes", []), *notes]},
     )
 
@@ -76,6 +83,7 @@ def _keep(listing: Listing, rows: NDArray[np.int64]) -> Listing:
         listing, images=images[rows] if isinstance(images, np.ndarray) else [images[row] for row in rows.tolist()],
         keys=tuple(listing.keys[row] for row in rows.tolist()), labels=listing.labels[rows], split=listing.split[rows],
         groups={name: [values[row] for row in rows.tolist()] for name, values in listing.groups.items()},
+        known={name: [values[row] for row in rows.tolist()] for name, values in listing.known.items()},
     )
 
 
@@ -83,7 +91,8 @@ def load_images(
     data: str, *, task: str | None = None, label: str | None = None, seed: int = 0, unlabelled: Path | None = None,
     skip_bad_images: bool = False, phantom_images: tuple[int, int, int] | None = None, phantom_size: int = 96,
     volume: VolumeSpec | None = None, windows: Sequence[tuple[float, float]] = (), uncertain: str = "unknown", keep_together: str = "near",
-    earlier: bool = False, series: bool = False, progress: Callable[[int, int], None] | None = None,
+    hide_names: str = "never", earlier: bool = False, series: bool = False, examine: bool = True,
+    progress: Callable[[int, int], None] | None = None,
 ) -> ImageSet:
     """List, scan, split and check the images of --data; nothing is trained on that was not opened once.
 
@@ -92,8 +101,10 @@ def load_images(
     unless they are to be skipped, and UserError for everything else a user can mend. volume: how volumes are cut, should the
     data hold any; the number of slices is read off the data where it is 0. windows: of physical values, three at most. uncertain: what -1
     means in a table. keep_together: what a split that is made here holds on one side: patients and near copies (near), patients (group) or
-    neither (none). series: DICOM files in folders are volumes, by their series. earlier: as versions without these two read data, so that
-    the split of an old student comes out again: copies by the bytes of files, no patients by folders, tables as they were read.
+    neither (none). hide_names: whether keys are hashes (always, never, or auto: of DICOM and NIfTI); notes name files all the same. series:
+    DICOM files in folders are volumes, by their series. earlier: as versions without these read data, so that the split of an old student
+    comes out again: copies by the bytes of files, no patients by folders, tables as they were read. examine: whether labels that signs give
+    away and splits that differ are looked for (facts guess, shifts, warnings).
     """
     check_task(task)
     listing = list_data(data, task, label, seed, phantom_images, phantom_size, None if earlier else uncertain, series)
@@ -173,7 +184,9 @@ def load_images(
             facts["notes"].append(f"--keep-together none: images of one {' or '.join(added)} may be in several splits")
         else:
             check_groups(listing.split, added)
-    return _finished(listing, [record for record in records if record is not None], facts, seed, cut, keep_together, windows)
+    seen = [record for record in records if record is not None]
+    hidden = not listing.synthetic and hides(hide_names, listing.images, seen)
+    return _finished(listing, seen, facts, seed, cut, keep_together, windows, hidden=hidden, examine=examine)
 
 
 def _notes_of_volumes(keys: Sequence[str], records: Sequence[ImageRecord | None]) -> list[str]:
@@ -209,18 +222,19 @@ def _volumes(listing: Listing, volume: VolumeSpec) -> VolumeSpec | None:
 
 def _finished(
     listing: Listing, records: list[ImageRecord], facts: dict[str, Any], seed: int, cut: VolumeSpec | None, keep_together: str,
-    windows: Sequence[tuple[float, float]] = (),
+    windows: Sequence[tuple[float, float]] = (), *, hidden: bool, examine: bool,
 ) -> ImageSet:
     """Split what is left, check that every class can be learnt, and write down the facts."""
     columns = list(listing.groups.values())
     grouping = [] if keep_together == "none" else columns
     together = merge_groups([*grouping, [record.pixels or record.digest for record in records]], len(records))
-    unit = "image" if not grouping else "patient" if any("patient" in name.lower() for name in listing.groups) else "group"
+    unit = "image" if not grouping else "patient" if _of_patients(listing) else "group"
     links = find_near_copies(records)
     if links and keep_together == "near" and set(listing.split.tolist()) != set(SPLITS):
         together = _joined(listing, together, links, facts)
     split, facts["split_from"] = complete_splits(listing.split, listing.labels, listing.classes, together, seed, unit)
     _note_near_copies(listing.keys, records, split, links, facts)
+    _note_text(listing.keys, records, facts)
     rows = np.flatnonzero(split != "")
     facts["left_out"] = len(split) - len(rows)  # unlabelled images of patients who validate or test
     listing, records = _keep(replace(listing, split=split), rows), [records[row] for row in rows.tolist()]
@@ -254,7 +268,42 @@ def _finished(
     else:
         facts["window"] = [0, 255] if facts["dtype"] == "uint8" else find_window(result)
     facts["unlabelled"] = int((~result.labelled).sum())
-    return result
+    result = with_hidden_names(result) if hidden else result
+    people = {} if result.groups is None else {"patient" if _of_patients(listing) else "group": result.groups.tolist()}
+    beside = result_columns({**listing.known, **people}, result.keys)
+    if beside:
+        facts["columns"] = counts_by_split(beside, result.split.tolist())
+    if examine and not listing.synthetic:
+        counted = "image" if groups is None else next(iter(people))
+        _examine(listing, records, merge_groups(list(listing.groups.values()), len(records)), counted, facts)
+    return replace(result, columns=beside, facts=result.facts | facts)
+
+
+def _note_text(keys: tuple[str, ...], records: list[ImageRecord], facts: dict[str, Any]) -> None:
+    """Whether some of the images that were looked at hold what looks like burned-in text, with an example."""
+    looked = [row for row, record in enumerate(records) if record.letters >= 0]
+    texts = [row for row in looked if records[row].letters >= TEXT]
+    if looked:
+        facts["burned_text"] = {"looked_at": len(looked), "with_text": len(texts)}
+    if texts:
+        facts["notes"].append(f"{len(texts)} of {len(looked)} images looked at seem to hold burned-in text, such as {keys[texts[0]]}: it "
+                              "may name a patient, and report.html shows pictures")
+
+
+def _of_patients(listing: Listing) -> bool:
+    """Whether what images share is a patient: else it may be a lesion, or copies."""
+    return any("patient" in name.lower() for name in listing.groups)
+
+
+def _examine(listing: Listing, records: list[ImageRecord], groups: NDArray[np.int64], unit: str, facts: dict[str, Any]) -> None:
+    """What is wrong with a set that every image for itself is right of: labels that signs give away, splits that differ; all is noted."""
+    signs = signs_of(listing.known, records, listing.images, listing.keys, listing.classes)
+    train = np.flatnonzero(listing.split == "train")
+    own = [replace(sign, values=sign.values[train]) for sign in signs]
+    guess = guess_labels(own, listing.labels[train], listing.classes, groups[train])
+    facts["guess"], facts["shifts"] = guess, find_shifts(signs, listing.split, groups, unit)
+    facts["warnings"] = [*([sentence(guess)] if guess.get("clear") else []), *(shift["sentence"] for shift in facts["shifts"])]
+    facts["notes"] += facts["warnings"]
 
 
 def _joined(

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distill.data.burned_text import letters_in_a_row
 from distill.data.dicom_headers import HeaderFacts, look_at_header
 from runtimes.errors import MISSING, UserError
 from runtimes.files.folder import sha256_file
@@ -31,6 +32,7 @@ from runtimes.text import one_line
 
 SHOWN = 20
 MOST_VOLUMES = 4  # opened at once: each takes up to a gigabyte
+TEXT_IMAGES = 64  # that are looked at for burned-in text, evenly spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class ImageRecord:
 
     digest: SHA-256 of the file or array, the image's key in banks. pixels: SHA-256 of the decoded picture, equal for two files of one
     picture. fingerprint: a 240-bit hash, similar for similar pictures. header: of a DICOM file, or the first of a series. notes: what
-    reading a volume says.
+    reading a volume says. letters: the longest row of pieces like letters, -1 where it was not looked for.
     """
 
     digest: str
@@ -65,6 +67,7 @@ class ImageRecord:
     pixels: str = ""
     header: HeaderFacts | None = None
     notes: tuple[str, ...] = ()
+    letters: int = -1
 
 
 class BadImages(UserError):
@@ -86,6 +89,7 @@ def scan(
     records: list[ImageRecord | None] = []
     problems: list[BadImage] = []
     total = len(keys)
+    every = -(-total // TEXT_IMAGES)  # one of so many is looked at for burned-in text: a look takes as long as all the rest
     secret = secrets.token_bytes(32)  # for identities in headers; gone with this call
     cores = os.cpu_count() or 1
     pool = ThreadPoolExecutor(max_workers=cores if volume is None else min(cores, MOST_VOLUMES))
@@ -93,7 +97,8 @@ def scan(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            for row, (record, reason, detail) in enumerate(pool.map(lambda row: _look(images[row], volume, values, secret), range(total))):
+            for row, (record, reason, detail) in enumerate(pool.map(
+                    lambda row: _look(images[row], volume, values, secret, text=row % every == 0), range(total))):
                 records.append(record)
                 if reason:
                     item = images[row]
@@ -105,7 +110,7 @@ def scan(
     return records, problems
 
 
-def _look(item: Item, volume: VolumeSpec | None, values: bool, secret: bytes) -> tuple[ImageRecord | None, str, str]:
+def _look(item: Item, volume: VolumeSpec | None, values: bool, secret: bytes, *, text: bool) -> tuple[ImageRecord | None, str, str]:
     header, notes = None, tuple[str, ...]()
     if not isinstance(item, np.ndarray):
         try:
@@ -134,7 +139,8 @@ def _look(item: Item, volume: VolumeSpec | None, values: bool, secret: bytes) ->
     pixels = hash_pixels(raw[..., :1] if grey else raw)
     depth = len(raw) if raw.ndim == 4 else 1
     raw = raw[depth // 2] if raw.ndim == 4 else raw  # its middle slice stands for a volume
-    record = ImageRecord(digest, raw.shape[0], raw.shape[1], not grey, raw.dtype.name, fingerprint(raw), depth, pixels, header, notes)
+    record = ImageRecord(digest, raw.shape[0], raw.shape[1], not grey, raw.dtype.name, fingerprint(raw), depth, pixels, header, notes,
+                         letters_in_a_row(raw) if text else -1)
     if bool((raw == raw[0, 0]).all()) and depth == 1:
         return record, "constant", f"every pixel is {raw[0, 0].tolist()}"
     return record, "", ""

@@ -27,7 +27,10 @@ NUMBER = re.compile(r"[+-]?[0-9]{1,15}(\.[0-9]{1,15})?")
 
 @dataclass(frozen=True)
 class Listing:
-    """Rows named by --data: images, keys, labels (as in ImageSet), split ("" if not given), group columns by name."""
+    """Rows named by --data: images, keys, labels (as in ImageSet), split ("" if not given), group columns by name.
+
+    known: what is known beside pixels, by column of results (metadata.py), "" where it is not.
+    """
 
     images: Sequence[Item]
     keys: tuple[str, ...]
@@ -36,6 +39,7 @@ class Listing:
     task: Task
     split: NDArray[Any]
     groups: dict[str, list[str]] = field(default_factory=dict)
+    known: dict[str, list[str]] = field(default_factory=dict, kw_only=True)
     problems: list[BadImage] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     synthetic: bool = False

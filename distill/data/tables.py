@@ -30,6 +30,7 @@ from distill.data.columns import (
 from distill.data.dicom_series import volume_files
 from distill.data.labels import EMPTY, Labels, columnar, finding, finding_as_before, parted, single, single_as_before
 from distill.data.located import locate
+from distill.data.metadata import of_table
 from distill.data.scan import BadImage
 from distill.data.sources import SPLIT_WORDS, Listing
 from distill.data.table_text import column_named, listed, plain, read_rows, shown, stop, tidy
@@ -73,17 +74,22 @@ def list_csv(path: Path, task: str | None, label: str | None, uncertain: str | N
         division, aside = split_column(path, left, notes)
     words = left.pop(division) if division else [""] * len(rows)
     split, out = _split(path, words, labels, lines, uncertain)
+    known: dict[str, list[str]] = {}
     if uncertain is None:
         groups = {name: ["" if cell.lower() in EMPTY else cell for cell in columns[name]] for spelling in GROUP_COLUMNS
                   for name in columns if plain(name) == spelling}
         groups = {name: values for name, values in groups.items() if any(values)}
     else:
         groups, doubtful = group_columns(path, left, labels.labels, split, notes)
-        unused(header, {*used, *groups, *aside, *doubtful, division or ""} - {""}, notes)
+        kept = of_table({name: cells for name, cells in left.items() if name not in (*groups, *aside, *doubtful)}, squeezed)
+        if kept:
+            notes.append(f"columns counted by split, and kept beside predictions: {listed([name for name, _ in kept.values()])}")
+            known = {column: values for column, (_, values) in kept.items()}
+        unused(header, {*used, *groups, *aside, *doubtful, division or "", *(name for name, _ in kept.values())} - {""}, notes)
     problems = [BadImage(str(paths[row]), "wrongly labelled", detail, row) for row, detail in labels.wrong]
     if not notes:
         del facts["notes"]
-    listing = Listing(items, tuple(keys), labels.labels, labels.classes, labels.task, split, groups, problems, facts)
+    listing = Listing(items, tuple(keys), labels.labels, labels.classes, labels.task, split, groups, problems, facts, known=known)
     return _without(listing, out) if any(out) else listing
 
 
@@ -164,4 +170,5 @@ def _without(listing: Listing, out: Sequence[bool]) -> Listing:
     return replace(
         listing, images=[listing.images[row] for row in rows], keys=tuple(listing.keys[row] for row in rows), labels=listing.labels[rows],
         split=listing.split[rows], groups={name: [values[row] for row in rows] for name, values in listing.groups.items()},
+        known={name: [values[row] for row in rows] for name, values in listing.known.items()},
         problems=[replace(problem, row=place[problem.row]) for problem in listing.problems if problem.row in place])

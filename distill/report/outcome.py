@@ -6,7 +6,7 @@ Owns: RunResult and the files around the checkpoint. Does not own: the checkpoin
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -20,8 +20,10 @@ from distill.evaluation.predict import Predictions, probabilities
 from distill.evaluation.volume_views import heaviest, strips
 from distill.networks.checkpoint import Calibration, save_checkpoint
 from distill.networks.models import Model, count_parameters, weights_hash
+from distill.progress import say
 from distill.report.card import input_line, model_card
 from distill.report.page import write_report
+from distill.settings.hidden import kept_command, kept_settings, write_names
 from runtimes.files.folder import write_json, write_manifest
 from runtimes.files.outputs import new_folder
 from runtimes.files.spreadsheet import write_table
@@ -56,6 +58,11 @@ def write_result(out: Path, outcome: RunResult, *, overwrite: bool, kind: Litera
     more: further facts for metrics.json and the manifest; also: writes further files before the manifest.
     """
     images, calibration, metrics = outcome.images, outcome.calibrations["student"], metrics_of(outcome, more)
+    if images.names:
+        listed = write_names(out, outcome.settings, sorted(zip(images.keys, images.names, strict=True)))
+        say("names", f"{listed} says which file each image is (--hide-names); it is no part of the result: keep it here")
+        outcome = replace(outcome, settings=kept_settings(outcome.settings), command=kept_command(outcome.settings, outcome.command),
+                          teacher={**outcome.teacher, "teacher": outcome.teacher.get("teacher_public", outcome.teacher.get("teacher"))})
     with new_folder(out, overwrite=overwrite) as folder:
         licences = {"teacher": outcome.teacher.get("licence", "none: no teacher"), "tool": "Apache-2.0"}
         save_checkpoint(folder, outcome.model, outcome.image_spec, calibration, licences)
@@ -65,7 +72,8 @@ def write_result(out: Path, outcome: RunResult, *, overwrite: bool, kind: Litera
         write_table(folder / "summary.csv", outcome.history)
         write_report(folder / "report.html", title=f"{outcome.model.spec.arch} {MADE[kind]} {data_name(images)}",
                      facts=facts(outcome), metrics=metrics, history=outcome.history, test=branch_view(outcome, "test"),
-                     val=branch_view(outcome, "val"), worst=worst_cases(outcome), warnings=outcome.warnings,
+                     val=branch_view(outcome, "val"), worst=worst_cases(outcome),
+                     warnings=[*images.facts.get("warnings", []), *outcome.warnings], beside=images.facts,
                      volumes=strips(images, outcome.image_spec, outcome.predictions["test"].rows, outcome.predictions["test"].attention))
         (folder / "README.md").write_text(card(outcome, metrics), encoding="utf-8")
         if also:
@@ -94,8 +102,9 @@ def images_digest(images: ImageSet) -> str:
 
 
 def data_facts(images: ImageSet) -> dict[str, Any]:
-    """The facts of the data that name no image."""
-    return {key: value for key, value in images.facts.items() if key not in ("skipped_paths", "notes")}
+    """The facts of the data that name no image, and where names are hidden no file."""
+    held = {key: value for key, value in images.facts.items() if key not in ("skipped_paths", "notes")}
+    return held if not images.names else {key: value for key, value in held.items() if key != "csv"} | {"data": data_name(images)}
 
 
 def versions() -> dict[str, str]:
@@ -110,11 +119,12 @@ def versions() -> dict[str, str]:
 
 
 def write_predictions(path: Path, outcome: RunResult) -> None:
-    """Write image, label and calibrated probabilities of the test split."""
+    """Write image, label and calibrated probabilities of the test split, and behind them what else is known of each image."""
     images, predictions = outcome.images, outcome.predictions["test"]
     answers = probabilities(images, predictions.student, outcome.calibrations["student"])
     write_table(path, [{"image": images.keys[row], "split": "test", **label_cells(images, int(row)),
-                        **{f"prob_{name}": f"{value:.6f}" for name, value in zip(images.classes, answer, strict=True)}}
+                        **{f"prob_{name}": f"{value:.6f}" for name, value in zip(images.classes, answer, strict=True)},
+                        **{name: values[row] for name, values in images.columns.items()}}
                        for row, answer in zip(predictions.rows, answers, strict=True)])
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ _METRICS = (
     ("ece", "Calibration error (ECE)"),
 )  # fmt: skip
 _PICTURE_PIXELS = 224
+_MOST_VALUES = 12  # of a column that are shown
 
 
 def write_report(
@@ -51,11 +52,13 @@ def write_report(
     worst: list[dict[str, Any]],
     warnings: list[str],
     volumes: Sequence[dict[str, Any]] = (),
+    beside: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the page; metrics is the whole metrics.json, history the rows of summary.csv.
 
     test and val: labels, probabilities (N, C), probabilities_uncalibrated and teacher_probabilities ((N, C) or None),
-    groups, keys. volumes: slices of a few volumes and what they weighed (volume_views.strips).
+    groups, keys. volumes: slices of a few volumes and what they weighed (volume_views.strips). beside: facts columns, guess and
+    near_copies of the images, as far as they are there.
     worst: image uint8 (H, W, 1 or 3), key, label, prediction, probability each. facts["command"] repeats
     the run, facts["synthetic"] == "yes" puts up the banner. ValueError for labels or pictures that do not fit.
     """
@@ -92,10 +95,27 @@ def write_report(
         confusion=None if task == "multilabel" else _confusion(metrics, test),
         students=students_view(metrics),
         methods=methods_view(metrics),
+        columns=_columns(beside or {}),
+        guess=(beside or {}).get("guess") or None,
+        near=(beside or {}).get("near_copies") or {},
         worst=[{**case, "picture": _picture(case["image"])} for case in worst],
         volumes=[{**volume, "slices": [{**slot, "picture": _picture(slot["image"])} for slot in volume["slices"]]} for volume in volumes],
     )
     path.write_text(text, encoding="utf-8")
+
+
+def _columns(beside: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What is known beside the pictures, a row a value: images of each split and their share, the most frequent values first."""
+    tables = []
+    for name, counts in (beside.get("columns") or {}).items():
+        totals = {part: sum(values.values()) for part, values in counts.items()}
+        values = list(counts["train"])
+        values = values if name == "age" else sorted(values, key=lambda value: -sum(own[value] for own in counts.values()))
+        identity = set(counts["train"]) == {"different"}
+        rows = [{"value": value, "cells": [(own[value], None if identity else own[value] / max(totals[part], 1))
+                                           for part, own in counts.items()]} for value in values[:_MOST_VALUES]]
+        tables.append({"name": name.replace("_", " "), "rows": rows, "left": max(0, len(values) - _MOST_VALUES)})
+    return tables
 
 
 def _comparison(splits: dict[str, Any]) -> list[dict[str, Any]]:

@@ -33,6 +33,8 @@ class DataOptions(Group):
     """Seed of the split when the data brings none."""
     keep_together: Literal["near", "group", "none"] = "near"
     """What a split that is made here keeps on one side: near: patients and near copies; group: patients; none: neither."""
+    hide_names: Literal["auto", "always", "never"] = "auto"
+    """Whether results call images by their hash, not by their file; auto: for DICOM and NIfTI, whose files may be named after patients."""
     phantom_images: tuple[int, int, int] | None = None
     """Synthetic images for training, validation, test; 1200 200 400, or of phantom-volumes 240 60 120, when not given."""
     phantom_size: Annotated[int, Expert] = 96

@@ -190,7 +190,7 @@ def test_nifti_volumes_go_all_the_way_to_a_student(tmp_path: Path) -> None:
     assert distill(settings, "rd-distill --test") == 0
     held = load_checkpoint(Path("student"), "student").image_spec.volume
     assert held == VolumeSpec(8, "axial", "window", (0.0, 1200.0))
-    assert images_for(read_manifest(Path("student"), "student")).volume == held
+    assert images_for(read_manifest(Path("student"), "student"), folder=Path("student")).volume == held
 
 
 def test_a_run_on_volumes_resumes_to_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,7 @@ def test_a_column_that_names_what_images_share_keeps_them_together(tmp_path: Pat
     ("study", lambda i: i % 8, "look like a site"),
     ("eye", lambda i: "LR"[i % 2], "look like a site"),
     ("video_id", lambda i: i // 16, "too few for a split"),
-    ("site", lambda i: i % 3, "columns not used: site"),
+    ("site", lambda i: i % 3, "columns counted by split, and kept beside predictions: site"),
 ])
 def test_a_column_that_cannot_keep_images_together_is_named(tmp_path: Path, column: str, value: Callable[[int], object], told: str) -> None:
     listing = list_csv(write(tmp_path, f"image,{column},label", lambda i: (name(i), value(i), "ab"[i // 16 % 2])), None, None)
@@ -227,7 +227,7 @@ def test_words_beside_0_and_1_are_findings(tmp_path: Path) -> None:
     assert listing.classes == ("a", "b", "c", "d", "e")
     np.testing.assert_array_equal(listing.labels[:4], [[0, 0, 1, 0, 1], [1, 0, 0, 1, 0], [0, 1, 1, 0, 1], [1, 1, 0, 1, 0]])
     assert "words are read as 0 and 1 in b, c, d" in notes(listing)
-    assert "columns not used: sex" in notes(listing)
+    assert "columns counted by split, and kept beside predictions: sex" in notes(listing)
 
 
 def test_one_hot_columns_are_one_label_where_that_is_asked_for(tmp_path: Path) -> None:
