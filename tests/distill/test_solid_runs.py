@@ -60,7 +60,7 @@ def test_a_3d_student_is_trained_exported_and_answers_as_pytorch_does() -> None:
     artifact = exported()
     assert read_json(artifact / "parity.json")["flips"] == 0
     assert verify(artifact)[0] == 0
-    session, images = open_session(artifact), images_for(read_manifest(Path("student"), "student"))
+    session, images = open_session(artifact), images_for(read_manifest(Path("student"), "student"), folder=Path("student"))
     assert session.artifact.input_names == ("image",)
     volume = images.raw(0)
     batch = as_batch(volume, session.artifact)
@@ -154,7 +154,7 @@ def test_windows_are_in_the_graph_and_a_file_gives_training_and_device_the_same_
     spec = checkpoint.image_spec
     assert (spec.dtype, spec.channels, spec.levels_channels) == ("int16", 1, 3)
     assert spec.windows == tuple(map(window_named, ("brain", "subdural", "bone")))
-    artifact, images = exported(), images_for(read_manifest(Path("student"), "student"))
+    artifact, images = exported(), images_for(read_manifest(Path("student"), "student"), folder=Path("student"))
     session = open_session(artifact)
     assert verify(artifact)[0] == 0
     file = images.images[0]
