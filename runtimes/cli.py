@@ -70,6 +70,8 @@ def _verify(settings: VerifySettings) -> int:
     if code == DONE:
         print("good: this machine gives the golden scores")
         _print_answer(report.get("answer", []))
+        for note in report.get("notes", []):
+            print(f"note      {one_line(note)}")
         for out, what in ((settings.trace, "trace"), (settings.dicom_sr, "report")):
             if out is not None:
                 print(f"{what:<9} {one_line(str(out))}")

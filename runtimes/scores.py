@@ -38,7 +38,8 @@ def calibrated(logits: NDArray[Any], task: Task, temperatures: Sequence[float]) 
 class Scores:
     """The answer for N images: logits (N, C), probabilities (N, C) and decisions, (N,) or for multi-label (N, C).
 
-    attention: for volumes what each slice the network saw weighed, (N, S), rows sum to 1; None for images.
+    attention: for volumes what each slice the network saw weighed, (N, S), rows sum to 1; None for images. notes: of `run_file` what a
+    person should know of the scan that was read, such as a tilted gantry.
     """
 
     logits: NDArray[np.float32]
@@ -47,6 +48,7 @@ class Scores:
     classes: tuple[str, ...]
     task: Task
     attention: NDArray[np.float32] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def labels(self) -> list[Any]:

@@ -21,6 +21,7 @@ from runtimes.artifact.artifact import Artifact, read_artifact
 from runtimes.artifact.targets import Opening, Runtime
 from runtimes.errors import UserError
 from runtimes.images.decode import MAX_PIXELS, decode
+from runtimes.images.scans import read_scan, scan_name
 from runtimes.scores import Scores, calibrated, decide
 from runtimes.stacks import as_stacks, stack_of
 
@@ -100,18 +101,19 @@ class CheckedSession:
         wanted = trace is not None or dicom_sr is not None
         before = state_of(path) if wanted else []
         moments = [perf_counter_ns()]
-        raw = _read(path, self.artifact)
+        raw, notes = _read(path, self.artifact)
         moments.append(perf_counter_ns())
         feeds = _feeds_of(raw, self.artifact)
         moments.append(perf_counter_ns())
         scores = self.run(feeds)
+        scores.notes = notes
         moments.append(perf_counter_ns())
         if wanted:
             if state_of(path) != before:
                 raise UserError(f"{path} was changed while it was answered; repeat when it is whole")
             ms = {name: (end - start) / 1e6 for name, (start, end) in zip(MOMENTS, pairwise(moments), strict=True)}
-            write_results(path, findings_of(scores, self.artifact.thresholds), origin_of(self.artifact, self.facts()), ms, trace=trace,
-                          dicom_sr=dicom_sr)
+            write_results(path, findings_of(scores, self.artifact.thresholds), origin_of(self.artifact, self.facts()), ms, notes,
+                          trace=trace, dicom_sr=dicom_sr)
         return scores
 
     def facts(self) -> dict[str, Any]:
@@ -158,7 +160,7 @@ def as_images(images: Images, artifact: Artifact) -> NDArray[Any]:
     if isinstance(images, np.ndarray):
         batch = _batch_of_array(images, artifact)
     elif isinstance(images, str | Path):
-        batch = _from_raw(_read(Path(images), artifact), artifact)[None]
+        batch = _from_raw(_read(Path(images), artifact)[0], artifact)[None]
     elif isinstance(images, Sequence) and not isinstance(images, bytes):
         if not images:
             raise UserError("no images; expected at least one")
@@ -208,16 +210,17 @@ def _from_raw(raw: NDArray[Any], artifact: Artifact) -> NDArray[Any]:
     return spec.resized(raw)
 
 
-def _read(path: Path, artifact: Artifact) -> NDArray[Any]:
-    """One file as a raw image (H, W, C), or as the slices of a volume (D, H, W, 1)."""
+def _read(path: Path, artifact: Artifact) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """One file as a raw image (H, W, C), or as the slices of a volume (D, H, W, 1); and what a person should know of the scan."""
     spec = artifact.image_spec
     if spec.volume is not None:
-        return spec.read(path)
+        scan = read_scan(path)
+        return spec.volume.of_scan(scan, scan_name(path)), scan.notes
     raw = decode(path, values=spec.physical)
     if raw.dtype != spec.dtype:
         raise UserError(f"{path}: pixels are {raw.dtype}, this model takes {spec.dtype} grey levels from "
                         f"{spec.window[0]:g} to {spec.window[1]:g}")
-    return spec.channelled(raw)
+    return spec.channelled(raw), ()
 
 
 def _feeds_of(raw: NDArray[Any], artifact: Artifact) -> Feeds:

@@ -104,7 +104,7 @@ def verify(folder: Path, *, threads: int | None = None, device: str = "cpu", pub
         answer = {}
         if image is not None and good:
             answered = session.run_file(image, trace=trace, dicom_sr=dicom_sr, overwrite=overwrite)
-            answer = {"answer": [asdict(finding) for finding in findings_of(answered, artifact.thresholds)]}
+            answer = {"answer": [asdict(finding) for finding in findings_of(answered, artifact.thresholds)], "notes": list(answered.notes)}
     finally:
         session.close()
     report = {"artifact": str(folder), "files": len(artifact.manifest["files"]), "signature": signature,

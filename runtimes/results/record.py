@@ -70,12 +70,12 @@ def state_of(path: Path) -> list[tuple[str, int, int]]:
     return [(file.name, status.st_size, status.st_mtime_ns) for file in sources_of(path) if file.exists() for status in (file.stat(),)]
 
 
-def write_results(path: Path, findings: Sequence[Finding], origin: Origin, ms: Mapping[str, float], *, trace: Path | None,
-                  dicom_sr: Path | None) -> None:
+def write_results(path: Path, findings: Sequence[Finding], origin: Origin, ms: Mapping[str, float],
+                  notes: Sequence[str] = (), *, trace: Path | None, dicom_sr: Path | None) -> None:
     """Write what a file was answered, atomically; UserError where its header cannot be taken over, and then neither is written."""
     files = answered_files(path)
     report = None if dicom_sr is None else report_bytes(dicom_sr, files, findings, origin)
-    content = None if trace is None else trace_bytes(trace_of(findings, origin, ms, hashes_of(files)))
+    content = None if trace is None else trace_bytes(trace_of(findings, origin, ms, hashes_of(files), notes))
     for out, data in ((dicom_sr, report), (trace, content)):
         if out is not None and data is not None:
             write_atomic(out, data)

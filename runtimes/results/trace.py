@@ -28,14 +28,16 @@ TRACE = object_of({
     "findings": list_of(FINDING, 1),
     "model_sha256": text(64), "image_spec_sha256": text(64), "network": text(), "target": text(), "precision": text(), "runtime": text(),
     "version": text(), "provider": text(), "threads": whole(1, 1 << 20), "temperatures": list_of(number(0, 1e9), 1),
-    "inputs_sha256": list_of(text(64), 1), "ms": object_of({name: MS for name in (*MOMENTS, "file_to_decision")})})
+    "inputs_sha256": list_of(text(64), 1), "notes": list_of(text()),
+    "ms": object_of({name: MS for name in (*MOMENTS, "file_to_decision")})})
 
 
-def trace_of(findings: Sequence[Finding], origin: Origin, ms: Mapping[str, float], inputs_sha256: Sequence[str]) -> dict[str, Any]:
-    """A trace as JSON values; ms: what each of MOMENTS took, in milliseconds."""
+def trace_of(findings: Sequence[Finding], origin: Origin, ms: Mapping[str, float], inputs_sha256: Sequence[str],
+             notes: Sequence[str] = ()) -> dict[str, Any]:
+    """A trace as JSON values; ms: what each of MOMENTS took, in milliseconds; notes: what a person should know of the scan."""
     return {"kind": KIND, "format": FORMAT, "task": origin.task, "rule": origin.rule, "findings": [asdict(finding) for finding in findings],
             **{key: value for key, value in asdict(origin).items() if key not in ("task", "temperatures")},
-            "temperatures": list(origin.temperatures), "inputs_sha256": list(inputs_sha256),
+            "temperatures": list(origin.temperatures), "inputs_sha256": list(inputs_sha256), "notes": list(notes),
             "ms": {**{name: round(ms[name], 4) for name in MOMENTS}, "file_to_decision": round(sum(ms[name] for name in MOMENTS), 4)}}
 
 

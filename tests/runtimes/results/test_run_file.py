@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from places import ROOT
 
 pytest.importorskip("highdicom", reason="DICOM reports: pip install 'rd-distill[dicom-out]'")
 import pydicom
-from dicoms import NAMES, write_dicom
+from dicoms import NAMES, write_dicom, write_series
 
 from runtimes.artifact.artifact import read_artifact
 from runtimes.errors import DONE, FAILED, PARITY, USAGE, UserError
@@ -105,6 +106,19 @@ def test_a_volume_is_answered_as_run_answers_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="whose image") as caught:
         session.run_file(tmp_path / "v.nii.gz", dicom_sr=tmp_path / "sr.dcm")
     assert caught.value.exit_code == USAGE
+    scan = np.random.default_rng(0).integers(0, 800, (6, 40, 48)).astype(np.int16)
+    studied: dict[str, Any] = {"StudyInstanceUID": "1.2.3", "FrameOfReferenceUID": "1.2.9", "PatientID": "P", "PatientName": "A^B"}
+    files = write_series(tmp_path / "ct", scan, step=(0.0, 0.35, 2.0), **studied)  # a gantry tilted by 10 degrees
+    scout = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"], "SeriesInstanceUID": "1.2.3.4"}
+    write_dicom(tmp_path / "ct" / "scout.dcm", scan[0], **scout, **studied)
+    answered = session.run_file(tmp_path / "ct", trace=tmp_path / "ct.json", dicom_sr=tmp_path / "ct-sr.dcm")
+    np.testing.assert_array_equal(answered.logits, session.run(tuple(files)).logits)
+    assert any("10" in note or "9.9" in note for note in answered.notes)
+    assert any("1 localiser" in note for note in answered.notes)
+    trace = read_trace(tmp_path / "ct.json")
+    assert trace["notes"] == list(answered.notes)
+    assert sorted(trace["inputs_sha256"]) == sorted(map(sha256_file, files)), "the localiser was not answered"
+    assert len(read_report(tmp_path / "ct-sr.dcm").images) == len(files)
 
 
 def test_nothing_of_a_patient_is_in_a_trace_or_in_what_is_printed(exported: Exported, tmp_path: Path) -> None:
