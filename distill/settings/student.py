@@ -19,7 +19,7 @@ class StudentOptions(Group):
     """Student: which network, at which size, from which weights."""
 
     student: str = "mobilenetv3"
-    """Short name (mobilenetv3, mobilenetv3-small, efficientnet-lite0, resnet18, ...), any timm name, or auto: the best within a budget."""
+    """Short name (mobilenetv3, mobilenetv3-small, resnet18, ...), any timm name, monai:NAME (3D), or auto: the best within a budget."""
     size: int | None = None
     """Student input side in pixels; by default the images' own, rounded to 32 and kept within 64 to 128."""
     resize: Annotated[Literal["squash", "crop", "pad"], Expert] = "squash"

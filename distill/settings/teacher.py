@@ -19,7 +19,7 @@ class TeacherOptions(Group):
     """Teacher: which one, and the bank of its features."""
 
     teacher: str = "efficientnet-lite0"
-    """timm or short name, folder of rd-distill or rd-adapt, .pt2 or .onnx file, hf:ID, or bank:FOLDER."""
+    """timm or short name, folder of rd-distill or rd-adapt, .pt2 or .onnx file, hf:ID, astra (3D), or bank:FOLDER."""
     teacher_size: Annotated[int | None, Expert] = None
     """Teacher input side in pixels; the teacher's own when not given."""
     teacher_weights: str | None = None
