@@ -33,7 +33,7 @@ class DataOptions(Group):
     """Seed of the split when the data brings none."""
     keep_together: Literal["near", "group", "none"] = "near"
     """What a split that is made here keeps on one side: near: patients and near copies; group: patients; none: neither."""
-    hide_names: Literal["auto", "always", "never"] = "auto"
+    hide_names: Annotated[Literal["auto", "always", "never"], Expert] = "auto"
     """Whether results call images by their hash, not by their file; auto: for DICOM and NIfTI, whose files may be named after patients."""
     phantom_images: tuple[int, int, int] | None = None
     """Synthetic images for training, validation, test; 1200 200 400, or of phantom-volumes 240 60 120, when not given."""
@@ -45,7 +45,7 @@ class DataOptions(Group):
     """How volumes are cut into slices."""
     windows: tuple[str, ...] = ()
     """One to three windows of physical values (CT), a channel each: brain, subdural, bone, ..., or W80L40; inside the exported graph."""
-    volume_window: tuple[float, float] | None = None
+    volume_window: Annotated[tuple[float, float] | None, Expert] = None
     """Intensities shown as black and white; each volume's own percentiles 0.5 and 99.5 when not given."""
     volume_fill: Annotated[float | None, Expert] = None
     """Intensity that stands for NaN in volumes; when not given, NaN is refused."""
