@@ -19,14 +19,25 @@ from runtimes.text import code, markdown
 def input_line(spec: ImageSpec) -> str:
     """What goes in: size, channels, depth, and of volumes how they are cut and scaled."""
     fit = {"squash": "", "crop": ", the middle of other shapes", "pad": ", black around other shapes"}[spec.fit]
-    image = f"{spec.height}x{spec.width} pixels{fit}, {spec.channels} channel(s), {spec.dtype}"
+    image = f"{spec.height}x{spec.width} pixels{fit}, {spec.channels} channel(s), {spec.dtype}{_windows(spec)}"
     if spec.volume is None:
         return image
     cut = spec.volume
-    scale = "intensities" if cut.scaling == "window" else "percentiles of the volume"
     holes = "" if cut.fill is None else f"NaN as {cut.fill:g}, "
-    return (f"up to {cut.slices} {cut.axis} slices of a volume, {holes}{scale} {cut.window[0]:g} to {cut.window[1]:g} as black to white, "
-            f"{image}")
+    scale = {"window": "intensities", "percentile": "percentiles of the volume", "values": ""}[cut.scaling]
+    shown = f"{scale} {cut.window[0]:g} to {cut.window[1]:g} as black to white, " if scale else ""
+    spacing = "" if cut.spacing_mm is None else f"voxels of {' x '.join(f'{side:g}' for side in cut.spacing_mm)} mm, "
+    size = "" if cut.size is None else f"the middle {' x '.join(map(str, cut.size))} of them, "
+    many = f"{cut.slices} {cut.axis} slices of a volume, all at once" if cut.solid else f"up to {cut.slices} {cut.axis} slices of a volume"
+    return f"{many}, {spacing}{size}{holes}{shown}{image}"
+
+
+def _windows(spec: ImageSpec) -> str:
+    """The windows of physical values, in words; nothing for grey levels."""
+    if not spec.physical:
+        return ""
+    shown = " and ".join(f"{low:g} to {high:g}" for low, high in spec.windows or (spec.window,))
+    return f" values such as HU, shown from {shown}, a channel each" if spec.windows else f" values such as HU, shown from {shown}"
 
 
 def model_card(spec: ModelSpec, image_spec: ImageSpec, metrics: dict[str, Any], *, synthetic: bool, teacher: dict[str, Any],
