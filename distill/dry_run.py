@@ -33,10 +33,12 @@ from distill.settings.teacher import TeacherOptions
 from distill.teacher.bank import open_bank
 from distill.teacher.banking import CPU_BATCH
 from distill.teacher.forward import choose_forward
+from distill.teacher.teacher import fed
 from distill.teacher.teachers import load_teacher
 from distill.teacher.teaching import stated_input
 
 STEPS = 5  # timed, after two that warm up
+SLOW_S = 2.0  # a call as long as that is timed once: a volume through a large teacher takes a quarter of a minute
 FEATURE_BYTES = 2  # a bank keeps fp16
 
 
@@ -92,14 +94,15 @@ def _tell_bank(settings: DistillSettings, images: ImageSet, device: str) -> floa
         return 0.0
     teacher = load_teacher(settings.teacher, weights=settings.teacher_weights, adapter=settings.teacher_adapter,
                            stated=stated_input(settings.part(TeacherOptions)))
-    spec = teacher.image_spec
     teacher.introduce()
+    spec = fed(teacher.image_spec, images)
     grid = grid_of(settings.part(MethodOptions), settings.bank_grid)
     forward, runtime = choose_forward(teacher, settings.bank_runtime, device=device, grid=grid, threads=settings.threads)
-    pixels = torch.zeros(CPU_BATCH, 3, spec.height, spec.width)
+    solid = teacher.image_spec.slices  # of a teacher of whole volumes a row is a volume, and one takes seconds
+    pixels = torch.zeros(1, solid, 3, spec.height, spec.width) if solid else torch.zeros(CPU_BATCH, 3, spec.height, spec.width)
     features: Mapping[str, Any] = forward(pixels)
-    row_s = timed(lambda: forward(pixels)) / CPU_BATCH
-    slices = images.volume.slices if images.volume is not None else 1
+    row_s = timed(lambda: forward(pixels)) / len(pixels)
+    slices = images.volume.slices if images.volume is not None and not solid else 1
     rows = bank_rows(images, settings.bank_views) * slices
     row_bytes = sum(int(np.prod(part.shape[1:])) for part in features.values()) * FEATURE_BYTES
     say("bank", f"{rows:,} rows, {size(rows * row_bytes)} on disk, about {spoken(rows * row_s)} through {runtime} "
@@ -153,8 +156,11 @@ def _training_step(model: Model, images: ImageSet, batch: int, device: str) -> C
 
 
 def timed(call: Callable[[], object]) -> float:
-    """Seconds of a call, the median of a few, once it is warm."""
+    """Seconds of a call, the median of a few, once it is warm; of one that takes seconds, those of the first."""
+    start = time.perf_counter()
     call()
+    if (first := time.perf_counter() - start) > SLOW_S:
+        return first
     call()
     seconds = []
     for _ in range(STEPS):

@@ -64,6 +64,14 @@ class DeployedGraph(nn.Module):
 
     def pixels(self, image: Tensor) -> Tensor:
         """Raw levels (B, H, W, C) to what the network sees, (B, 3, h, w)."""
+        pixels = (self.shown(image) - self.mean) * self.factor
+        if not self.resizes or self.physical:
+            return pixels
+        resized = self.rows @ (pixels @ self.columns)
+        return resized + self.black if self.pads else resized
+
+    def shown(self, image: Tensor) -> Tensor:
+        """Raw levels (B, H, W, C) to grey levels from 0 to 255, (B, 1 or 3, H, W); physical values also resized."""
         levels = image.to(torch.float32).permute(0, 3, 1, 2)
         if self.physical and self.resizes:  # physical values are resized first: windows bend them
             low, high = self.span
@@ -71,11 +79,7 @@ class DeployedGraph(nn.Module):
         if self.windowed:
             shown = [torch.clamp((levels - low) * (255.0 / (high - low)), 0.0, 255.0) for low, high in self.windows]
             levels = torch.cat(shown, dim=1) if len(shown) > 1 else shown[0]
-        pixels = (levels - self.mean) * self.factor
-        if not self.resizes or self.physical:
-            return pixels
-        resized = self.rows @ (pixels @ self.columns)
-        return resized + self.black if self.pads else resized
+        return levels
 
 
 class VolumeGraph(nn.Module):
@@ -109,8 +113,9 @@ class SolidGraph(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The volume to logits and probabilities."""
-        pixels = self.image.pixels(image.to(torch.float32).flatten(0, 1)).unflatten(0, (-1, self.slices))
-        logits = self.image.model(pixels)
+        levels = self.image.shown(image.to(torch.float32).flatten(0, 1)).unflatten(0, (-1, self.slices))
+        # Here and not before they are slices again: OpenVINO takes a scale a channel for one of int8, and moves it wrongly past a reshape.
+        logits = self.image.model((levels - self.image.mean) * self.image.factor)
         return logits, self.image.probabilities(logits)
 
 

@@ -60,7 +60,8 @@ def nncf_int8(data: bytes, feeds: Sequence[dict[str, NDArray[Any]]], *, transfor
     """OpenVINO's model of an ONNX file's bytes in int8, by NNCF's post-training quantisation over calibration images.
 
     With `validate` (model -> score, higher is better) its accuracy control puts layers back until the score drops by max_drop at most.
-    Bias correction is the slow, exact one: the fast one costs a small MobileNetV3 sixteen points.
+    Bias correction is the slow, exact one: the fast one costs a small MobileNetV3 sixteen points. What comes before the network stays in
+    float where levels have more than 8 bits: in 256 steps from -1000 to 3000 HU a brain window has five grey levels.
     """
     runtime = load_runtime()
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it misses a GPU that nobody asked for
@@ -74,12 +75,30 @@ def nncf_int8(data: bytes, feeds: Sequence[dict[str, NDArray[Any]]], *, transfor
     images = nncf.Dataset(inputs)
     kind = nncf.ModelType.TRANSFORMER if transformer else None
     preset = nncf.QuantizationPreset.MIXED
-    common = {"preset": preset, "model_type": kind, "subset_size": len(inputs), "fast_bias_correction": False}
+    deep = any(feed.dtype in (np.uint16, np.int16) for feed in feeds[0].values())
+    apart = nncf.IgnoredScope(names=_before(model)) if deep else None
+    common = {"preset": preset, "model_type": kind, "subset_size": len(inputs), "fast_bias_correction": False,
+              "ignored_scope": apart}
     with contextlib.redirect_stdout(io.StringIO()):  # it draws bars of its own
         if validate is None:
             return nncf.quantize(model, images, **common)
         return nncf.quantize_with_accuracy_control(model, images, images, lambda compiled, _: (validate(compiled), None),
                                                    max_drop=max_drop, drop_type=nncf.DropType.ABSOLUTE, **common)
+
+
+def _before(model: Any) -> list[str]:
+    """Names of the operations that hang on inputs and plain constants alone: levels to what the network sees."""
+    touched, names = set[str](), list[str]()
+    for node in model.get_ordered_ops():
+        kind, name = node.get_type_name(), node.get_friendly_name()
+        if touched.intersection(node.input_value(place).get_node().get_friendly_name() for place in range(node.get_input_size())):
+            touched.add(name)
+        elif kind == "Constant":
+            if ".model." in f".{name}":
+                touched.add(name)
+        elif kind not in ("Parameter", "Result"):
+            names.append(name)
+    return names
 
 
 def logits_of(compiled: Any, feeds: Sequence[dict[str, NDArray[Any]]]) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ from runs import TINY, refused, run
 
 from distill.adaptation.adapt import adapt
 from distill.data.intake import images_for
+from distill.dry_run import dry_run
 from distill.networks import solid
 from distill.networks.checkpoint import load_checkpoint
 from distill.networks.inflated_resnet import InflatedResNet
@@ -91,6 +92,15 @@ def test_a_teacher_of_whole_volumes_is_banked_once_and_teaches_either_kind_of_st
     assert {"student", "teacher", "probe"} <= set(branches)
     banked = {"teacher": "bank:bank", "teacher_weights": None, "teacher_size": None, "bank": None}
     assert run(**{**changes, **banked}, method="kd", overwrite=True) == 0
+
+
+def test_a_dry_run_shows_a_teacher_of_whole_volumes_one_volume_and_counts_a_row_each(
+        shallow: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = DistillSettings(**(TINY | VOLUMES | {"teacher": "merlin", "teacher_weights": str(shallow), "teacher_size": 32}))
+    assert dry_run(settings) == 0
+    assert "bank      44 rows" in capsys.readouterr().out  # 12 training volumes as they are and in one view, 20 others
+    with pytest.raises(UserError, match="sees whole volumes"):
+        dry_run(DistillSettings(**(TINY | {"teacher": "merlin", "teacher_weights": str(shallow), "teacher_size": 32})))
 
 
 def test_slices_of_a_2d_teacher_teach_a_student_of_whole_volumes() -> None:
@@ -172,6 +182,21 @@ def test_windows_are_in_the_graph_and_a_file_gives_training_and_device_the_same_
     if not volumes:
         with pytest.raises(UserError, match="dtype uint8, expected int16: values such as HU"):
             session.run(np.zeros((32, 32), np.uint8) + np.arange(32, dtype=np.uint8))
+
+
+@pytest.mark.parametrize("student", ["test_efficientnet", "monai:resnet10-8"])
+def test_openvino_runs_windows_in_int8_and_keeps_the_windows_themselves_in_float(tmp_path: Path, student: str) -> None:
+    openvino = pytest.importorskip("openvino", reason="openvino is not installed; pip install '.[openvino]'")
+    pytest.importorskip("nncf", reason="nncf is not installed; pip install '.[openvino]'")
+    volumes = student.startswith("monai")
+    sizes = {"slices": 16} if volumes else {}
+    run(data=str(hounsfield_set(tmp_path, volumes)), windows=("brain", "bone"), student=student, method="vanilla", epochs=1, **sizes)
+    artifact = exported(target=("openvino",), precision="int8", keep_slower=True, max_flips="100%", max_auc_drop=0.99, sensitivity=False)
+    assert verify(artifact)[0] == 0
+    rounded = [node for node in openvino.Core().read_model(artifact / "openvino_model.xml").get_ordered_ops()
+               if node.get_type_name() == "FakeQuantize"]
+    assert rounded
+    assert all(node.input_value(0).get_node().input_value(0).get_node().get_type_name() != "Parameter" for node in rounded)
 
 
 def test_settings_of_windows_are_kept_in_the_manifest_and_windows_of_pictures_are_refused(tmp_path: Path) -> None:
