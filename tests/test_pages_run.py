@@ -18,6 +18,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from dicoms import write_dicom
 from drawn import class_folders, picture
 from places import ROOT
 from test_pages import blocks, text_of, typed, words_of
@@ -130,6 +131,8 @@ def build_world(root: Path, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
         nibabel.save(nibabel.Nifti1Image(scan, np.eye(4)), path)
         volumes.append(f"{path.relative_to(root)},{'ab'[index % 2]}")
     (root / "volumes.csv").write_text("\n".join(["image,label", *volumes]) + "\n", encoding="utf-8")
+    write_dicom(root / "IM000001", np.arange(64 * 64, dtype=np.uint8).reshape(64, 64), StudyInstanceUID="1.2.3",
+                SeriesInstanceUID="1.2.3.4", PatientID="P", PatientName="A^B")
     write_keys(root)
     (root / "benchmarks").mkdir()
     shutil.copy(ROOT / "benchmarks" / "demo.yaml", root / "benchmarks")

@@ -29,6 +29,7 @@ from distill.teacher.probe import Probe, fit_probe, standardiser
 from distill.teacher.public_names import OWN_TEACHER, public_teacher
 from distill.teacher.teacher import Teacher, TeacherInput, fed, knows_spacing
 from distill.teacher.teachers import load_teacher
+from distill.teacher.volume_teachers import is_volume_teacher
 from runtimes.errors import USAGE, UserError
 from runtimes.files.folder import read_manifest
 from runtimes.files.outputs import claimed
@@ -91,7 +92,9 @@ def prepare_teacher(source: TeacherSource, plan: BankPlan, images: ImageSet, vie
     bank, facts = bank_teacher(source, plan, images, views, device)
     if second is not None:
         own = None if plan.folder is None or second.startswith("bank:") else Path(f"{plan.folder}-second")
-        other, more = bank_teacher(TeacherSource(second), replace(plan, folder=own, grid=0), images, views, device)
+        size = source.stated.size if source.stated is not None and is_volume_teacher(second) else None
+        beside = TeacherSource(second, stated=TeacherInput(size))
+        other, more = bank_teacher(beside, replace(plan, folder=own, grid=0), images, views, device)
         bank = bank.joined(other)
         facts |= {name: f"{facts[name]} + {more[name]}" for name in ("teacher", "teacher_public", "licence")}
         facts["teacher_hash"] = hashlib.sha256(f"{facts['teacher_hash']} {more['teacher_hash']}".encode()).hexdigest()
