@@ -101,7 +101,7 @@ class CheckedSession:
         wanted = trace is not None or dicom_sr is not None
         before = state_of(path) if wanted else []
         moments = [perf_counter_ns()]
-        raw, notes = _read(path, self.artifact)
+        raw, notes, files = _read(path, self.artifact)
         moments.append(perf_counter_ns())
         feeds = _feeds_of(raw, self.artifact)
         moments.append(perf_counter_ns())
@@ -112,7 +112,7 @@ class CheckedSession:
             if state_of(path) != before:
                 raise UserError(f"{path} was changed while it was answered; repeat when it is whole")
             ms = {name: (end - start) / 1e6 for name, (start, end) in zip(MOMENTS, pairwise(moments), strict=True)}
-            write_results(path, findings_of(scores, self.artifact.thresholds), origin_of(self.artifact, self.facts()), ms, notes,
+            write_results(files, findings_of(scores, self.artifact.thresholds), origin_of(self.artifact, self.facts()), ms, notes,
                           trace=trace, dicom_sr=dicom_sr)
         return scores
 
@@ -210,17 +210,17 @@ def _from_raw(raw: NDArray[Any], artifact: Artifact) -> NDArray[Any]:
     return spec.resized(raw)
 
 
-def _read(path: Path, artifact: Artifact) -> tuple[NDArray[Any], tuple[str, ...]]:
-    """One file as a raw image (H, W, C), or as the slices of a volume (D, H, W, 1); and what a person should know of the scan."""
+def _read(path: Path, artifact: Artifact) -> tuple[NDArray[Any], tuple[str, ...], tuple[Path, ...]]:
+    """One file as a raw image (H, W, C), or as the slices of a volume (D, H, W, 1); what a person should know of the scan; its files."""
     spec = artifact.image_spec
     if spec.volume is not None:
         scan = read_scan(path)
-        return spec.volume.of_scan(scan, scan_name(path)), scan.notes
+        return spec.volume.of_scan(scan, scan_name(path)), scan.notes, scan.files
     raw = decode(path, values=spec.physical)
     if raw.dtype != spec.dtype:
         raise UserError(f"{path}: pixels are {raw.dtype}, this model takes {spec.dtype} grey levels from "
                         f"{spec.window[0]:g} to {spec.window[1]:g}")
-    return spec.channelled(raw), ()
+    return spec.channelled(raw), (), (path,)
 
 
 def _feeds_of(raw: NDArray[Any], artifact: Artifact) -> Feeds:

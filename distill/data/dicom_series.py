@@ -17,7 +17,7 @@ from pathlib import Path
 
 from distill.data.dicom_headers import IDENTITIES, HeaderFacts
 from runtimes.errors import UserError
-from runtimes.images.dicom_header import has_magic, is_dicom, slice_facts
+from runtimes.images.dicom_header import is_dicom, seems_dicom, slice_facts
 from runtimes.images.dicom_series import series_files
 
 THREADS = 8
@@ -36,7 +36,7 @@ class SliceLook:
 def look_at_slices(paths: Sequence[Path], key: bytes) -> list[SliceLook | None]:
     """A look at each file's header; None for a file of another format, an empty one for DICOM that cannot be read."""
     def look(path: Path) -> SliceLook | None:
-        if not (is_dicom(path, b"") or has_magic(path)):
+        if not seems_dicom(path):
             return None
         try:
             uid, frames, kind = slice_facts(path)

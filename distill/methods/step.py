@@ -127,8 +127,7 @@ class Step:
 
     def teacher_features(self) -> Tensor:
         """The teacher's features (B, D) of the clean images, of volumes the mean of their slices."""
-        clean = required(self.batch.clean)
-        return clean if self.batch.taught_mask is None else mean_of_slices(clean, self.batch.taught_mask)
+        return mean_of_slices(required(self.batch.clean), self.batch.taught_mask)
 
 
 def required(tensor: Tensor | None) -> Tensor:

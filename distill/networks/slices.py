@@ -44,7 +44,9 @@ def weighted(slices: Tensor, weights: Tensor) -> Tensor:
     return (weights.to(slices.dtype).unsqueeze(-1) * slices).sum(dim=1)
 
 
-def mean_of_slices(slices: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the slices that are there: features (B, S, D), mask (B, S), to (B, D)."""
+def mean_of_slices(slices: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over the slices that are there: features (B, S, D), mask (B, S), to (B, D); without a mask they are whole images' already."""
+    if mask is None:
+        return slices
     there = (mask > 0).to(slices.dtype)
     return weighted(slices, there / there.sum(dim=1, keepdim=True))

@@ -115,15 +115,10 @@ def fed(base: ImageSpec, images: ImageSet) -> ImageSpec:
         raise UserError("this teacher sees whole volumes, and the data are single images; name volumes (NIfTI files, series of DICOM, an "
                         ".npz of volumes), or another --teacher", USAGE)
     volume = replace(images.volume, slices=base.slices, solid=True)
-    if base.volume.spacing_mm is not None and knows_spacing(images):
+    if base.volume.spacing_mm is not None and not isinstance(images.images[0], np.ndarray):  # arrays say nothing of their spacing
         volume = replace(volume, spacing_mm=base.volume.spacing_mm, size=base.volume.size, axis="axial")
     own = {"window": base.window, "windows": base.windows} if base.physical and images.values else {}
     return replace(base, **{**images.form, **own, "volume": volume})
-
-
-def knows_spacing(images: ImageSet) -> bool:
-    """Whether the images are files, which say how many millimetres lie between voxels; arrays do not."""
-    return not isinstance(images.images[0], np.ndarray)
 
 
 def frozen(teacher: Teacher, remedy: str, called: str | None = None, size: int | None = None) -> Teacher:

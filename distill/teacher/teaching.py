@@ -27,7 +27,7 @@ from distill.teacher.banking import CPU_BATCH, GPU_BATCH, build_bank
 from distill.teacher.forward import choose_forward, torch_forward
 from distill.teacher.probe import Probe, fit_probe, standardiser
 from distill.teacher.public_names import OWN_TEACHER, public_teacher
-from distill.teacher.teacher import Teacher, TeacherInput, fed, knows_spacing
+from distill.teacher.teacher import Teacher, TeacherInput, fed
 from distill.teacher.teachers import load_teacher
 from distill.teacher.volume_teachers import is_volume_teacher
 from runtimes.errors import USAGE, UserError
@@ -115,11 +115,12 @@ def bank_teacher(source: TeacherSource, plan: BankPlan, images: ImageSet, views:
                                                           stated=source.stated)
     before = weights_hash(teacher.net)  # not teacher.hash, which for a .pt2 is that of the whole file
     teacher.introduce()
-    spec = fed(teacher.image_spec, images)
-    if teacher.image_spec.physical and not images.values:
-        low, high = teacher.image_spec.window
+    base = teacher.image_spec
+    spec = fed(base, images)
+    if base.physical and not spec.physical:
+        low, high = base.window
         say("", f"its own window, {low:g} to {high:g} of values such as HU, is not used: these volumes are not read as values (--windows)")
-    if teacher.image_spec.volume is not None and teacher.image_spec.volume.spacing_mm and not knows_spacing(images):
+    if base.volume is not None and base.volume.spacing_mm and spec.volume is not None and spec.volume.spacing_mm != base.volume.spacing_mm:
         say("", "its own spacing is not used: volumes in arrays do not say theirs; they are squashed to its voxels")
     bank, folder = find_bank(plan, images, teacher, spec, views, device)
     if plan.audit:

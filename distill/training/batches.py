@@ -95,7 +95,7 @@ class Batches:
             taught_mask = torch.from_numpy(self.bank.features(places, 0, "mask")) if self.bank.masked else None
             maps = tuple(torch.from_numpy(self.bank.features(places, drawn, name)) for name in self.stages)
             if self.probe is not None:
-                logits = self.probe.logits(clean if taught_mask is None else mean_of_slices(clean, taught_mask))
+                logits = self.probe.logits(mean_of_slices(clean, taught_mask))
         if self.banked_only:  # adapters of pooled features never see a pixel
             return Batch(torch.empty(len(indices), 0), self.labels[indices], clean, viewed, mask=taught_mask, taught_mask=taught_mask)
         if self.views == "tied":

@@ -28,7 +28,7 @@ class DeployedGraph(nn.Module):
         super().__init__()
         self.model = model
         self.task = model.spec.task
-        self.span, self.windows, self.physical = spec.window, ((*spec.windows, *spec.windows[-1:])[:3] or (spec.window,)), spec.physical
+        self.span, self.windows, self.physical = spec.window, spec.channel_windows, spec.physical
         self.windowed = spec.window != (0.0, 255.0) or spec.dtype != "uint8"
         # (level / 255 - mean) / std in two operations; a grey image is broadcast to three channels here.
         self.mean: Tensor

@@ -19,7 +19,7 @@ MULTIPLYING = ("Conv", "Gemm", "MatMul")
 
 def outside(model: onnx.ModelProto) -> list[str]:
     """Names of the nodes before the network (no weight of it has reached them) and behind its logits."""
-    weights = {tensor.name for tensor in model.graph.initializer if _of_network(tensor.name)}
+    weights = {tensor.name for tensor in model.graph.initializer if of_network(tensor.name)}
     touched, before = set(weights), []
     behind, after = {"logits"}, []
     for node in model.graph.node:
@@ -41,10 +41,11 @@ def layers(model: onnx.ModelProto) -> list[str]:
 
 def is_temperature(name: str) -> bool:
     """Whether a tensor of a graph is what its tail divides by: networks have temperatures of their own, in their attention."""
-    return name.split(".")[-1] == "temperature" and not _of_network(name)
+    return name.split(".")[-1] == "temperature" and not of_network(name)
 
 
-def _of_network(name: str) -> bool:
+def of_network(name: str) -> bool:
+    """Whether a weight is the network's own, by its name: none of what stands before or behind it."""
     return ".model." in f".{name}"
 
 

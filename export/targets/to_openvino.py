@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.graph.regions import is_temperature
+from export.graph.regions import is_temperature, of_network
 from runtimes.backends.ov import load_runtime
 from runtimes.errors import MISSING, UserError
 
@@ -94,7 +94,7 @@ def _before(model: Any) -> list[str]:
         if touched.intersection(node.input_value(place).get_node().get_friendly_name() for place in range(node.get_input_size())):
             touched.add(name)
         elif kind == "Constant":
-            if ".model." in f".{name}":
+            if of_network(name):
                 touched.add(name)
         elif kind not in ("Parameter", "Result"):
             names.append(name)

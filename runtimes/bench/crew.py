@@ -24,7 +24,7 @@ from runtimes.backends.machine import core_set
 from runtimes.errors import FAILED, UserError
 from runtimes.files.strict_json import strict_json
 from runtimes.images.decode import SUFFIXES
-from runtimes.images.dicom_header import has_magic
+from runtimes.images.dicom_series import series_files
 from runtimes.verify import read_golden
 
 WORKER = ("-m", "runtimes.bench.worker")
@@ -111,7 +111,7 @@ def input_files(artifact: Artifact, images: Path | None, folder: Path) -> list[P
         kinds = (".nii", ".gz") if artifact.image_spec.volume is not None else SUFFIXES
         files = sorted(path for path in images.rglob("*") if path.suffix.lower() in kinds) if images.is_dir() else []
         if not files and artifact.image_spec.volume is not None and images.is_dir():  # a folder of DICOM is a series
-            files = sorted({path.parent for path in images.rglob("*") if path.is_file() and has_magic(path)})
+            files = sorted({path.parent for path in series_files(images)})
         if not files:
             raise UserError(f"--images {images} holds no file that ends in {', '.join(kinds)}"
                             f"{' and no DICOM' if artifact.image_spec.volume is not None else ''}; name a folder of images")

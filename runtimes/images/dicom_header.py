@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from runtimes.errors import UserError
 from runtimes.images.dicom_guard import Bounded, load_pydicom, quiet
 
@@ -91,9 +94,20 @@ class Header:
     intercept: float
 
 
+    def is_padding(self, stored: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which stored values are padding, same shape."""
+        low, high = self.padding if self.padding is not None else (1, 0)
+        return np.asarray((stored >= low) & (stored <= high))
+
+
 def is_dicom(path: Path, head: bytes) -> bool:
     """Whether a file is one of DICOM, by its suffix or the mark in its first 132 bytes."""
     return head[MAGIC_AT:MAGIC_AT + 4] == MAGIC or path.name.lower().endswith(SUFFIXES)
+
+
+def seems_dicom(path: Path) -> bool:
+    """Whether a file is one of DICOM by its suffix or its mark; it is opened only where the suffix does not say so."""
+    return is_dicom(path, b"") or has_magic(path)
 
 
 def has_magic(path: Path) -> bool:

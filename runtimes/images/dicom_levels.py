@@ -33,9 +33,7 @@ def grey_levels(path: Path, pydicom: Any, stored: NDArray[Any], header: Header) 
     plain = not (header.rescaled or header.windowed or header.signed or header.source.get("ModalityLUTSequence")
                  or header.source.get("VOILUTSequence")) and header.bits_stored <= 8
     white = 255.0 if plain else 65535.0
-    padding = np.zeros(len(values), dtype=bool)
-    if header.padding is not None:
-        padding = (values >= header.padding[0]) & (values <= header.padding[1])
+    padding = header.is_padding(values)
     with np.errstate(all="ignore"):  # a sigmoid far from its centre
         levels = values * (255.0 / (2**header.bits_stored - 1)) if plain else _shown(path, pydicom, values, present & ~padding, header)
     if header.photometric == "MONOCHROME1":
@@ -58,10 +56,9 @@ def physical_values(path: Path, pydicom: Any, stored: NDArray[Any], header: Head
         raise UserError(f"{path}: {header.photometric} pixels; the windows of this model are about physical values such as HU, which only "
                         "MONOCHROME2 images hold")
     values = np.asarray(pydicom.pixels.apply_modality_lut(stored, header.source), dtype=np.float64)
-    if header.padding is not None:
-        padding = (stored >= header.padding[0]) & (stored <= header.padding[1])
-        if not padding.all():
-            values[padding] = values[~padding].min()
+    padding = header.is_padding(stored)
+    if padding.any() and not padding.all():
+        values[padding] = values[~padding].min()
     values = np.rint(square(values[..., None], header.stretch) if header.stretch != 1.0 else values[..., None])
     low, high = float(values.min()), float(values.max())
     if low < -32768 or high > 32767:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from runtimes.errors import UserError
 from runtimes.images.dicom import stored_frames
 from runtimes.images.dicom_guard import quiet
-from runtimes.images.dicom_header import GREYS, Header, NoImage, has_magic, is_dicom, read_header, value_of
+from runtimes.images.dicom_header import GREYS, Header, NoImage, read_header, seems_dicom, value_of
 from runtimes.images.dicom_planes import TILT_DEG, Plane, stacked
 from runtimes.images.orientation import slant
 from runtimes.images.physical import MAX_VOXELS, Values, rescaled
@@ -53,11 +53,12 @@ class Slice:
 
 @dataclass(frozen=True)
 class Series:
-    """Physical values (column, row, slice), their affine to RAS+ mm, and what a person should know of them."""
+    """Physical values (column, row, slice), their affine to RAS+ mm, what a person should know of them, and the files of the slices."""
 
     values: NDArray[Any]
     affine: NDArray[np.float64]
     notes: tuple[str, ...]
+    files: tuple[Path, ...]
 
 
 def series_files(folder: Path) -> tuple[Path, ...]:
@@ -68,7 +69,7 @@ def series_files(folder: Path) -> tuple[Path, ...]:
         files += [Path(place, name) for name in names if not name.startswith(".") and name.upper() != DISK_INDEX]
         if len(files) > MAX_FILES:
             raise UserError(f"{folder}: more than {MAX_FILES:,} files; expected a folder of one series")
-    return tuple(path for path in sorted(files) if is_dicom(path, b"") or has_magic(path))
+    return tuple(path for path in sorted(files) if seems_dicom(path))
 
 
 def read_series(name: Path, paths: Sequence[Path]) -> Series:
@@ -106,13 +107,7 @@ def read_series(name: Path, paths: Sequence[Path]) -> Series:
         for row in rows:
             order[row] = place
     values = _filled(name, slices, order, (len(stack.places), header.rows, header.columns), several[0] if several else None)
-    return Series(values.transpose(2, 1, 0), stack.affine, (*notes, *stack.notes))
-
-
-def slice_files(name: Path, paths: Sequence[Path]) -> list[Path]:
-    """Of these files those that hold slices of the series, as `read_series` tells them; no pixel is read."""
-    headers, left_out = _headers(sorted(set(paths)))
-    return [path for path, _ in _slices_among(name, headers, left_out)]
+    return Series(values.transpose(2, 1, 0), stack.affine, (*notes, *stack.notes), tuple(path for path, _ in chosen))
 
 
 def _headers(paths: Sequence[Path]) -> tuple[list[tuple[Path, Header]], Counter[str]]:
@@ -277,7 +272,7 @@ def _filled(name: Path, slices: Sequence[Slice], order: Sequence[int], shape: tu
 def _padding(stored: NDArray[Any], header: Header) -> NDArray[np.bool_] | None:
     if header.padding is None:
         return None
-    hidden = (stored >= header.padding[0]) & (stored <= header.padding[1])
+    hidden = header.is_padding(stored)
     return hidden if hidden.any() else None
 
 

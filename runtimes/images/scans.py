@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from runtimes.errors import MISSING, UserError
 from runtimes.images.dicom_planes import TILT_DEG
-from runtimes.images.dicom_series import read_series, series_files
+from runtimes.images.dicom_series import Series, read_series, series_files
 from runtimes.images.orientation import Orientation, nearest_ras, orientation, slant
 from runtimes.images.physical import MAX_VOXELS, Values, rescaled
 
@@ -31,7 +31,7 @@ class Scan:
 
     spacing_mm: between voxels along x, y and z. notes: what a person should know, a sentence each. across: the axis that runs through the
     slices as they were made. shift: by how many voxels each slice lies further along x, y and z than the one before, as a tilted gantry
-    leaves them; zeros where that is less than a degree.
+    leaves them; zeros where that is less than a degree. files: what was read, of a folder the slices alone.
     """
 
     values: NDArray[Any]
@@ -39,6 +39,7 @@ class Scan:
     notes: tuple[str, ...] = ()
     across: int = 2
     shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    files: tuple[Path, ...] = ()
 
 
 def is_nifti(path: Path | str) -> bool:
@@ -61,24 +62,25 @@ def read_scan(item: Path | Sequence[Path]) -> Scan:
     name = scan_name(item)
     try:
         if not isinstance(item, Path):
-            values, affine, notes = _dicom(name, item)
+            series = read_series(name, item)
         elif item.is_dir():
-            values, affine, notes = _dicom(name, series_files(item))
+            series = read_series(name, series_files(item))
         elif is_nifti(item):
-            values, affine, notes = _nifti(item)
+            series = _nifti(item)
         else:
-            values, affine, notes = _dicom(name, [item])
+            series = read_series(name, [item])
     except MemoryError:
         raise UserError(f"{name}: does not fit into memory") from None
     try:
-        turns = orientation(affine)
+        turns = orientation(series.affine)
     except ValueError as error:
         raise UserError(f"{name}: holds {error}, so how it lies is not known; write it again") from None
-    return _placed(name, nearest_ras(values, turns), affine, turns, notes)
+    return _placed(name, series, turns)
 
 
-def _placed(name: Path, values: NDArray[Any], affine: NDArray[np.float64], turns: Orientation, notes: tuple[str, ...]) -> Scan:
+def _placed(name: Path, series: Series, turns: Orientation) -> Scan:
     """Voxels (x, y, z) with the spacing between their planes, and the shift of slices that do not lie behind one another."""
+    affine, notes = series.affine, series.notes
     columns = np.empty((3, 3))
     for column, (axis, direction) in zip(affine[:3, :3].T, turns, strict=True):
         columns[axis] = direction * column
@@ -97,15 +99,11 @@ def _placed(name: Path, values: NDArray[Any], affine: NDArray[np.float64], turns
         notes = (*notes, f"slices are shifted against their normal by {tilt:.1f} degrees, as by a tilted gantry: they are taken as they "
                          "were made, and shifted back for cuts across them, another spacing or a size")
     x, y, z = sides.tolist()
-    return Scan(values, (x, y, z), notes, across, (float(shift[0]), float(shift[1]), float(shift[2])))
+    return Scan(nearest_ras(series.values, turns), (x, y, z), notes, across, (float(shift[0]), float(shift[1]), float(shift[2])),
+                series.files)
 
 
-def _dicom(name: Path, paths: Sequence[Path]) -> tuple[NDArray[Any], NDArray[np.float64], tuple[str, ...]]:
-    series = read_series(name, paths)
-    return series.values, series.affine, series.notes
-
-
-def _nifti(path: Path) -> tuple[NDArray[Any], NDArray[np.float64], tuple[str, ...]]:
+def _nifti(path: Path) -> Series:
     """Values (i, j, k), scaled as the header says, their affine and notes."""
     try:
         import nibabel
@@ -126,7 +124,7 @@ def _nifti(path: Path) -> tuple[NDArray[Any], NDArray[np.float64], tuple[str, ..
         placed = not hasattr(header, "get_best_affine") or "sform_code" not in header or bool(header["sform_code"] or header["qform_code"])
         notes = () if placed else ("the file says nothing of its orientation (sform and qform are 0): taken as nibabel takes it, the "
                                    "first axis from the patient's right to left",)
-        return _scaled(path, image.dataobj, shape), np.asarray(image.affine, dtype=np.float64), notes
+        return Series(_scaled(path, image.dataobj, shape), np.asarray(image.affine, dtype=np.float64), notes, (path,))
     except UserError:
         raise
     except FileNotFoundError:

@@ -154,6 +154,11 @@ class ImageSpec:
         """Channels of the grey levels: those of the raw image, or three of several windows."""
         return 3 if self.windows else self.channels
 
+    @property
+    def channel_windows(self) -> tuple[tuple[float, float], ...]:
+        """The window of each of three channels, of two the last twice; or the one of all channels."""
+        return (*self.windows, *self.windows[-1:])[:3] or (self.window,)
+
     def read(self, item: Item) -> NDArray[Any]:
         """A file or array as the raw array that this spec is about; see read_image."""
         return read_image(item, self.volume, self.physical)
@@ -184,8 +189,7 @@ class ImageSpec:
     def levels(self, raw: NDArray[Any]) -> NDArray[np.float32]:
         """Windowed grey levels 0 to 255 of a raw image, float32, same shape, of several windows with a channel each."""
         if self.windows:
-            first, second, third = (*self.windows, self.windows[-1])[:3]
-            return np.concatenate([_shown(raw, *window) for window in (first, second, third)], axis=-1)
+            return np.concatenate([_shown(raw, *window) for window in self.channel_windows], axis=-1)
         low, high = self.window
         if (low, high) == (0.0, 255.0) and raw.dtype == np.uint8:
             return raw.astype(np.float32)

@@ -15,7 +15,7 @@ from runtimes.files.folder import write_atomic
 from runtimes.files.outputs import check_apart
 from runtimes.images.dicom_guard import load_pydicom
 from runtimes.images.dicom_header import has_magic
-from runtimes.images.dicom_series import series_files, slice_files
+from runtimes.images.dicom_series import series_files
 from runtimes.results.dicom_sr import is_ours, load_highdicom, report_bytes
 from runtimes.results.findings import Finding, Origin
 from runtimes.results.trace import hashes_of, is_trace, trace_bytes, trace_of
@@ -60,20 +60,17 @@ def sources_of(path: Path) -> list[Path]:
     return list(series_files(path)) if path.is_dir() else [path]
 
 
-def answered_files(path: Path) -> list[Path]:
-    """The files whose pixels were answered: of a folder the slices of its series, without localisers and what is no image."""
-    return slice_files(path, sources_of(path)) if path.is_dir() else [path]
-
-
 def state_of(path: Path) -> list[tuple[str, int, int]]:
     """What shows that files were changed meanwhile: name, size and time of each that a path means; nothing where it is not there."""
     return [(file.name, status.st_size, status.st_mtime_ns) for file in sources_of(path) if file.exists() for status in (file.stat(),)]
 
 
-def write_results(path: Path, findings: Sequence[Finding], origin: Origin, ms: Mapping[str, float],
+def write_results(files: Sequence[Path], findings: Sequence[Finding], origin: Origin, ms: Mapping[str, float],
                   notes: Sequence[str] = (), *, trace: Path | None, dicom_sr: Path | None) -> None:
-    """Write what a file was answered, atomically; UserError where its header cannot be taken over, and then neither is written."""
-    files = answered_files(path)
+    """Write what these files, of one image or volume, were answered, atomically.
+
+    UserError where their header cannot be taken over, and then neither is written.
+    """
     report = None if dicom_sr is None else report_bytes(dicom_sr, files, findings, origin)
     content = None if trace is None else trace_bytes(trace_of(findings, origin, ms, hashes_of(files), notes))
     for out, data in ((dicom_sr, report), (trace, content)):

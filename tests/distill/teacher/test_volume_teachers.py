@@ -20,6 +20,7 @@ from torchvision.models import resnet50
 
 from distill.networks import solid
 from distill.networks.inflated_resnet import InflatedResNet
+from distill.networks.monai_networks import NETWORKS
 from distill.networks.weight_files import read_state
 from distill.teacher import volume_teachers
 from distill.teacher.teachers import check_teacher
@@ -239,7 +240,7 @@ def test_monais_networks_take_published_layouts_strictly(tmp_path: Path, name: s
     pytest.importorskip("monai", reason="MONAI is not installed: pip install 'rd-distill[monai]'")
     pytest.importorskip("einops", reason="einops is not installed: pip install 'rd-distill[monai]'")
     kind = name.split(" ", maxsplit=1)[0]
-    net = shaken(volume_teachers.NETWORKS[kind](1))
+    net = shaken(NETWORKS[kind](1))
     file, volume = tmp_path / "weights.pth", replace(SMALL, size=(32, 32, 32))
     torch.save(published(name, getattr(net, "net", net)), file)
     teacher = load_volume_teacher(f"monai:{kind}", weights=str(file), volume=volume)
