@@ -39,13 +39,14 @@ from distill.settings.data import DataOptions
 from distill.settings.distill import DistillSettings
 from distill.settings.hidden import check_names_file
 from distill.settings.method import MethodOptions, SelectionOptions
-from distill.settings.method_table import METHODS, needs_bank
+from distill.settings.method_table import METHODS
 from distill.settings.student import BudgetOptions, StudentOptions
 from distill.settings.teacher import TeacherOptions
 from distill.settings.training import RunOptions, TrainingOptions
 from distill.teacher.teacher import Teacher
 from distill.teacher.teachers import check_teacher, sees_volumes
 from distill.teacher.teaching import BANKS, BankPlan, TeacherSource, check_bank, prepare_teacher, stated_input
+from distill.training.pretrain import pretrain
 from distill.training.student import Recipe, distils_probe, peak_lr, run_on, task_gradients, train, train_a_little
 from runtimes.commands.flags import record
 from runtimes.errors import USAGE, UserError
@@ -68,7 +69,7 @@ NAMED = OwnNetworks()
 def distill(settings: DistillSettings, command: str) -> int:
     """Run the main job and write the student folder; returns the exit code."""
     more = {"the adapted teacher's folder": teacher_folder(settings.out)} if settings.adapt != "none" else {}
-    if settings.bank is None and needs_bank(settings.method):
+    if settings.bank is None and settings.banked:
         more["the folder of banks"] = BANKS
     with opened_run(settings.part(RunOptions), record(settings), "student", drawn=settings.data in PHANTOMS, more=more) as run:
         if run is None:
@@ -87,7 +88,7 @@ def story(settings: DistillSettings, command: str, opened: Run, networks: OwnNet
 
     listing: where a list of bad images goes, should there be any; nowhere when not given.
     """
-    run, resume, banked = opened.folder, settings.resume, needs_bank(settings.method)
+    run, resume, banked = opened.folder, settings.resume, settings.banked
     arch = check_names(settings, networks)
     source = TeacherSource(settings.teacher, settings.teacher_weights, settings.teacher_adapter, networks.teacher,
                            stated=stated_input(settings.part(TeacherOptions)))
@@ -104,7 +105,7 @@ def story(settings: DistillSettings, command: str, opened: Run, networks: OwnNet
     say("data", describe(images))
     for note in images.facts.get("notes", []):
         say("", note)
-    check_method(settings.method, images)
+    check_method(settings.method, images, settings.mixup)
     spec = student_image_spec(settings.part(StudentOptions), images, networks.student, arch)
     like = ModelSpec(arch or "auto", spec.height, spec.width, images.task, images.classes, network_arguments(arch, spec, networks.student),
                      slices=spec.slices, pooling=settings.slice_pooling)
@@ -147,7 +148,14 @@ def story(settings: DistillSettings, command: str, opened: Run, networks: OwnNet
                                               split_seed=settings.split_seed, resume=resume)
             method = replace(method, method=choices["choice"]["method"])
             recipe = replace(recipe, method=method)
-            signals = signals if METHODS[method.method].bank else None
+        if method.pretrain == "on":
+            assert signals is not None
+            student, first = pretrain(recipe, data, student, signals, run / "pretrain", resume=resume)
+            choices["pretrain"] = {"epochs": len(first), "start": first[0]["val_loss"], "end": first[-1]["val_loss"]}
+            say("pretrain", f"features of every training image, labels unread: 1 - cosine to the teacher's {first[-1]['val_loss']:.3f} on "
+                            f"validation ({first[0]['val_loss']:.3f} after the first epoch)")
+        facts = signals.facts if signals and method.banked else {}
+        signals = signals if METHODS[method.method].bank else None
     row = METHODS[method.method]
     target = "linear probe" if distils_probe(method, images) else "teacher branch"
     say("method", method.method + (f", taught the logits of the {target} (--kd-from {method.kd_from})" if row.branch else "")
@@ -166,7 +174,7 @@ def story(settings: DistillSettings, command: str, opened: Run, networks: OwnNet
     for warning in warnings:
         say("warning", warning)
     return RunResult(branches.student, spec, images, predictions, calibrations, splits, history, warnings, macs,
-                     signals.facts if signals else {}, record(settings), command), choices
+                     facts, record(settings), command), choices
 
 
 def check_names(settings: DistillSettings, networks: OwnNetworks = NAMED) -> str | None:
@@ -179,7 +187,7 @@ def check_names(settings: DistillSettings, networks: OwnNetworks = NAMED) -> str
         check_weights(arch, settings.student_weights)
     if settings.latency_table is not None:
         read_table(settings.latency_table)
-    if needs_bank(settings.method):
+    if settings.banked:
         if networks.teacher is None:
             check_teacher(settings.teacher, weights=settings.teacher_weights, adapter=settings.teacher_adapter)
         if settings.second_teacher is not None:
@@ -190,11 +198,13 @@ def check_names(settings: DistillSettings, networks: OwnNetworks = NAMED) -> str
     return arch
 
 
-def check_method(method: str, images: ImageSet) -> None:
-    """Refuse (exit 2) a method that cannot teach what these images are labelled with."""
+def check_method(method: str, images: ImageSet, mixup: float = 0.0) -> None:
+    """Refuse (exit 2) a method, or mixing, that cannot teach what these images are, or are labelled with."""
     row = METHODS.get(method)
     if row and row.stages and images.volume is not None:
         raise UserError(f"--method {method} is about maps of images; use rd for volumes", USAGE)
+    if mixup and images.volume is not None:
+        raise UserError(f"--mixup {mixup:g} mixes images, and volumes differ in their slices; leave it out", USAGE)
     if row and row.one_finding and images.task == "multilabel":
         raise UserError(f"--method {method} splits the label's class from the others, and here an image may have several; use kd or dist",
                         USAGE)
@@ -234,7 +244,7 @@ def views_for(settings: DistillSettings, images: ImageSet, spec: ImageSpec, sour
     views = ViewSpec(flip=0.5 if settings.flip else 0.0)
     if images.volume is None or spec.masked:
         return views
-    seen = [source.name] * needs_bank(settings.method) + ([settings.second_teacher] if settings.second_teacher else [])
+    seen = [source.name] * settings.banked + ([settings.second_teacher] if settings.second_teacher else [])
     return replace(views, solid=source.own is None and all(map(sees_volumes, seen)))
 
 

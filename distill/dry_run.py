@@ -27,7 +27,6 @@ from distill.settings.data import DataOptions
 from distill.settings.distill import DistillSettings
 from distill.settings.hidden import check_names_file
 from distill.settings.method import MethodOptions
-from distill.settings.method_table import needs_bank
 from distill.settings.student import StudentOptions
 from distill.settings.teacher import TeacherOptions
 from distill.teacher.bank import open_bank
@@ -49,7 +48,7 @@ def dry_run(settings: DistillSettings) -> int:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     images = read_images(settings.part(DataOptions), settings.out, unlabelled=settings.unlabelled)
-    check_method(settings.method, images)
+    check_method(settings.method, images, settings.mixup)
     if images.names:
         check_names_file(settings.out)
     say("data", describe(images))
@@ -60,7 +59,7 @@ def dry_run(settings: DistillSettings) -> int:
     known_s = 0.0
     if settings.adapt != "none":
         say("teacher", f"{settings.teacher}, adapted first (--adapt {settings.adapt}); its time is not estimated")
-    elif needs_bank(settings.method):
+    elif settings.banked:
         known_s += _tell_bank(settings, images, device)
     else:
         say("teacher", f"none: --method {settings.method} trains on labels alone")

@@ -25,6 +25,8 @@ class Batch:
 
     Of volumes: pixels (B, S, 3, h, w), and the mask (B, S) of slices that are there, where the student sees them one by one; where the
     teacher does, features of slices (B, T, D) and taught_mask (B, T). For DRD: maps of the teacher's stages (B, C, g, g) on the view.
+    Where images are mixed: share (0-d) of an image's own in its pixels and in all that the teacher says of it, and the labels of the
+    images that the rest comes from.
     """
 
     pixels: Tensor
@@ -35,6 +37,8 @@ class Batch:
     mask: Tensor | None = None
     maps: tuple[Tensor, ...] = ()
     taught_mask: Tensor | None = None
+    share: Tensor | None = None
+    other_labels: Tensor | None = None
 
 
 class Branches(nn.Module):
@@ -121,9 +125,15 @@ class Step:
         return self.student.logits(self.features)
 
     def on_labels(self, logits: Tensor) -> Tensor:
-        """The task loss of logits (B, C); hidden labels do not count."""
-        return task_loss(logits, self.batch.labels, self.student.spec.task, class_weights=self.class_weights,
-                         focal_gamma=self.weights.focal_gamma)
+        """The task loss of logits (B, C); hidden labels do not count, of mixed images each label counts by its share."""
+        batch = self.batch
+
+        def loss(labels: Tensor) -> Tensor:
+            return task_loss(logits, labels, self.student.spec.task, class_weights=self.class_weights, focal_gamma=self.weights.focal_gamma)
+
+        if batch.share is None or batch.other_labels is None:
+            return loss(batch.labels)
+        return batch.share * loss(batch.labels) + (1 - batch.share) * loss(batch.other_labels)
 
     def teacher_features(self) -> Tensor:
         """The teacher's features (B, D) of the clean images, of volumes the mean of their slices."""

@@ -14,7 +14,7 @@ from distill.settings.adapt import AdaptSettings
 from distill.settings.data import DataOptions
 from distill.settings.group import flag
 from distill.settings.method import MethodOptions, SelectionOptions
-from distill.settings.method_table import METHODS, needs_bank
+from distill.settings.method_table import METHODS
 from distill.settings.student import BudgetOptions, StudentOptions
 from distill.settings.teacher import TeacherOptions
 from distill.settings.training import RunOptions, TrainingOptions
@@ -74,7 +74,7 @@ def contradictions(settings: DistillSettings) -> list[tuple[bool, str]]:
     budget = settings.limited
     method, adapt = settings.method, settings.adapt
     row = METHODS.get(method)
-    banked, branch = needs_bank(method), row is not None and row.branch
+    banked, branch = settings.banked, row is not None and row.branch
     how = next((f"{flag(name)} {getattr(settings, name)}" for name, usual in
                 (("importance", "auto"), ("prune_scope", "layer"), ("prune_rounds", None)) if getattr(settings, name) != usual), None)
     needless = [flag(name) for name in ("bank", "teacher_size", "teacher_weights", "teacher_adapter")
@@ -110,5 +110,8 @@ def contradictions(settings: DistillSettings) -> list[tuple[bool, str]]:
          f"--cka-against teacher is about the CKA of rd and drd; --method {method} has none"),
         (settings.kd_from != "auto" and not branch,
          f"--kd-from {settings.kd_from} is about the logits that rd and drd distil; leave it out with --method {method}"),
+        (settings.mixup > 0 and row is not None and row.module.endswith("dkd"),
+         f"--mixup {settings.mixup:g} gives an image parts of two labels, and --method {method} splits the label's class from the others; "
+         "use kd or dist"),
         (settings.overwrite and settings.resume, "--overwrite and --resume contradict each other; give one"),
     ]

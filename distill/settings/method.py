@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from distill.settings.group import Group
-from distill.settings.method_table import METHODS, MethodName, described
+from distill.settings.method_table import METHODS, MethodName, described, needs_bank
 from runtimes.commands.settings import Expert, Help
 from runtimes.errors import USAGE, UserError
 
@@ -56,16 +56,26 @@ class MethodOptions(Group):
     """linear: kd and teacher-branch weights fall to zero during training; auto: for drd, as published."""
     ema: Annotated[float, Expert] = 0.0
     """Decay of a moving average of the weights, such as 0.999; 0 switches it off."""
+    mixup: Annotated[float, Expert] = 0.0
+    """Mix each image with another of its batch, and what the teacher says of both alike: the share is drawn from Beta(a, a) of this
+    number, such as 0.4; 0 switches it off. Labels are not needed."""
+    pretrain: Annotated[Literal["on", "off"], Expert] = "off"
+    """on: before it sees a label, the student learns the teacher's features of every training image, for as many steps again."""
 
     def check(self) -> None:
         """Refuse values out of range."""
         super().check()
         self.above_zero("labelled_batch", "temperature", "phi_width")
-        self.not_negative("phi_lr", "kd_weight", "cka_weight", "teacher_weight", "hint_weight")
+        self.not_negative("phi_lr", "kd_weight", "cka_weight", "teacher_weight", "hint_weight", "mixup")
         self.shares("phi_dropout", "ema")
         row = METHODS.get(self.method)
         if row and row.stages and not 2 <= self.stages <= 5:
             raise UserError(f"--stages {self.stages} must be 2 to 5; one stage is --method rd", USAGE)
+
+    @property
+    def banked(self) -> bool:
+        """Whether a teacher's bank is needed."""
+        return self.pretrain == "on" or needs_bank(self.method)
 
 
 @dataclass(frozen=True)

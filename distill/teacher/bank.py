@@ -69,7 +69,12 @@ class FeatureBank:
     @property
     def width(self) -> int:
         """Width D of the pooled features, of all teachers together."""
-        return int(self.shards[0].arrays["pooled"].shape[-1]) + (self.beside.width if self.beside else 0)
+        return sum(self.widths)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Width of each teacher's pooled features."""
+        return (int(self.shards[0].arrays["pooled"].shape[-1]), *(self.beside.widths if self.beside else ()))
 
     @property
     def masked(self) -> int | None:

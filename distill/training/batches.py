@@ -5,7 +5,7 @@ Owns: the order of images, labelled and unlabelled rows, fresh and tied views. D
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -60,6 +60,7 @@ class Batches:
     probe: Probe | None = None
     banked_only: bool = False
     stages: tuple[str, ...] = ()
+    mixup: float = 0.0
 
     @property
     def mixed(self) -> bool:
@@ -114,4 +115,22 @@ class Batches:
                 self.bank.release()
         if pixels.ndim == 4:
             pixels = pixels.contiguous(memory_format=torch.channels_last)
-        return Batch(pixels, labels, clean, viewed, logits, mask, maps, taught_mask)
+        batch = Batch(pixels, labels, clean, viewed, logits, mask, maps, taught_mask)
+        return blended(batch, generator, self.mixup) if self.mixup else batch
+
+
+def blended(batch: Batch, generator: np.random.Generator, concentration: float) -> Batch:
+    """Each image mixed with another of the batch, and what the teacher says of both alike (mixup, Zhang et al. 2018, of images that need
+    no label).
+
+    One share a batch from Beta(concentration, concentration). The teacher is banked, so that its features are mixed, not its input.
+    """
+    share = torch.tensor(generator.beta(concentration, concentration), dtype=torch.float32)
+    order = torch.from_numpy(generator.permutation(len(batch.pixels)))
+
+    def mix(values: Tensor | None) -> Tensor | None:
+        return None if values is None else torch.lerp(values[order], values, share)
+
+    maps = tuple(torch.lerp(part[order], part, share) for part in batch.maps)
+    return replace(batch, pixels=torch.lerp(batch.pixels[order], batch.pixels, share), clean=mix(batch.clean), viewed=mix(batch.viewed),
+                   probe_logits=mix(batch.probe_logits), maps=maps, share=share, other_labels=batch.labels[order])
