@@ -44,8 +44,8 @@ from distill.settings.student import BudgetOptions, StudentOptions
 from distill.settings.teacher import TeacherOptions
 from distill.settings.training import RunOptions, TrainingOptions
 from distill.teacher.teacher import Teacher
-from distill.teacher.teachers import check_teacher, sees_volumes
-from distill.teacher.teaching import BANKS, BankPlan, TeacherSource, check_bank, prepare_teacher, stated_input
+from distill.teacher.teachers import check_teacher, load_teacher, sees_volumes
+from distill.teacher.teaching import BANKS, BankPlan, TeacherSource, check_bank, live_teacher, prepare_teacher, stated_input
 from distill.training.pretrain import pretrain
 from distill.training.student import Recipe, distils_probe, peak_lr, run_on, task_gradients, train, train_a_little
 from runtimes.commands.flags import record
@@ -105,7 +105,7 @@ def story(settings: DistillSettings, command: str, opened: Run, networks: OwnNet
     say("data", describe(images))
     for note in images.facts.get("notes", []):
         say("", note)
-    check_method(settings.method, images, settings.mixup)
+    check_images(settings, images)
     spec = student_image_spec(settings.part(StudentOptions), images, networks.student, arch)
     like = ModelSpec(arch or "auto", spec.height, spec.width, images.task, images.classes, network_arguments(arch, spec, networks.student),
                      slices=spec.slices, pooling=settings.slice_pooling)
@@ -115,8 +115,10 @@ def story(settings: DistillSettings, command: str, opened: Run, networks: OwnNet
         _check_stages(build_own(like, networks.student, settings.seed), method)
     signals = None
     if banked:
-        plan = BankPlan(settings.bank, settings.bank_views, settings.bank_seed, grid_of(method, settings.bank_grid), settings.bank_runtime,
-                        settings.audit, settings.threads)
+        plan = BankPlan(settings.bank, settings.banked_views, settings.bank_seed, grid_of(method, settings.bank_grid),
+                        settings.bank_runtime, settings.audit, settings.threads)
+        if settings.live and source.own is None:
+            source = replace(source, loaded=load_teacher(source.name, weights=source.weights, adapter=source.adapter, stated=source.stated))
         signals = prepare_teacher(source, plan, images, views, device, second=settings.second_teacher, probe_seed=settings.split_seed)
     else:
         say("teacher", f"none: --method {settings.method} trains on labels alone")
@@ -125,6 +127,8 @@ def story(settings: DistillSettings, command: str, opened: Run, networks: OwnNet
     start_run(opened, {"images": images_digest(images), "teacher": signals.facts["teacher_hash"] if signals else None})
     with track("pixels") as update:
         data = TrainingData(images, spec, views, build_pixels(run, images, spec, update))
+    if signals is not None and settings.live:
+        signals = replace(signals, live=live_teacher(source, plan, images, run / "teacher", device))
     given_weights = settings.student_weights is not None
     lr = peak_lr(settings.lr, given_weights=given_weights)
     recipe = Recipe(method, replace(settings.part(TrainingOptions), lr=lr), settings.seed, device)
@@ -198,13 +202,15 @@ def check_names(settings: DistillSettings, networks: OwnNetworks = NAMED) -> str
     return arch
 
 
-def check_method(method: str, images: ImageSet, mixup: float = 0.0) -> None:
-    """Refuse (exit 2) a method, or mixing, that cannot teach what these images are, or are labelled with."""
-    row = METHODS.get(method)
+def check_images(settings: DistillSettings, images: ImageSet) -> None:
+    """Refuse (exit 2) a method, mixing or a live teacher that cannot teach what these images are, or are labelled with."""
+    method, row = settings.method, METHODS.get(settings.method)
     if row and row.stages and images.volume is not None:
         raise UserError(f"--method {method} is about maps of images; use rd for volumes", USAGE)
-    if mixup and images.volume is not None:
-        raise UserError(f"--mixup {mixup:g} mixes images, and volumes differ in their slices; leave it out", USAGE)
+    if settings.mixup and images.volume is not None:
+        raise UserError(f"--mixup {settings.mixup:g} mixes images, and volumes differ in their slices; leave it out", USAGE)
+    if settings.live and images.volume is not None:
+        raise UserError("--bank-views live is for single images; of volumes a teacher is banked: give a number of views", USAGE)
     if row and row.one_finding and images.task == "multilabel":
         raise UserError(f"--method {method} splits the label's class from the others, and here an image may have several; use kd or dist",
                         USAGE)

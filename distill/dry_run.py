@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from distill.commands import check_method, check_names, network_arguments, student_image_spec
+from distill.commands import check_images, check_names, network_arguments, student_image_spec
 from distill.data.image_set import ImageSet
 from distill.data.intake import choose_device, describe, read_images
 from distill.data.pixels import pixel_bytes
@@ -48,7 +48,7 @@ def dry_run(settings: DistillSettings) -> int:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     images = read_images(settings.part(DataOptions), settings.out, unlabelled=settings.unlabelled)
-    check_method(settings.method, images, settings.mixup)
+    check_images(settings, images)
     if images.names:
         check_names_file(settings.out)
     say("data", describe(images))
@@ -102,11 +102,15 @@ def _tell_bank(settings: DistillSettings, images: ImageSet, device: str) -> floa
     features: Mapping[str, Any] = forward(pixels)
     row_s = timed(lambda: forward(pixels)) / len(pixels)
     slices = images.volume.slices if images.volume is not None and not solid else 1
-    rows = bank_rows(images, settings.bank_views) * slices
+    rows = bank_rows(images, settings.banked_views) * slices
     row_bytes = sum(int(np.prod(part.shape[1:])) for part in features.values()) * FEATURE_BYTES
     say("bank", f"{rows:,} rows, {size(rows * row_bytes)} on disk, about {spoken(rows * row_s)} through {runtime} "
                 f"({1000 * row_s:.1f} ms a row)" + ("; --second-teacher is not estimated" if settings.second_teacher else ""))
-    return rows * row_s
+    if not settings.live:
+        return rows * row_s
+    looks = settings.batch * training_steps(len(images.rows("train")), settings.batch, settings.epochs, settings.min_steps)
+    say("", f"and {looks:,} looks during the training (--bank-views live), about {spoken(looks * row_s)}")
+    return (rows + looks) * row_s
 
 
 def bank_rows(images: ImageSet, views: int) -> int:

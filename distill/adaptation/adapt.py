@@ -81,7 +81,7 @@ def _adapt(settings: AdaptSettings, command: str, opened: Run) -> int:
     model, spec = adaptable(settings.teacher, teacher, images, seed=settings.seed, pooling=settings.slice_pooling)
     adapter = settings.part(AdapterOptions)
     views = ViewSpec(flip=0.5 if settings.flip else 0.0, solid=model.spec.solid)
-    plan = BankPlan(settings.bank, settings.bank_views if adapter.pooled else 0, runtime=settings.bank_runtime, threads=settings.threads)
+    plan = BankPlan(settings.bank, settings.banked_views if adapter.pooled else 0, runtime=settings.bank_runtime, threads=settings.threads)
     source = TeacherSource(settings.teacher, settings.teacher_weights, loaded=teacher, stated=stated)
     signals = prepare_teacher(source, plan, images, views, device, probe_seed=settings.split_seed)
     plain = count_parameters(model) - count_parameters(model.head) - (count_parameters(model.slice_pool) if model.spec.bag else 0)

@@ -38,8 +38,9 @@ class TeacherOptions(Group):
     """Name of the tensor of an .onnx teacher that holds its features; its only output when not given."""
     bank: Path | None = None
     """Folder of the feature bank; by default one named after teacher and images below `banks`."""
-    bank_views: Annotated[int, Expert] = 8
-    """Views an image beside the clean one; of rd-adapt for adapters of pooled features alone."""
+    bank_views: Annotated[int | Literal["live"], Expert] = 8
+    """Views an image beside the clean one; of rd-adapt for adapters of pooled features alone. live: of rd-distill, the teacher looks at
+    every view that the student sees, in each step, instead: for those who have a GPU."""
     bank_runtime: Annotated[Literal["auto", "torch", "onnx"], Expert] = "auto"
     """What runs the teacher for the bank; auto takes ONNX Runtime on a CPU when the teacher exports, and says which it took."""
     flip: bool = True
@@ -48,7 +49,18 @@ class TeacherOptions(Group):
     def check(self) -> None:
         """Refuse values out of range."""
         super().check()
-        self.not_negative("bank_views")
+        if not self.live:
+            self.not_negative("bank_views")
         self.pixels("teacher_size")
         if self.teacher_std is not None and min(self.teacher_std) < 1e-4:
             raise UserError(f"--teacher-std {' '.join(map(str, self.teacher_std))} must be above 0", USAGE)
+
+    @property
+    def live(self) -> bool:
+        """Whether the teacher looks at every step."""
+        return self.bank_views == "live"
+
+    @property
+    def banked_views(self) -> int:
+        """Views of an image that are banked beside the clean one."""
+        return 0 if isinstance(self.bank_views, str) else self.bank_views

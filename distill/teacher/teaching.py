@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from distill.data.image_set import ImageSet
+from distill.data.pixels import build_pixels
 from distill.data.views import ViewSpec
 from distill.evaluation.predict import Predictions, judge
 from distill.networks.models import weights_hash
@@ -25,6 +26,7 @@ from distill.teacher.audit import audit, check_key
 from distill.teacher.bank import FeatureBank, bank_key, bank_name, open_bank
 from distill.teacher.banking import CPU_BATCH, GPU_BATCH, build_bank
 from distill.teacher.forward import choose_forward, torch_forward
+from distill.teacher.live import LiveTeacher
 from distill.teacher.probe import Probe, fit_probe, standardiser
 from distill.teacher.public_names import OWN_TEACHER, public_teacher
 from distill.teacher.teacher import Teacher, TeacherInput, fed
@@ -41,7 +43,7 @@ PROBE_ROWS = 6000  # banked rows a probe is fitted on: more makes it slower, not
 
 @dataclass(frozen=True)
 class TeacherSignals:
-    """What the teacher left behind: its bank, the row of each image in it, the probe, facts."""
+    """What the teacher left behind: its bank, the row of each image in it, the probe, facts; itself where it looks at every step."""
 
     bank: FeatureBank
     rows: NDArray[np.int64]
@@ -49,6 +51,7 @@ class TeacherSignals:
     mean: torch.Tensor
     sd: torch.Tensor
     facts: dict[str, Any]
+    live: LiveTeacher | None = None
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,18 @@ def bank_teacher(source: TeacherSource, plan: BankPlan, images: ImageSet, views:
     facts = {"teacher": teacher.name, "teacher_public": public, "teacher_hash": teacher.hash, "licence": teacher.licence,
              "bank": str(folder), "teacher_input": teacher.describe()}
     return bank, facts
+
+
+def live_teacher(source: TeacherSource, plan: BankPlan, images: ImageSet, folder: Path, device: str) -> LiveTeacher:
+    """The loaded teacher of a source as it looks at every step; all images at its size lie in `folder`."""
+    teacher = source.own or source.loaded
+    assert teacher is not None, "loaded before its bank was built"
+    spec = fed(teacher.image_spec, images)
+    forward, runtime = choose_forward(teacher, plan.runtime, device=device, grid=0, threads=plan.threads)
+    with track("pixels") as update:
+        pixels = build_pixels(folder, images, spec, update)
+    say("live", f"the teacher looks at every view of the student's, through {runtime}")
+    return LiveTeacher(lambda batch: forward(batch)["pooled"], pixels, spec, CPU_BATCH if device == "cpu" else GPU_BATCH)
 
 
 def check_bank(folder: Path) -> None:

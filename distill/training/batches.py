@@ -19,6 +19,7 @@ from distill.data.views import ViewSpec, bank_views, draw_views, fresh_pixels
 from distill.methods.step import Batch
 from distill.networks.slices import mean_of_slices
 from distill.teacher.bank import FeatureBank
+from distill.teacher.live import LiveTeacher
 from distill.teacher.probe import Probe
 from runtimes.images.spec import ImageSpec
 
@@ -61,6 +62,7 @@ class Batches:
     banked_only: bool = False
     stages: tuple[str, ...] = ()
     mixup: float = 0.0
+    live: LiveTeacher | None = None
 
     @property
     def mixed(self) -> bool:
@@ -104,6 +106,9 @@ class Batches:
                                  for index, view in zip(indices, drawn, strict=True)])
         else:
             matrices = draw_views(self.view_spec, len(indices), generator)
+        if self.live is not None:
+            clean = viewed = self.live.features(indices, matrices)
+            logits = None if self.probe is None else self.probe.logits(clean)
         pixels = fresh_pixels(self.pixels.rows(indices), matrices, generator, self.spec)
         labels = self.labels[indices]
         if shown < len(indices):

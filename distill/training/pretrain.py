@@ -40,7 +40,7 @@ def pretrain(recipe: Recipe, data: TrainingData, student: Model, signals: Teache
     mixed = not images.labelled[rows].all()
     batches = Batches(data.pixels, torch.from_numpy(images.labels), rows, rows, data.spec, data.views, recipe.seed,
                       training.batch + recipe.method.labelled_batch * mixed, 0, recipe.method.views, signals.bank, signals.rows,
-                      images.hashes, signals.bank.key["seed"])
+                      images.hashes, signals.bank.key["seed"], live=signals.live)
     epochs, least = training.epochs, training.min_steps
     if mixed:  # the next stage counts its steps by smaller batches
         steps = replace(batches, batch=training.batch).steps_per_epoch(epochs, least)

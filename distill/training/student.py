@@ -68,7 +68,7 @@ def train(recipe: Recipe, data: TrainingData, branches: Branches, signals: Teach
     batches = Batches(data.pixels, labels, labelled if signals is None else rows, labelled, data.spec, data.views, recipe.seed,
                       training.batch, options.labelled_batch, options.views, signals.bank if signals else None,
                       signals.rows if signals else None, images.hashes, signals.bank.key["seed"] if signals else 0, probe, stages=stages,
-                      mixup=options.mixup)
+                      mixup=options.mixup, live=signals.live if signals else None)
     weights = Weights(options.teacher_weight, options.kd_weight, options.cka_weight, options.hint_weight, options.temperature,
                       options.cka == "debiased", training.focal_gamma, raw=options.cka_against == "teacher", probed=probed)
     decay = options.decay if options.decay != "auto" else "linear" if METHODS[method].fades else "none"
