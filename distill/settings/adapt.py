@@ -130,7 +130,7 @@ class AdaptSettings(RunOptions, TrainingOptions, AdapterOptions, TeacherOptions,
         if self.merge_aware and self.select == "best":
             raise UserError("--merge-aware changes the gates until the last epoch; leave --select best out", USAGE)
         if self.live:
-            raise UserError("--bank-views live is for rd-distill; rd-adapt trains beside the teacher or on banked views: give a number", USAGE)
+            raise UserError("--bank-views live is for rd-distill; rd-adapt takes banked views: give a number", USAGE)
         if self.overwrite and self.resume:
             raise UserError("--overwrite and --resume contradict each other; give one", USAGE)
         if self.teacher.startswith("bank:") and (needless := [flag(name) for name in ("bank", "teacher_size", "teacher_weights")

@@ -193,3 +193,13 @@ def test_a_teacher_branch_with_a_classifier_of_its_own_leaves_the_students_to_th
     own = gradients(branches, losses["teacher_task"])
     assert any(name.startswith("classifier.") for name in own)
     assert not any(name.startswith("student.") for name in own)
+
+
+@pytest.mark.parametrize("task", ["binary", "multilabel"])
+def test_each_label_of_mixed_images_counts_by_its_share(task: str) -> None:
+    branches, plain = tiny_branches("vanilla", task).eval(), batch(task)
+    others = plain.labels.flip(0)
+    mixed = replace(plain, share=torch.tensor(0.3), other_labels=others)
+    own, other, both = (float(method_losses("vanilla", branches, step, Weights())["task"].detach())  # type: ignore[arg-type]
+                        for step in (plain, replace(plain, labels=others), mixed))
+    assert both == pytest.approx(0.3 * own + 0.7 * other, rel=1e-5)

@@ -16,6 +16,7 @@ from tiny import VIEWS, tiny_bank, tiny_batches, tiny_images, tiny_spec
 from distill.data import views
 from distill.data.views import bank_views, normalise, unit_levels, warp
 from distill.methods.step import Batch
+from distill.teacher.live import LiveTeacher
 from distill.training import batches as module
 from distill.training.batches import stream
 
@@ -183,3 +184,51 @@ def test_maps_of_the_teachers_stages_are_those_of_the_view_that_was_drawn(tmp_pa
              for at in range(len(rows))]
     for name, maps in zip(bank.stages, found.maps, strict=True):
         assert np.array_equal(bank.features(places, np.asarray(views), name), maps.numpy())
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_mixed_images_and_what_the_teacher_says_of_them_are_mixed_alike(tmp_path: Path, task: str) -> None:
+    images = tiny_images(task, unlabelled=6)
+    bank = tiny_bank(tmp_path / "bank", images)
+    plain = tiny_batches(tmp_path / "run", images, bank=bank, probe=True)
+    whole, mixed = plain(3), replace(plain, mixup=0.4)(3)
+    assert mixed.share is not None
+    assert mixed.other_labels is not None
+    share = float(mixed.share)
+    rows = torch.arange(len(whole.pixels))
+    order = [next(int(other) for other in rows if torch.allclose(mixed.pixels[row], share * whole.pixels[row] + (1 - share)
+                                                                 * whole.pixels[other], atol=1e-5)) for row in rows]
+    assert sorted(order) == rows.tolist()
+    for name in ("clean", "viewed", "probe_logits"):
+        own = getattr(whole, name).double()
+        torch.testing.assert_close(getattr(mixed, name).double(), share * own + (1 - share) * own[order], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(mixed.labels, whole.labels, equal_nan=True)
+    torch.testing.assert_close(mixed.other_labels, whole.labels[order], equal_nan=True)
+    assert same(replace(plain, mixup=0.4)(3), mixed)
+
+
+def test_shares_of_mixed_images_are_those_of_the_beta_distribution(tmp_path: Path) -> None:
+    from scipy import stats
+
+    images = tiny_images()
+    batches = replace(tiny_batches(tmp_path / "run", images), mixup=0.4)
+    shares = [float(batches(step).share) for step in range(300)]  # type: ignore[arg-type]
+    assert stats.kstest(shares, stats.beta(0.4, 0.4).cdf).pvalue > 0.001
+
+
+def test_a_live_teacher_is_asked_for_the_very_views_of_the_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = tiny_images()
+    bank = tiny_bank(tmp_path / "bank", images)
+    batches = tiny_batches(tmp_path / "run", images, bank=bank, probe=True)
+    monkeypatch.setattr(views, "photometric", lambda unit, generator: unit)
+
+    def forward(pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.flatten(1)[:, :batches.bank.width]  # type: ignore[union-attr]
+
+    live = LiveTeacher(forward, batches.pixels, batches.spec, 3)
+    batch = replace(batches, live=live)(5)
+    assert batch.clean is not None
+    torch.testing.assert_close(batch.clean, batch.pixels.flatten(1)[:, :batches.bank.width])  # type: ignore[union-attr]
+    assert batch.viewed is batch.clean
+    assert batches.probe is not None
+    torch.testing.assert_close(batch.probe_logits, batches.probe.logits(batch.clean))
