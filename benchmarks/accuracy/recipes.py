@@ -41,6 +41,9 @@ SHORT = ("--epochs", "20", "--min-steps", "600", "--bootstrap", "20")
 # The student of pneumonia's few labels.
 PNEUMONIA_STUDENT = ("--student", "mobilenetv3_small_050", "--size", "64", "--min-steps", "600", "--epochs", "10", "--bootstrap", "20",
                      "--audit", "0.002")
+# The student of the label curve, on three sets.
+LABEL_CURVE_STUDENT = ("--student", "mobilenetv3_small_050", "--size", "64", "--min-steps", "600", "--epochs", "5", "--bootstrap", "0",
+                       "--audit", "0")
 FOLDS = 3  # of BUSI's training images
 
 # Teachers that rd-adapt makes, which the studies of adapters, folding and forgetting share.

