@@ -46,7 +46,7 @@ from distill.settings.training import RunOptions, TrainingOptions
 from distill.teacher.teacher import Teacher
 from distill.teacher.teachers import check_teacher, load_teacher, sees_volumes
 from distill.teacher.teaching import BANKS, BankPlan, TeacherSource, check_bank, live_teacher, prepare_teacher, stated_input
-from distill.training.pretrain import pretrain
+from distill.training.pretrain import has_first_stage, pretrain
 from distill.training.student import Recipe, distils_probe, peak_lr, run_on, task_gradients, train, train_a_little
 from runtimes.commands.flags import record
 from runtimes.errors import USAGE, UserError
@@ -152,13 +152,12 @@ def story(settings: DistillSettings, command: str, opened: Run, networks: OwnNet
                                               split_seed=settings.split_seed, resume=resume)
             method = replace(method, method=choices["choice"]["method"])
             recipe = replace(recipe, method=method)
-        if method.pretrain == "on":
-            assert signals is not None
+        if signals is not None and has_first_stage(method, images, given_weights=given_weights or networks.student is not None):
             student, first = pretrain(recipe, data, student, signals, run / "pretrain", resume=resume)
             choices["pretrain"] = {"epochs": len(first), "start": first[0]["val_loss"], "end": first[-1]["val_loss"]}
             say("pretrain", f"features of every training image, labels unread: 1 - cosine to the teacher's {first[-1]['val_loss']:.3f} on "
                             f"validation ({first[0]['val_loss']:.3f} after the first epoch)")
-        facts = signals.facts if signals and method.banked else {}
+        facts = signals.facts if signals and (METHODS[method.method].bank or "pretrain" in choices) else {}
         signals = signals if METHODS[method.method].bank else None
     row = METHODS[method.method]
     target = "linear probe" if distils_probe(method, images) else "teacher branch"

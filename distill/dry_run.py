@@ -35,6 +35,7 @@ from distill.teacher.forward import choose_forward
 from distill.teacher.teacher import fed
 from distill.teacher.teachers import load_teacher
 from distill.teacher.teaching import stated_input
+from distill.training.pretrain import has_first_stage
 
 STEPS = 5  # timed, after two that warm up
 SLOW_S = 2.0  # a call as long as that is timed once: a volume through a large teacher takes a quarter of a minute
@@ -131,7 +132,11 @@ def _tell_student(settings: DistillSettings, arch: str, images: ImageSet, device
     step_s = timed(_training_step(model, images, settings.batch, device))
     say("method", f"{settings.method}, {steps:,} steps of {settings.batch} images, about {spoken(steps * step_s)} "
                   f"({1000 * step_s:.0f} ms a step of the student alone)")
-    return steps * step_s
+    first = 0
+    if has_first_stage(settings.part(MethodOptions), images, given_weights=settings.student_weights is not None):
+        first = training_steps(len(images.rows("train")), settings.batch, settings.epochs, max(settings.pretrain_steps, steps))
+        say("pretrain", f"{first:,} steps before these, on the teacher's features of every training image, about {spoken(first * step_s)}")
+    return (first + steps) * step_s
 
 
 def training_steps(images: int, batch: int, epochs: int, fewest: int) -> int:

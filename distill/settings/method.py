@@ -59,13 +59,16 @@ class MethodOptions(Group):
     mixup: Annotated[float, Expert] = 0.0
     """Mix each image with another of its batch, and what the teacher says of both alike: the share is drawn from Beta(a, a) of this
     number, such as 0.4; 0 switches it off. Labels are not needed."""
-    pretrain: Annotated[Literal["on", "off"], Expert] = "off"
-    """on: before it sees a label, the student learns the teacher's features of every training image, for as many steps again."""
+    pretrain: Literal["auto", "on", "off"] = "auto"
+    """on: before it sees a label, the student learns the teacher's features of every training image; auto: where at least half of the
+    training images carry no label and the student starts from random weights."""
+    pretrain_steps: Annotated[int, Expert] = 2400
+    """Fewest steps of that first stage; never fewer than the training itself has."""
 
     def check(self) -> None:
         """Refuse values out of range."""
         super().check()
-        self.above_zero("labelled_batch", "temperature", "phi_width")
+        self.above_zero("labelled_batch", "temperature", "phi_width", "pretrain_steps")
         self.not_negative("phi_lr", "kd_weight", "cka_weight", "teacher_weight", "hint_weight", "mixup")
         self.shares("phi_dropout", "ema")
         row = METHODS.get(self.method)

@@ -14,23 +14,34 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from distill.data.image_set import ImageSet
 from distill.data.training_data import TrainingData
 from distill.methods import trunk
 from distill.methods.build import method_losses
 from distill.methods.step import Batch, Branches, Step, Weights
 from distill.networks.models import Model
 from distill.progress import track
+from distill.settings.method import MethodOptions
+from distill.settings.method_table import METHODS
 from distill.teacher.teaching import TeacherSignals
 from distill.training.batches import Batches
 from distill.training.fit import fit
 from distill.training.student import WATCHED_IMAGES, Recipe, say_resumed
 
 
+def has_first_stage(method: MethodOptions, images: ImageSet, *, given_weights: bool) -> bool:
+    """Whether a run begins with it: as asked, else where it was measured to pay (benchmarks/accuracy/label_curve.py)."""
+    if method.pretrain != "auto":
+        return method.pretrain == "on"
+    labelled = images.labelled[images.rows("train")]
+    return METHODS[method.method].bank and not given_weights and 2 * int(labelled.sum()) <= len(labelled)
+
+
 def pretrain(recipe: Recipe, data: TrainingData, student: Model, signals: TeacherSignals, folder: Path, *,
              resume: bool) -> tuple[Model, list[dict[str, Any]]]:
     """The student whose trunk has learnt the teacher's features on all training images, and a row an epoch; the state lies in `folder`.
 
-    As many steps, of as many images, as the training that follows.
+    At least as many steps, of as many images, as the training that follows.
     """
     folder.mkdir(parents=True, exist_ok=True)
     images, training = data.images, recipe.training
@@ -41,10 +52,9 @@ def pretrain(recipe: Recipe, data: TrainingData, student: Model, signals: Teache
     batches = Batches(data.pixels, torch.from_numpy(images.labels), rows, rows, data.spec, data.views, recipe.seed,
                       training.batch + recipe.method.labelled_batch * mixed, 0, recipe.method.views, signals.bank, signals.rows,
                       images.hashes, signals.bank.key["seed"], live=signals.live)
-    epochs, least = training.epochs, training.min_steps
-    if mixed:  # the next stage counts its steps by smaller batches
-        steps = replace(batches, batch=training.batch).steps_per_epoch(epochs, least)
-        least = steps * epochs
+    epochs = training.epochs
+    # what follows counts its steps by smaller batches
+    least = max(recipe.method.pretrain_steps, epochs * replace(batches, batch=training.batch).steps_per_epoch(epochs, training.min_steps))
     branches = trunk.build(student, signals)
     shown = np.sort(np.random.default_rng(0).permutation(images.rows("val"))[:WATCHED_IMAGES])
 
