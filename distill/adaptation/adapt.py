@@ -271,5 +271,6 @@ def merged(options: AdapterOptions, branches: Branches, data: TrainingData, answ
 
     folded = fold_teacher(branches.student, options.merge, most=options.max_fold_error, train=lambda: batched(train_rows, load),
                           val=lambda: batched(val_rows, load), logits=logits, decide=decide, auroc=auroc)
-    say("merge", folded.line())
+    if folded.exact or folded.approximate or folded.kept:
+        say("merge", folded.line())
     return folded

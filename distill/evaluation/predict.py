@@ -123,7 +123,8 @@ def summary(splits: dict[str, Any], calibration: Calibration) -> list[str]:
         for name, branch in (("student", "student"), ("teacher branch", "teacher"), ("probe", "probe")):
             auroc = splits[split].get(branch, {}).get("auroc")
             if auroc:
-                words.append(f"{name} AUROC {auroc['value']:.3f} ({auroc['low']:.3f} to {auroc['high']:.3f}){among_common(splits[split][branch])}")
+                words.append(f"{name} AUROC {auroc['value']:.3f} ({auroc['low']:.3f} to {auroc['high']:.3f})"
+                             + among_common(splits[split][branch]))
         ece = splits[split]["student"].get("ece")
         if ece:
             before = splits[split]["student"]["ece_uncalibrated"]["value"]

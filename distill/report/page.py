@@ -32,7 +32,8 @@ _MODELS = (
     ("student", "Student", "the network that ships"),
 )
 _METRICS = (
-    ("auroc", "AUROC"), ("auroc_common", f"AUROC of findings in {COMMON} images or more"), ("accuracy", "Accuracy"), ("balanced_accuracy", "Balanced accuracy"),
+    ("auroc", "AUROC"), ("auroc_common", f"AUROC of findings in {COMMON} images or more"),
+    ("accuracy", "Accuracy"), ("balanced_accuracy", "Balanced accuracy"),
     ("f1", "F1, mean over classes"), ("kappa", "Kappa, quadratic"), ("brier", "Brier score"),
     ("ece", "Calibration error (ECE)"),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Experts behind the pool from the probe: the start, the fold of an ensemble, the guard on noise and on what a probe cannot see, volumes."""
+"""Experts behind the pool from the probe: the start, the fold of an ensemble, the guard on noise and where gates help, volumes."""
 
 from __future__ import annotations
 
@@ -192,7 +192,8 @@ def test_gates_are_used_where_the_label_is_the_product_of_two_features_and_a_pro
     assert history[0]["held_out_loss"] - min(row["held_out_loss"] for row in history) == pytest.approx(verdict.gain)
     test, x = images.rows("test"), torch.from_numpy(features).float()
     with torch.no_grad():
-        right = [float((scores.argmax(1).numpy() == labels)[test].mean()) for scores in (signals.probe.logits(x), model.logits(model.adapted(x)))]
+        answers = signals.probe.logits(x), model.logits(model.adapted(x))
+        right = [float((scores.argmax(1).numpy() == labels)[test].mean()) for scores in answers]
     assert right[1] > right[0] + 0.1
     linear = adapt_from_probe(course(None, steps=200), tiny_model("binary"), images, signals, "better", split_seed=0)[1]
     assert linear.gain < verdict.gain / 3, "a linear map sees no product"
@@ -276,7 +277,8 @@ def test_of_volumes_the_start_is_the_mean_probe_and_what_is_trained_is_what_the_
     probe = signals.probe
     with torch.no_grad():
         start = at_probe(copy.deepcopy(model), probe)
-        torch.testing.assert_close(start.logits(start.pool(start.adapted(x), there)), probe.logits(mean_of_slices(x, there)), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(start.logits(start.pool(start.adapted(x), there)), probe.logits(mean_of_slices(x, there)),
+                                   rtol=1e-4, atol=1e-4)
         pool = copy.deepcopy(model.slice_pool) if pooling == "attention" else None
         members = stirred(probe, SPECS[kind], 1 if pool else 3, pool)
         scores = members(((x - probe.mean) / probe.sd).expand(members.members, -1, -1, -1), there.expand(members.members, -1, -1)).mean(0)
