@@ -159,51 +159,58 @@ class BankedFeatures:
 
 def adapt_from_probe(course: Course, model: Model, images: ImageSet, signals: TeacherSignals, keep: Literal["better", "best", "last"], *,
                      split_seed: int) -> tuple[Model, Verdict, list[dict[str, Any]]]:
-    """The model with its head at the probe, and behind its pool what was worth leaving the probe for; the verdict, a row a look.
+    """The model with its head at the probe, and behind its pool what was worth leaving the probe for; the verdict, a row a look."""
+    members, verdict, history = choose_members(course, model, images, signals, keep, split_seed=split_seed)
+    return (at_probe(model, signals.probe) if members is None else folded(model, signals.probe, members)), verdict, history
+
+
+def choose_members(course: Course, model: Model, images: ImageSet, signals: TeacherSignals, keep: Literal["better", "best", "last"], *,
+                   split_seed: int, make: Callable[..., Members] = Members) -> tuple[Members | None, Verdict, list[dict[str, Any]]]:
+    """Trained members, or None where the probe is kept; the verdict, a row a look.
 
     keep: better leaves the probe for a gain beyond its standard error alone, best for the best look whatever it gained, last for the last
-    step unlooked at.
+    step unlooked at. make: what members are.
     """
     if attends(model):
         course = replace(course, members=1)
-    curves: list[NDArray[np.float64]] = []
-    rows: list[NDArray[np.int64]] = []
-    best: Members | None = None
     sets = [] if keep == "last" else judging_sets(images, split_seed)
+    folds = len(sets) if len(sets) > 1 else 0
     with track("train") as update:
-        total, done = course.steps * (len(sets) + (keep == "last" or len(sets) > 1)), 0
+        total, done = course.steps * (len(sets) + (len(sets) != 1)), 0
 
-        def trained(own: ImageSet, probe: Probe, steps: int, look: Callable[[int, Members], None]) -> Members:
+        def trained(own: ImageSet, probe: Probe, steps: int, held: NDArray[np.int64] | None) -> tuple[Members, list[NDArray[np.float64]]]:
             nonlocal done
-            for step, members, loss in train_members(replace(course, steps=steps), model, own, signals, probe):
-                update(min(done + step, total), total, f"loss {loss:.3f}")
-                look(step, members)
+            found = train_and_look(replace(course, steps=steps), model, own, signals, probe, make, held,
+                                   lambda step, loss: update(min(done + step, total), total, f"loss {loss:.3f}"))
             done += steps
-            return members
+            return found
 
-        for fold in sets:
-            probe = signals.probe if fold is images else refitted(signals, fold, course.seed)
-            held = fold.rows("val")
-            held = held[fold.labelled[held]]
-            curve: list[NDArray[np.float64]] = []
-            features = BankedFeatures(signals.bank, signals.rows, probe, course.device)
-
-            def look(step: int, members: Members, held: NDArray[np.int64] = held, features: BankedFeatures = features,
-                     curve: list[NDArray[np.float64]] = curve) -> None:
-                nonlocal best
-                curve.append(losses_of(class_scores(answers(members, features, held), images.task), images, held))
-                if len(sets) == 1 and len(curve) > 1 and curve[-1].mean() <= min(losses.mean() for losses in curve[1:]):
-                    best = copy.deepcopy(members)
-
-            trained(fold, probe, course.steps, look)
+        rows, curves = [], []
+        for own in sets:
+            held = own.rows("val")
+            rows.append(held[own.labelled[held]])
+            members, curve = trained(own, refitted(signals, own, course.seed) if folds else signals.probe, course.steps, rows[-1])
             curves.append(np.stack(curve))
-            rows.append(held)
-        verdict, history = judged(curves, rows, images, course, keep, folds=len(sets) if len(sets) > 1 else 0)
-        if verdict.used and best is None:
-            steps = course.steps if keep == "last" else int(verdict.trained.split()[0])
-            best = trained(images, signals.probe, steps, lambda *_: None)
+        verdict, history = judged(curves, rows, images, course, keep, folds=folds)
+        if verdict.used and len(sets) != 1:
+            members, _ = trained(images, signals.probe, int(verdict.trained.split()[0]), None)
     signals.bank.release()
-    return (at_probe(model, signals.probe) if best is None or not verdict.used else folded(model, signals.probe, best)), verdict, history
+    return members if verdict.used else None, verdict, history
+
+
+def train_and_look(course: Course, model: Model, images: ImageSet, signals: TeacherSignals, probe: Probe, make: Callable[..., Members],
+                   held: NDArray[np.int64] | None, progress: Callable[[int, float], None]) -> tuple[Members, list[NDArray[np.float64]]]:
+    """Members at the look of least mean loss on held rows, the start left out, and each look's losses (n,); without rows at the end."""
+    features = BankedFeatures(signals.bank, signals.rows, probe, course.device)
+    curve: list[NDArray[np.float64]] = []
+    best: Members | None = None
+    for step, members, loss in train_members(course, model, images, signals, probe, make):
+        progress(step, loss)
+        if held is not None:
+            curve.append(losses_of(class_scores(answers(members, features, held), images.task), images, held))
+            if step and curve[-1].mean() <= min(losses.mean() for losses in curve[1:]):
+                best = copy.deepcopy(members)
+    return best or members, curve
 
 
 def judged(curves: list[NDArray[np.float64]], rows: list[NDArray[np.int64]], images: ImageSet, course: Course,
@@ -221,8 +228,8 @@ def judged(curves: list[NDArray[np.float64]], rows: list[NDArray[np.int64]], ima
     return verdict, history
 
 
-def train_members(course: Course, model: Model, images: ImageSet, signals: TeacherSignals,
-                  probe: Probe) -> Iterator[tuple[int, Members, float]]:
+def train_members(course: Course, model: Model, images: ImageSet, signals: TeacherSignals, probe: Probe,
+                  make: Callable[..., Members] = Members) -> Iterator[tuple[int, Members, float]]:
     """Train members on the labelled training images; (steps, members, loss) at the start, every LOOK steps and at the end."""
     train = images.rows("train")
     train = train[images.labelled[train]]
@@ -231,7 +238,7 @@ def train_members(course: Course, model: Model, images: ImageSet, signals: Teach
     with torch.random.fork_rng():
         torch.manual_seed(course.seed)
         pool = copy.deepcopy(model.slice_pool).requires_grad_() if attends(model) else None
-        members = Members(probe, course.spec, course.members, pool).to(course.device)
+        members = make(probe, course.spec, course.members, pool).to(course.device)
     features = BankedFeatures(signals.bank, signals.rows, probe, course.device)
     optimiser = torch.optim.AdamW([{"params": [value], "weight_decay": 0.0 if is_bias(name) else course.weight_decay}
                                    for name, value in members.named_parameters()], lr=course.lr, fused=True)
