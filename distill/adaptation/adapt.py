@@ -18,8 +18,8 @@ from torch import Tensor
 
 from distill.adaptation.adaptable import adaptable, check_adaptable
 from distill.adaptation.folding import FoldReport, batched, fold_teacher
-from distill.adaptation.from_probe import MANY, MANY_STEPS, MEMBERS, STEPS, Course, adapt_from_probe, added_by, at_probe, attends
-from distill.adaptation.guard import Verdict, gain_of, groups_of, losses_of
+from distill.adaptation.from_probe import MANY, MANY_STEPS, MEMBERS, STEPS, Course, adapt_from_probe, added_by, at_probe
+from distill.adaptation.guard import Verdict, cool, cooled_losses, gain_of, groups_of
 from distill.adapters.insert import POOLED, added_parameters, choose_layers, remove_unused
 from distill.adapters.layer import adapters_of, routers_of
 from distill.adapters.spectral import start_from_svd
@@ -94,7 +94,7 @@ def _adapt(settings: AdaptSettings, command: str, opened: Run) -> int:
         check_unadapted(model, settings.teacher)
         course = course_of(adapter, settings.part(TrainingOptions), images, feature_width(model), decay=settings.decay, seed=settings.seed,
                            device=device)
-        added, where = added_by(course, model), f"{1 if attends(model) else course.members} member(s) behind the pool"
+        added, where = added_by(course, model), f"{course.members} members behind the pool"
     else:
         with torch.random.fork_rng():
             torch.manual_seed(settings.seed)
@@ -120,7 +120,9 @@ def _adapt(settings: AdaptSettings, command: str, opened: Run) -> int:
         else:
             history = train(adapter, training, data, branches, run, answer, seed=settings.seed, device=device, resume=settings.resume)
             verdict = judged_by_validation(adapter, images, history, answer, branches)
-            if not verdict.used:
+            if verdict.used:
+                cool(model, verdict.temperature)
+            else:
                 model = at_probe(adaptable(settings.teacher, teacher, images, seed=settings.seed, pooling=settings.slice_pooling)[0],
                                  signals.probe)
     say("experts", verdict.line())
@@ -223,6 +225,10 @@ def train(options: AdapterOptions, training: TrainingOptions, data: TrainingData
     by_loss = options.keep_experts != "last" and not options.merge_aware
     routers = routers_of(branches.student.net)
 
+    def score(predictions: Predictions) -> float:
+        known = images.labelled[predictions.rows]
+        return -float(cooled_losses(torch.from_numpy(predictions.student[known]), images, predictions.rows[known])[0].mean())
+
     def set_gates(step: int, total: int) -> None:
         last = total * options.merge_aware
         for router in routers:  # to zero a little before the end, so that the last steps train what will be folded
@@ -231,7 +237,7 @@ def train(options: AdapterOptions, training: TrainingOptions, data: TrainingData
     return fit_by(replace(training, select="best") if by_loss else training, images, branches, batches, partial(method_losses, "adapt"),
                   Weights(focal_gamma=training.focal_gamma, balance=options.balance), answer, watched=WATCHED_IMAGES, seed=seed,
                   device=device, run=run, resume=resume, before_step=set_gates if options.merge_aware else None,
-                  weighted=training.focal_gamma > 0, by_loss=by_loss)
+                  weighted=training.focal_gamma > 0, score=score if by_loss else None)
 
 
 def judged_by_validation(options: AdapterOptions, images: ImageSet, history: list[dict[str, Any]],
@@ -244,9 +250,11 @@ def judged_by_validation(options: AdapterOptions, images: ImageSet, history: lis
     rows = watched_rows(images, WATCHED_IMAGES)
     rows = rows[images.labelled[rows]]
     predictions = answer(branches, rows)
-    start, end = (losses_of(torch.from_numpy(logits), images, rows) for logits in (predictions.probe, predictions.student))
+    assert predictions.probe is not None
+    start, _ = cooled_losses(torch.from_numpy(predictions.probe), images, rows)
+    end, temperature = cooled_losses(torch.from_numpy(predictions.student), images, rows)
     gain, error = gain_of(start, end, groups_of(images, rows))
-    return Verdict(keep == "best" or gain > error, gain, error, len(rows), 0, f"epoch {epoch} of {count}")
+    return Verdict(keep == "best" or gain > error, gain, error, len(rows), 0, f"epoch {epoch} of {count}", temperature)
 
 
 def merged(options: AdapterOptions, branches: Branches, data: TrainingData, answer: Callable[[Branches, Any], Predictions], *, seed: int,

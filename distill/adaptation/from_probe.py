@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill.adaptation.guard import Verdict, gain_of, groups_of, judging_sets, losses_of
+from distill.adaptation.guard import Verdict, cool, cooled_losses, gain_of, groups_of, judging_sets
 from distill.adapters.experts import AdapterSpec
 from distill.adapters.insert import POOLED
 from distill.adapters.layer import Adapter, Router, balance_of, sparse_softmax
@@ -65,18 +65,19 @@ def added_by(course: Course, model: Model) -> int:
     width = feature_width(model)
     own = 0 if course.spec is None else count_parameters(Adapter(nn.Identity(), course.spec, width)) - course.spec.experts * (
         course.spec.gate != "none")  # the gates' standing logits are not trained here
-    return own * (1 if attends(model) else course.members)
+    return own * course.members
 
 
 def attends(model: Model) -> bool:
-    """Whether a model pools slices by attention; members of different attention do not fold into one."""
+    """Whether a model pools slices by attention."""
     return bool(model.spec.bag) and model.spec.pooling == "attention"
 
 
 class Members(nn.Module):
     """An ensemble beside one frozen probe: scores (M, n, O) of standardised features (M, n, D), or of slices (M, n, S, D) with a mask.
 
-    spec: the experts of one member; None for a linear map each. pool: attention over slices, of one member alone; else slices weigh alike.
+    spec: the experts of one member; None for a linear map each. pool: attention over slices, which all members share, so that they fold
+    into one: it looks at the features that their mean makes, and all members must see the same rows. Without it slices weigh alike.
     """
 
     def __init__(self, probe: Probe, spec: AdapterSpec | None, members: int, pool: SlicePool | None = None) -> None:
@@ -120,8 +121,8 @@ class Members(nn.Module):
         if self.pool is None:
             weights = mask / mask.sum(-1, keepdim=True)
         else:
-            seen = features if self.spec is None else features + change @ self.lift.T
-            weights = self.pool.weights(seen[0], mask[0])[None]
+            seen = features[0] if self.spec is None else features[0] + change.mean(0) @ self.lift.T
+            weights = self.pool.weights(seen, mask[0])[None]
         return (weights.unsqueeze(-1) * scores).sum(-2)
 
 
@@ -161,7 +162,9 @@ def adapt_from_probe(course: Course, model: Model, images: ImageSet, signals: Te
                      split_seed: int) -> tuple[Model, Verdict, list[dict[str, Any]]]:
     """The model with its head at the probe, and behind its pool what was worth leaving the probe for; the verdict, a row a look."""
     members, verdict, history = choose_members(course, model, images, signals, keep, split_seed=split_seed)
-    return (at_probe(model, signals.probe) if members is None else folded(model, signals.probe, members)), verdict, history
+    if members is None:
+        return at_probe(model, signals.probe), verdict, history
+    return cool(folded(model, signals.probe, members), verdict.temperature), verdict, history
 
 
 def choose_members(course: Course, model: Model, images: ImageSet, signals: TeacherSignals, keep: Literal["better", "best", "last"], *,
@@ -171,14 +174,12 @@ def choose_members(course: Course, model: Model, images: ImageSet, signals: Teac
     keep: better leaves the probe for a gain beyond its standard error alone, best for the best look whatever it gained, last for the last
     step unlooked at. make: what members are.
     """
-    if attends(model):
-        course = replace(course, members=1)
     sets = [] if keep == "last" else judging_sets(images, split_seed)
     folds = len(sets) if len(sets) > 1 else 0
     with track("train") as update:
         total, done = course.steps * (len(sets) + (len(sets) != 1)), 0
 
-        def trained(own: ImageSet, probe: Probe, steps: int, held: NDArray[np.int64] | None) -> tuple[Members, list[NDArray[np.float64]]]:
+        def trained(own: ImageSet, probe: Probe, steps: int, held: NDArray[np.int64] | None) -> tuple[Members, list[Tensor]]:
             nonlocal done
             found = train_and_look(replace(course, steps=steps), model, own, signals, probe, make, held,
                                    lambda step, loss: update(min(done + step, total), total, f"loss {loss:.3f}"))
@@ -190,7 +191,7 @@ def choose_members(course: Course, model: Model, images: ImageSet, signals: Teac
             held = own.rows("val")
             rows.append(held[own.labelled[held]])
             members, curve = trained(own, refitted(signals, own, course.seed) if folds else signals.probe, course.steps, rows[-1])
-            curves.append(np.stack(curve))
+            curves.append(torch.stack(curve))
         verdict, history = judged(curves, rows, images, course, keep, folds=folds)
         if verdict.used and len(sets) != 1:
             members, _ = trained(images, signals.probe, int(verdict.trained.split()[0]), None)
@@ -199,32 +200,34 @@ def choose_members(course: Course, model: Model, images: ImageSet, signals: Teac
 
 
 def train_and_look(course: Course, model: Model, images: ImageSet, signals: TeacherSignals, probe: Probe, make: Callable[..., Members],
-                   held: NDArray[np.int64] | None, progress: Callable[[int, float], None]) -> tuple[Members, list[NDArray[np.float64]]]:
-    """Members at the look of least mean loss on held rows, the start left out, and each look's losses (n,); without rows at the end."""
+                   held: NDArray[np.int64] | None, progress: Callable[[int, float], None]) -> tuple[Members, list[Tensor]]:
+    """Members at the look of least loss on held rows, the start left out, and each look's logits (n, C); without rows at the end."""
     features = BankedFeatures(signals.bank, signals.rows, probe, course.device)
-    curve: list[NDArray[np.float64]] = []
-    best: Members | None = None
+    curve: list[Tensor] = []
+    best, least = None, math.inf
     for step, members, loss in train_members(course, model, images, signals, probe, make):
         progress(step, loss)
         if held is not None:
-            curve.append(losses_of(class_scores(answers(members, features, held), images.task), images, held))
-            if step and curve[-1].mean() <= min(losses.mean() for losses in curve[1:]):
-                best = copy.deepcopy(members)
+            curve.append(class_scores(answers(members, features, held), images.task))
+            reached = float(cooled_losses(curve[-1], images, held)[0].mean())
+            if step and reached < least:
+                best, least = copy.deepcopy(members), reached
     return best or members, curve
 
 
-def judged(curves: list[NDArray[np.float64]], rows: list[NDArray[np.int64]], images: ImageSet, course: Course,
+def judged(curves: list[Tensor], rows: list[NDArray[np.int64]], images: ImageSet, course: Course,
            keep: Literal["better", "best", "last"], *, folds: int) -> tuple[Verdict, list[dict[str, Any]]]:
-    """The verdict on curves of losses (looks, n) of each fold, the first look at the start, and a row a look."""
+    """The verdict on curves of logits (looks, n, C) of each fold, the first look at the start, and a row a look."""
     if not curves:
         return Verdict(keep == "last", 0.0, 0.0, 0, folds, f"{course.steps} steps"), []
-    losses, held = np.concatenate(curves, axis=1), np.concatenate(rows)
-    means = losses.mean(axis=1)
-    place = 1 + int(means[1:].argmin())
-    gain, error = gain_of(losses[0], losses[place], groups_of(images, held))
-    history = [{"epoch": index, "step": min(index * LOOK, course.steps), "lr": course.lr, "held_out_loss": float(mean)}
-               for index, mean in enumerate(means)]
-    verdict = Verdict(keep == "best" or gain > error, gain, error, len(held), folds, f"{history[place]['step']} steps")
+    held = np.concatenate(rows)
+    looks = [cooled_losses(scores, images, held) for scores in torch.cat(curves, dim=1)]
+    place = min(range(1, len(looks)), key=lambda index: float(looks[index][0].mean()))
+    (start, _), (end, temperature) = looks[0], looks[place]
+    gain, error = gain_of(start, end, groups_of(images, held))
+    history = [{"epoch": index, "step": min(index * LOOK, course.steps), "lr": course.lr, "held_out_loss": float(losses.mean()),
+                "temperature": heat} for index, (losses, heat) in enumerate(looks)]
+    verdict = Verdict(keep == "best" or gain > error, gain, error, len(held), folds, f"{history[place]['step']} steps", temperature)
     return verdict, history
 
 
@@ -246,15 +249,15 @@ def train_members(course: Course, model: Model, images: ImageSet, signals: Teach
     yield 0, members, 0.0
     for step in range(course.steps):
         members.train()
-        batch = np.stack([train[stream(course.seed, 101 + member, len(train), step * course.batch, course.batch)]
-                          for member in range(course.members)])
-        views = np.random.default_rng([course.seed, 103, step]).integers(0, signals.bank.views(signals.rows[batch.ravel()]) + 1)
-        inputs, mask = features(batch.ravel(), views)
-        own = batch.shape
+        streams = 1 if members.pool is not None else course.members
+        batch = np.concatenate([train[stream(course.seed, 101 + number, len(train), step * course.batch, course.batch)]
+                                for number in range(streams)])
+        views = np.random.default_rng([course.seed, 103, step]).integers(0, signals.bank.views(signals.rows[batch]) + 1)
         with torch.random.fork_rng():
             torch.manual_seed(course.seed * 1_000_003 + step)  # dropout
-            scores = members(inputs.unflatten(0, own), None if mask is None else mask.unflatten(0, own))
-        targets = labels[batch.ravel()].to(course.device)
+            scores = members(*(None if part is None else _for_members(part, streams, course.members) for part in features(batch, views)))
+        targets = labels[batch].to(course.device).unflatten(0, (streams, -1)).repeat(course.members // streams, *[1] * labels.ndim)
+        targets = targets.flatten(0, 1)
         loss = task_loss(class_scores(scores.flatten(0, 1), images.task), targets, images.task, class_weights=weights,
                          focal_gamma=course.focal_gamma)
         whole = course.members * loss  # each member's gradient is that of its own mean
@@ -268,6 +271,12 @@ def train_members(course: Course, model: Model, images: ImageSet, signals: Teach
         if (step + 1) % LOOK == 0 or step + 1 == course.steps:
             members.eval()
             yield step + 1, members, float(loss.detach())
+
+
+def _for_members(rows: Tensor, streams: int, members: int) -> Tensor:
+    """Rows of one stream for each member, (M, n, ...), or of one for all."""
+    rows = rows.unflatten(0, (streams, -1))
+    return rows.expand(members, *rows.shape[1:])
 
 
 def is_bias(name: str) -> bool:

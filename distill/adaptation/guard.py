@@ -1,10 +1,12 @@
 """Whether experts earned their place: what they gained over the probe they started from, on images held out, and its standard error.
 
-Owns: Verdict, the gain with its error over groups, the folds that stand in for a small validation split. Does not own: any training.
+Owns: Verdict, losses at their best temperature, the gain with its error over groups, the folds that stand in for a small validation
+split. Does not own: any training.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distill.data.image_set import ImageSet
+from distill.evaluation.calibrate import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
 from distill.evaluation.losses import image_losses
+from distill.networks.models import Model
 from distill.selection.choosing import held_out
 from runtimes.errors import UserError
 
@@ -27,7 +31,7 @@ class Verdict:
     """Whether experts are used, their gain in held-out loss an image over the start, its standard error, and what it was seen on.
 
     images: 0 where there were too few to judge on. folds: of training images; 0 is the validation split. trained: steps or epochs of
-    what was judged, in words.
+    what was judged, in words. temperature: of the experts' scores where that loss is least; they and the start are judged each at its own.
     """
 
     used: bool
@@ -36,6 +40,7 @@ class Verdict:
     images: int
     folds: int
     trained: str
+    temperature: float = 1.0
 
     def line(self) -> str:
         """One line for the user."""
@@ -51,9 +56,30 @@ class Verdict:
         return asdict(self)
 
 
-def losses_of(scores: Tensor, images: ImageSet, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Loss of each of some images (n,) at logits (n, C); nan where one carries no label."""
-    return image_losses(scores, torch.from_numpy(images.labels[rows]), images.task).double().numpy()
+def cooled_losses(scores: Tensor, images: ImageSet, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], float]:
+    """Loss of each of some labelled images (n,) at logits (n, C) divided by one temperature, that of the least mean, and the temperature.
+
+    What training longer does to confidence, calibration undoes; what it does to the order of images is what experts are judged by.
+    """
+    from scipy.optimize import minimize_scalar
+
+    labels = torch.from_numpy(images.labels[rows])
+
+    def losses(log: float) -> NDArray[np.float64]:
+        return image_losses(scores / math.exp(log), labels, images.task).double().numpy()
+
+    found = minimize_scalar(lambda log: float(losses(log).mean()), bounds=(math.log(LOWEST_TEMPERATURE), math.log(HIGHEST_TEMPERATURE)),
+                            method="bounded")
+    return losses(float(found.x)), math.exp(float(found.x))
+
+
+@torch.no_grad()
+def cool(model: Model, temperature: float) -> Model:
+    """The model with its logits divided by a temperature, in place; ordinal thresholds, which are no logits, stay as they are."""
+    if model.spec.task != "ordinal":
+        model.head.weight.div_(temperature)
+        model.head.bias.div_(temperature)
+    return model
 
 
 def gain_of(start: NDArray[np.float64], end: NDArray[np.float64], groups: NDArray[Any]) -> tuple[float, float]:

@@ -84,11 +84,12 @@ def train(recipe: Recipe, data: TrainingData, branches: Branches, signals: Teach
 def fit_by(training: TrainingOptions, images: ImageSet, branches: Branches, batches: Batches, losses: Losses, weights: Weights,
            answer: Callable[[Branches, NDArray[np.int64]], Predictions], *, watched: int, seed: int, device: str, run: Path, resume: bool,
            phi_lr: float = 1.0, phi_weight_decay: float = 0.0, decay: Literal["none", "linear"] = "none", ema: float = 0.0,
-           before_step: Callable[[int, int], None] | None = None, weighted: bool = True, by_loss: bool = False) -> list[dict[str, Any]]:
+           before_step: Callable[[int, int], None] | None = None, weighted: bool = True,
+           score: Callable[[Predictions], float] | None = None) -> list[dict[str, Any]]:
     """Train branches on batches by the options of training, under a bar; returns a row an epoch.
 
     answer: what branches say of rows; watched: validation images that are looked at after each epoch. weighted: labels by their prevalence.
-    by_loss: the best epoch is that of the least loss, not of the best AUROC.
+    score: what the best epoch is best by, where it is not the AUROC.
     """
     assert training.lr is not None
     assert training.min_steps is not None
@@ -100,8 +101,8 @@ def fit_by(training: TrainingOptions, images: ImageSet, branches: Branches, batc
     shown = watched_rows(images, watched)
 
     def evaluate(judged: Branches) -> dict[str, float]:
-        row = judge(images, answer(judged, shown))
-        return row | {"score": -row["val_loss"]} if by_loss else row
+        predictions = answer(judged, shown)
+        return judge(images, predictions) | ({"score": score(predictions)} if score else {})
 
     with track("train") as update:
         return fit(branches, batches, losses, weights, epochs=training.epochs, min_steps=training.min_steps, lr=training.lr,

@@ -280,7 +280,7 @@ def test_of_volumes_the_start_is_the_mean_probe_and_what_is_trained_is_what_the_
         torch.testing.assert_close(start.logits(start.pool(start.adapted(x), there)), probe.logits(mean_of_slices(x, there)),
                                    rtol=1e-4, atol=1e-4)
         pool = copy.deepcopy(model.slice_pool) if pooling == "attention" else None
-        members = stirred(probe, SPECS[kind], 1 if pool else 3, pool)
+        members = stirred(probe, SPECS[kind], 3, pool)
         scores = members(((x - probe.mean) / probe.sd).expand(members.members, -1, -1, -1), there.expand(members.members, -1, -1)).mean(0)
         whole = folded(copy.deepcopy(model), probe, members)
         answered = whole.head(whole.pool(whole.adapted(x), there))
@@ -288,7 +288,7 @@ def test_of_volumes_the_start_is_the_mean_probe_and_what_is_trained_is_what_the_
     made, verdict, _ = adapt_from_probe(course(SPECS[kind], steps=25), model, images, signals, "best", split_seed=0)
     assert verdict.used
     if kind == "molre":
-        assert made.spec.adapters[POOLED].members == (1 if pooling == "attention" else 3)
+        assert made.spec.adapters[POOLED].members == 3
 
 
 def test_a_rate_that_diverges_is_an_error_in_words() -> None:
