@@ -96,6 +96,19 @@ def test_onnx_runtime_answers_as_torch_for_a_routed_teacher(arch: str, size: int
         torch.testing.assert_close(through(pixels)["pooled"], torch_forward(teacher)(pixels)["pooled"], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("method", ["molre", "lora"])
+def test_onnx_runtime_answers_as_torch_behind_an_ensemble_of_experts_and_their_head(method: str) -> None:
+    run(method=method, place="pooled", teacher="test_efficientnet", teacher_size=32, keep_experts="best", lr=0.01)
+    model = load_checkpoint(Path("teacher")).model
+    (spec,) = model.spec.adapters.values()
+    assert (spec.standardised, spec.members) == (True, 5 if method == "molre" else 1)
+    pixels = torch.randn(5, 3, 32, 32)
+    through = onnx_forward(load_teacher("teacher"), 1)(pixels)["pooled"]
+    with torch.no_grad():
+        for ours, theirs in ((through, model.features(pixels)), (model.logits(through), model(pixels))):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))  # noise is far from training
+
+
 @pytest.mark.parametrize("method", ["lora", "spectral"])
 def test_a_second_task_goes_on_from_the_folder_and_every_head_is_kept(method: str, capsys: pytest.CaptureFixture[str]) -> None:
     run(method=method, out=Path("first"))
