@@ -32,7 +32,8 @@ from runtimes.errors import USAGE, UserError
 from runtimes.files.folder import read_json
 
 QUICK: dict[str, Any] = {"method": "lora", "rank": 1, "adapt_share": 9.0, "phantom_images": (8, 12, 12), "phantom_size": 32, "epochs": 1,
-                         "min_steps": 0, "batch": 8, "lr": 0.05, "bootstrap": 5, "device": "cpu", "bank_runtime": "torch", "bank_views": 1}
+                         "min_steps": 0, "batch": 8, "lr": 0.05, "bootstrap": 5, "device": "cpu", "bank_runtime": "torch", "bank_views": 1,
+                         "keep_experts": "last"}
 
 FAMILIES = [*(name for name in ENCODERS if name != "ViT fine-tuned, not normalised"), *NETWORKS]  # loaded, a plain ViT
 
