@@ -69,31 +69,26 @@ class Setting:
     pairs: bool = False
 
 
-DEFAULTS, ALL = ("linear", "molre"), ("linear", "mlp", "low-rank, no gates", "molre", "molre, focal loss")
-PLAIN = ALL[:-1]  # where there is one label an image, the focal loss is the plain one
+DEFAULTS, SIZED = ("linear", "molre"), ("linear", "mlp", "molre")
+ALL = (*SIZED, "low-rank, no gates", "molre, focal loss")
+PHANTOM_20K: dict[str, Any] = {**LITE0, "bank_views": 1, "data": "phantom", "phantom_images": (20000, 1000, 2000)}
 SETTINGS = {
     "BUSI": Setting({**LITE0, "bank_views": 4, "data": str(SHARED / "busi_256px")}, DEFAULTS, 5),
     "pneumonia, 47 labels": Setting({**LITE0, "bank_views": 4}, DEFAULTS, 5, labels=1),
     "pneumonia, 470 labels": Setting({**LITE0, "bank_views": 4}, DEFAULTS, 5, labels=10),
     "pneumonia, 4,708 labels": Setting({**LITE0, "bank_views": 4, "data": str(SHARED / "pneumoniamnist_rebuilt.npz")}, DEFAULTS, 5),
-    "NIH 1000": Setting({**LITE0, "bank_views": 4, "data": str(SHARED / "nih_cxr14_1000_64px" / "labels.csv")}, DEFAULTS, 5),
     "BreastMNIST": Setting({**LITE0, "bank_views": 4, "data": str(SHARED / "breastmnist.npz")}, DEFAULTS, 5),
     "phantom": Setting({**LITE0, "bank_views": 4, "data": "phantom"}, DEFAULTS, 5),
+    "NIH 1000": Setting({**LITE0, "bank_views": 4, "data": str(SHARED / "nih_cxr14_1000_64px" / "labels.csv")}, DEFAULTS, 5),
     "phantom, 5,000 images": Setting({**LITE0, "bank_views": 1, "data": "phantom", "phantom_images": (5000, 1000, 2000)}, ALL),
-    "phantom, 5,000 images, 20 findings": Setting(
-        {**LITE0, "bank_views": 1, "data": "phantom", "phantom_images": (5000, 1000, 2000)}, ALL, pairs=True),
-    "phantom, 20,000 images": Setting({**LITE0, "bank_views": 1, "data": "phantom", "phantom_images": (20000, 1000, 2000)}, ALL),
-    "phantom, 20,000 images, 20 findings": Setting(
-        {**LITE0, "bank_views": 1, "data": "phantom", "phantom_images": (20000, 1000, 2000)}, ALL, pairs=True),
-    "phantom volumes, attention": Setting({**VOLUMES, "data": "phantom-volumes"}, ALL),
-    "phantom volumes, mean": Setting({**VOLUMES, "data": "phantom-volumes", "slice_pooling": "mean"}, ALL),
-    "hippocampus, attention": Setting({**VOLUMES, **HIPPOCAMPUS}, PLAIN),
-    "BUSI, dinov2-small": Setting({**DINO, "bank_views": 4, "data": str(SHARED / "busi_256px")}, PLAIN),
-    "pneumonia, 470 labels, dinov2-small": Setting({**DINO, "bank_views": 4}, PLAIN, labels=10),
-    "NIH 1000, dinov2-small": Setting({**DINO, "bank_views": 4, "data": str(SHARED / "nih_cxr14_1000_64px" / "labels.csv")}, ALL),
-    "phantom, 5,000 images, dinov2-small": Setting(
-        {**DINO, "bank_views": 1, "data": "phantom", "phantom_images": (5000, 1000, 2000)}, ALL),
-    "pneumonia, 4,708 labels, dinov2-small": Setting({**DINO, "bank_views": 1, "data": str(SHARED / "pneumoniamnist_rebuilt.npz")}, PLAIN),
+    "phantom, 20,000 images": Setting(PHANTOM_20K, SIZED),
+    "phantom, 20,000 images, 20 findings": Setting(PHANTOM_20K, SIZED, pairs=True),
+    "pneumonia, 470 labels, dinov2-small": Setting({**DINO, "bank_views": 4}, SIZED, labels=10),
+    "pneumonia, 4,708 labels, dinov2-small": Setting({**DINO, "bank_views": 1, "data": str(SHARED / "pneumoniamnist_rebuilt.npz")}, SIZED),
+    "BUSI, dinov2-small": Setting({**DINO, "bank_views": 4, "data": str(SHARED / "busi_256px")}, SIZED),
+    "NIH 1000, dinov2-small": Setting({**DINO, "bank_views": 4, "data": str(SHARED / "nih_cxr14_1000_64px" / "labels.csv")}, SIZED),
+    "phantom volumes, attention": Setting({**VOLUMES, "data": "phantom-volumes"}, DEFAULTS),
+    "hippocampus, attention": Setting({**VOLUMES, **HIPPOCAMPUS}, DEFAULTS),
 }
 LAST_SEEDS = 3  # of MoLRE trained to its last step, unlooked at
 BLOCKS, BLOCK_SEEDS = ("BUSI", "pneumonia, 470 labels", "NIH 1000"), 3
@@ -120,16 +115,22 @@ class Mlp(Members):
 
 
 def runs(seeds: int, work: Path) -> Iterator[Run]:
-    """Behind the pool, set by set; then inside blocks, seed by seed."""
-    for name, setting in SETTINGS.items():
-        for seed in range(min(seeds, setting.seeds)):
-            for head in setting.heads:
-                yield Run(name, head, seed, ("--method", "linear" if head == "linear" else "molre"))
+    """Behind the pool, set by set; then inside blocks, seed by seed; volumes, which take minutes each, last."""
+    slow = [name for name in SETTINGS if name.endswith("attention")]
+    yield from (run for name in SETTINGS if name not in slow for run in pooled_runs(name, seeds))
     for seed in range(min(seeds, BLOCK_SEEDS)):
         for name in BLOCKS:
             for method, flags in INSIDE.items():
                 data = data_of(SETTINGS[name], work, seed)
                 yield Run(f"{name}, inside blocks", method, seed, ("--data", data, "--skip-bad-images", *flags, *ADAPTING))
+    yield from (run for name in slow for run in pooled_runs(name, seeds))
+
+
+def pooled_runs(name: str, seeds: int) -> Iterator[Run]:
+    """Every head of a setting, seed by seed."""
+    for seed in range(min(seeds, SETTINGS[name].seeds)):
+        for head in SETTINGS[name].heads:
+            yield Run(name, head, seed, ("--method", "linear" if head == "linear" else "molre"))
 
 
 def data_of(setting: Setting, work: Path, seed: int) -> str:
