@@ -110,6 +110,7 @@ class Mlp(Members):
         self.last = nn.Parameter(torch.zeros(members, outputs, units))
 
     def change(self, features: Tensor) -> Tensor:
+        """What each member adds to the scores."""
         seen = F.dropout(features, DROPOUT, self.training)
         return F.gelu(seen @ self.first.transpose(1, 2) + self.shift[:, None]) @ self.last.transpose(1, 2)
 
