@@ -112,7 +112,7 @@ def judge_gain(splits: dict[str, Any]) -> list[str]:
 def among_common(scores: dict[str, Any]) -> str:
     """The AUROC of the findings that are not rare, in words; empty where none is, or none is not."""
     common = scores.get("auroc_common")
-    return f", {common['value']:.3f} of the {common['findings']} findings in {COMMON} images or more" if common else ""
+    return f"; {common['value']:.3f} of the {common['findings']} findings in {COMMON} images or more" if common else ""
 
 
 def summary(splits: dict[str, Any], calibration: Calibration) -> list[str]:
@@ -123,8 +123,8 @@ def summary(splits: dict[str, Any], calibration: Calibration) -> list[str]:
         for name, branch in (("student", "student"), ("teacher branch", "teacher"), ("probe", "probe")):
             auroc = splits[split].get(branch, {}).get("auroc")
             if auroc:
-                words.append(f"{name} AUROC {auroc['value']:.3f} ({auroc['low']:.3f} to {auroc['high']:.3f})"
-                             + among_common(splits[split][branch]))
+                words.append(f"{name} AUROC {auroc['value']:.3f} ({auroc['low']:.3f} to {auroc['high']:.3f}"
+                             f"{among_common(splits[split][branch])})")
         ece = splits[split]["student"].get("ece")
         if ece:
             before = splits[split]["student"]["ece_uncalibrated"]["value"]
