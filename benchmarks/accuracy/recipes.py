@@ -52,7 +52,8 @@ FOLDS = 3  # of BUSI's training images
 ADAPTER_SIDE = "64"
 PLAIN_TEACHER = ("--teacher", "efficientnet-lite0", "--teacher-size", ADAPTER_SIDE, "--bank-views", "4")
 ADAPTING = ("--epochs", "3", "--bootstrap", "20", "--adapt-share", "1")  # beside every layer, whatever it costs
-ADAPTED_TEACHER = (*PLAIN_TEACHER, *ADAPTING)
+TO_THE_END = ("--keep-experts", "last")  # these studies are about experts, also where they lose to the probe
+ADAPTED_TEACHER = (*PLAIN_TEACHER, *ADAPTING, *TO_THE_END)
 # Total rank 8 a layer, so that all have the same factors; gates and a pooled adapter are what differs.
 ADAPTERS: dict[str, tuple[str, ...]] = {
     "none": (),

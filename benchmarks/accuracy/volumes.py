@@ -16,11 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.accuracy.recipes import TO_THE_END
 from benchmarks.accuracy.study import Run, conduct, figures, points
 from benchmarks.commands import command, rd_distill
 from benchmarks.record import SHARED
 
-TEACHER = ("--teacher", "efficientnet-lite0", "--teacher-size", "96", "--bank-views", "4", "--bootstrap", "20")
+TEACHER = ("--teacher", "efficientnet-lite0", "--teacher-size", "96", "--bank-views", "4", "--bootstrap", "20", *TO_THE_END)
 DATA: dict[str, tuple[str, ...]] = {
     "phantom volumes": ("--data", "phantom-volumes"),
     "hippocampus": ("--data", str(SHARED / "msd_hippocampus" / "labels.csv"), "--label", "large_volume", "--axis", "coronal",

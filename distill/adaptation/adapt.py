@@ -18,9 +18,12 @@ from torch import Tensor
 
 from distill.adaptation.adaptable import adaptable, check_adaptable
 from distill.adaptation.folding import FoldReport, batched, fold_teacher
+from distill.adaptation.from_probe import MANY, MANY_STEPS, MEMBERS, STEPS, Course, adapt_from_probe, added_by, at_probe
+from distill.adaptation.guard import Verdict, cool, cooled_losses, gain_of, groups_of
 from distill.adapters.insert import POOLED, added_parameters, choose_layers, remove_unused
 from distill.adapters.layer import adapters_of, routers_of
 from distill.adapters.spectral import start_from_svd
+from distill.data.image_set import ImageSet
 from distill.data.intake import choose_device, data_name, describe, read_images
 from distill.data.named import PHANTOMS
 from distill.data.pixels import build_pixels
@@ -30,6 +33,7 @@ from distill.evaluation.predict import Predictions, calibrate, judge, score, sum
 from distill.methods.build import method_losses
 from distill.methods.step import Branches, Weights
 from distill.networks.heads import head_of, load_heads, save_heads
+from distill.networks.layout import channels_last
 from distill.networks.models import Model, adapt_model, count_macs, count_parameters, feature_width, weights_hash
 from distill.progress import say, track
 from distill.report.outcome import RunResult, images_digest, write_result
@@ -41,10 +45,10 @@ from distill.settings.teacher import TeacherOptions
 from distill.settings.training import RunOptions, TrainingOptions
 from distill.teacher.peft_folder import starts_of, write_peft
 from distill.teacher.teachers import check_teacher, load_teacher
-from distill.teacher.teaching import BANKS, BankPlan, TeacherSignals, TeacherSource, check_bank, prepare_teacher, stated_input
+from distill.teacher.teaching import BANKS, BankPlan, TeacherSource, check_bank, prepare_teacher, stated_input
 from distill.training.answers import predict
 from distill.training.batches import Batches
-from distill.training.student import fit_by
+from distill.training.student import fit_by, watched_rows
 from runtimes.commands.flags import record
 from runtimes.errors import USAGE, UserError
 from runtimes.images.spec import ImageSpec
@@ -84,13 +88,19 @@ def _adapt(settings: AdaptSettings, command: str, opened: Run) -> int:
     plan = BankPlan(settings.bank, settings.banked_views if adapter.pooled else 0, runtime=settings.bank_runtime, threads=settings.threads)
     source = TeacherSource(settings.teacher, settings.teacher_weights, loaded=teacher, stated=stated)
     signals = prepare_teacher(source, plan, images, views, device, probe_seed=settings.split_seed)
-    plain = count_parameters(model) - count_parameters(model.head) - (count_parameters(model.slice_pool) if model.spec.bag else 0)
-    with torch.random.fork_rng():
-        torch.manual_seed(settings.seed)
-        model = build_adapters(adapter, model, spec, settings.teacher)
-    added = added_parameters(model.net)
     pool = count_parameters(model.slice_pool) if model.spec.bag else 0
-    say("adapters", f"{settings.method}, {len(model.spec.adapters)} layer(s), {added:,} parameters added ({100 * added / plain:.2f} %), "
+    plain = count_parameters(model) - count_parameters(model.head) - pool
+    if adapter.pooled:
+        check_unadapted(model, settings.teacher)
+        course = course_of(adapter, settings.part(TrainingOptions), images, feature_width(model), decay=settings.decay, seed=settings.seed,
+                           device=device)
+        added, where = added_by(course, model), f"{course.members} members behind the pool"
+    else:
+        with torch.random.fork_rng():
+            torch.manual_seed(settings.seed)
+            model = at_probe(build_adapters(adapter, model, spec, settings.teacher), signals.probe)
+        added, where = added_parameters(model.net), f"{len(model.spec.adapters)} layer(s)"
+    say("adapters", f"{settings.method}, {where}, from the probe, {added:,} parameters added ({100 * added / plain:.2f} %), "
                     f"head {count_parameters(model.head):,}{f', pooling of slices {pool:,}' if pool else ''}, on {device}")
     starts = starts_of(model.net, settings.start != "zero") if settings.peft else {}
     parents = {"images": images_digest(images), "teacher": signals.facts["teacher_hash"]}
@@ -103,14 +113,28 @@ def _adapt(settings: AdaptSettings, command: str, opened: Run) -> int:
         return predict(judged, data.pixels, spec, rows, device=device, bank=signals.bank, bank_rows=signals.rows, probe=signals.probe,
                        banked_only=adapter.pooled)
 
-    training = replace(settings.part(TrainingOptions), min_steps=settings.fewest_steps)
+    training = replace(settings.part(TrainingOptions), weight_decay=settings.decay)
     with torch.random.fork_rng():
-        history = train(adapter, training, data, branches, signals, run, answer, seed=settings.seed, device=device, resume=settings.resume)
+        if adapter.pooled:
+            model, verdict, history = adapt_from_probe(course, model, images, signals, adapter.keep_experts, split_seed=settings.split_seed)
+        else:
+            history = train(adapter, training, data, branches, run, answer, seed=settings.seed, device=device, resume=settings.resume)
+            verdict = judged_by_validation(adapter, images, history, answer, branches)
+            if verdict.used:
+                cool(model, verdict.temperature)
+            else:
+                model = at_probe(adaptable(settings.teacher, teacher, images, seed=settings.seed, pooling=settings.slice_pooling)[0],
+                                 signals.probe)
+    say("experts", verdict.line())
+    branches = Branches(model.to(device))
+    channels_last(branches)
     for router in routers_of(model.net):
         router.share = 0.0 if settings.merge_aware else 1.0
     model.spec = replace(model.spec, adapters={name: replace(adapter.spec, constant=bool(settings.merge_aware))
                                                for name, adapter in adapters_of(model.net)})
-    unmerged = copy.deepcopy(model.net) if settings.peft else None
+    unmerged = copy.deepcopy(model.net) if settings.peft and verdict.used else None
+    if settings.peft and unmerged is None:
+        say("peft", "nothing to write: the probe is kept, and no weight changed")
     folded = merged(adapter, branches, data, answer, seed=settings.seed, device=device)
     predictions = {split: answer(branches, images.rows(split)) for split in ("val", "test")}
     calibrations = {branch: calibrate(images, getattr(predictions["val"], branch), predictions["val"].rows)
@@ -130,20 +154,30 @@ def _adapt(settings: AdaptSettings, command: str, opened: Run) -> int:
 
     write_result(settings.out, result, kind="teacher", overwrite=opened.overwrite, also=also,
                  more={"adapters": {"method": settings.method, "added": added, "kept": len(branches.student.spec.adapters),
-                                    "base_hash": signals.facts["teacher_hash"], **folded.as_dict()}})
+                                    "base_hash": signals.facts["teacher_hash"], "experts": verdict.as_dict(), **folded.as_dict()}})
     say("done", f"{settings.out}/  report: {settings.out / 'report.html'}  next: rd-distill --teacher {settings.out}")
     return 0
 
 
+def check_unadapted(model: Model, teacher: str) -> None:
+    """UserError (exit 2) where a model has an adapter behind its pool already."""
+    if POOLED in model.spec.adapters:
+        raise UserError(f"teacher {teacher} has an adapter behind its pool already, and what is trained now would follow it; "
+                        "adapt the original teacher, or use --place blocks", USAGE)
+
+
+def course_of(options: AdapterOptions, training: TrainingOptions, images: ImageSet, width: int, *, decay: float, seed: int,
+              device: str) -> Course:
+    """How members behind the pool are trained by the options of adapters and of training."""
+    assert training.lr is not None
+    labelled = int(images.labelled[images.rows("train")].sum())
+    return Course(None if options.method == "linear" else options.spec(width), MEMBERS, MANY_STEPS if labelled >= MANY else STEPS,
+                  training.batch, training.lr, decay, training.focal_gamma, options.balance, seed, device)
+
+
 def build_adapters(options: AdapterOptions, model: Model, spec: ImageSpec, teacher: str) -> Model:
     """The teacher with fresh adapters at their start, or with those it has; says which layers were left alone and why."""
-    adapters = dict(model.spec.adapters)
-    if options.pooled:
-        if POOLED in adapters:
-            raise UserError(f"teacher {teacher} has an adapter behind its pool already, and what is trained now would follow it; "
-                            "adapt the original teacher, or use --place blocks", USAGE)
-        return adapt_model(model, {} if options.method == "linear" else {POOLED: options.spec(feature_width(model))})
-    inside = {name: adapter for name, adapter in adapters.items() if name != POOLED}
+    inside = {name: adapter for name, adapter in model.spec.adapters.items() if name != POOLED}
     if inside:
         requested, own = options.spec(64), next(iter(inside.values()))
         if any((getattr(requested, part) != getattr(own, part)) for part in ("experts", "rank", "gate", "top_k")):
@@ -177,25 +211,50 @@ def in_both_modes(model: Model, pixels: Tensor) -> None:
         model.trunk(pixels)
 
 
-def train(options: AdapterOptions, training: TrainingOptions, data: TrainingData, branches: Branches, signals: TeacherSignals, run: Path,
+def train(options: AdapterOptions, training: TrainingOptions, data: TrainingData, branches: Branches, run: Path,
           answer: Callable[[Branches, Any], Predictions], *, seed: int, device: str, resume: bool) -> list[dict[str, Any]]:
-    """Train adapters and head and return a row an epoch."""
-    images, banked = data.images, options.pooled
+    """Train adapters inside blocks and the head, and return a row an epoch; the epoch of the least held-out loss is kept.
+
+    With merge_aware the last is, and with keep_experts "last" the one that --select names.
+    """
+    images = data.images
     rows = images.rows("train")
     labelled = rows[images.labelled[rows]]
     labels = torch.from_numpy(images.labels)
-    batches = Batches(data.pixels, labels, labelled, labelled, data.spec, data.views, seed, training.batch, 0, "fresh",
-                      signals.bank if banked else None, signals.rows if banked else None, images.hashes, banked_only=banked)
+    batches = Batches(data.pixels, labels, labelled, labelled, data.spec, data.views, seed, training.batch, 0)
+    by_loss = options.keep_experts != "last" and not options.merge_aware
     routers = routers_of(branches.student.net)
+
+    def score(predictions: Predictions) -> float:
+        known = images.labelled[predictions.rows]
+        return -float(cooled_losses(torch.from_numpy(predictions.student[known]), images, predictions.rows[known])[0].mean())
 
     def set_gates(step: int, total: int) -> None:
         last = total * options.merge_aware
         for router in routers:  # to zero a little before the end, so that the last steps train what will be folded
             router.share = 1.0 if step < total - last else max(0.0, (total - 0.25 * last - step) / (0.75 * last))
 
-    return fit_by(training, images, branches, batches, partial(method_losses, "adapt"),
+    return fit_by(replace(training, select="best") if by_loss else training, images, branches, batches, partial(method_losses, "adapt"),
                   Weights(focal_gamma=training.focal_gamma, balance=options.balance), answer, watched=WATCHED_IMAGES, seed=seed,
-                  device=device, run=run, resume=resume, before_step=set_gates if options.merge_aware else None)
+                  device=device, run=run, resume=resume, before_step=set_gates if options.merge_aware else None,
+                  weighted=training.focal_gamma > 0, score=score if by_loss else None)
+
+
+def judged_by_validation(options: AdapterOptions, images: ImageSet, history: list[dict[str, Any]],
+                         answer: Callable[[Branches, Any], Predictions], branches: Branches) -> Verdict:
+    """The verdict on a trained network against its start, the probe, on the validation images that were looked at after each epoch."""
+    keep, count = options.keep_experts, len(history)
+    epoch = count if options.merge_aware else max(range(count), key=lambda place: (history[place]["score"], place)) + 1
+    if keep == "last":
+        return Verdict(True, 0.0, 0.0, 0, 0, f"{count} epochs")
+    rows = watched_rows(images, WATCHED_IMAGES)
+    rows = rows[images.labelled[rows]]
+    predictions = answer(branches, rows)
+    assert predictions.probe is not None
+    start, _ = cooled_losses(torch.from_numpy(predictions.probe), images, rows)
+    end, temperature = cooled_losses(torch.from_numpy(predictions.student), images, rows)
+    gain, error = gain_of(start, end, groups_of(images, rows))
+    return Verdict(keep == "best" or gain > error, gain, error, len(rows), 0, f"epoch {epoch} of {count}", temperature)
 
 
 def merged(options: AdapterOptions, branches: Branches, data: TrainingData, answer: Callable[[Branches, Any], Predictions], *, seed: int,
@@ -220,5 +279,6 @@ def merged(options: AdapterOptions, branches: Branches, data: TrainingData, answ
 
     folded = fold_teacher(branches.student, options.merge, most=options.max_fold_error, train=lambda: batched(train_rows, load),
                           val=lambda: batched(val_rows, load), logits=logits, decide=decide, auroc=auroc)
-    say("merge", folded.line())
+    if folded.exact or folded.approximate or folded.kept:
+        say("merge", folded.line())
     return folded

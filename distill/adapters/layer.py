@@ -23,12 +23,14 @@ from runtimes.errors import UserError
 class Router(nn.Module):
     """Gates over experts for features (..., n): softmax, optionally of the top k only and renormalised, (..., E), rows sum to 1.
 
+    Of an ensemble each member's experts have a softmax of their own, and all are divided by the number of members.
     The logits are share * map(x) + (1 - share) * bias: at share 0 the gates are constants and a fold is exact.
     """
 
     def __init__(self, width: int, spec: AdapterSpec) -> None:
         super().__init__()
         self.top_k = spec.top_k
+        self.members = spec.members
         self.share = 0.0 if spec.constant else 1.0
         self.bias = nn.Parameter(torch.zeros(spec.experts))
         self.map: nn.Module = nn.Linear(width, spec.experts, bias=False) if spec.gate == "linear" else nn.Sequential(
@@ -59,25 +61,38 @@ class Router(nn.Module):
     def gates(self, logits: Tensor) -> Tensor:
         """Gates (..., E) of logits: softmax over those of the top k, which is the whole softmax renormalised."""
         logits = logits.float()
-        scores = logits
-        if self.top_k:
-            scores = torch.where(logits >= logits.topk(self.top_k, dim=-1).values[..., -1:], logits, -math.inf)
-        gates = torch.softmax(scores, dim=-1)
+        if self.members > 1:
+            own = logits.unflatten(-1, (self.members, -1))
+            return sparse_softmax(own, self.top_k).flatten(-2) / self.members
+        gates = sparse_softmax(logits, self.top_k)
         if self.training:
-            places, experts = logits.flatten(0, -2), logits.shape[-1]
+            places = logits.flatten(0, -2)
             if self.share == 1.0:  # where the gates would stand still, should they have to: their logits' running mean
                 with torch.no_grad():
                     self.bias.lerp_(places.mean(0).to(self.bias.dtype), 0.05)
-            on = (gates.detach().flatten(0, -2) > 0).float().mean(0) * experts / (self.top_k or experts)
-            self.balance = (on * torch.softmax(places, dim=-1).mean(0)).sum()  # GOAT, arXiv 2502.16894, appendix C: 1 when balanced
+            self.balance = balance_of(places, gates.flatten(0, -2), self.top_k)
         return gates
+
+
+def sparse_softmax(logits: Tensor, top_k: int) -> Tensor:
+    """Softmax over the last axis, of the top k alone where k is not 0."""
+    scores = torch.where(logits >= logits.topk(top_k, dim=-1).values[..., -1:], logits, -math.inf) if top_k else logits
+    return torch.softmax(scores, dim=-1)
+
+
+def balance_of(logits: Tensor, gates: Tensor, top_k: int) -> Tensor:
+    """Balance loss (...) of logits and gates (..., n, E), 1 when balanced (GOAT, arXiv 2502.16894, appendix C)."""
+    experts = logits.shape[-1]
+    on = (gates.detach() > 0).float().mean(-2) * experts / (top_k or experts)
+    return (on * torch.softmax(logits, dim=-1).mean(-2)).sum(-1)
 
 
 class Adapter(nn.Module):
     """A frozen layer with experts beside it: y = base(x) + s B ((g(x) spread over ranks) * (A x)), no loop over experts.
 
     Linear layers take (..., n). Convolutions: A has the layer's own kernel and stride, B is 1x1; a 1x1 layer's gate is per
-    place, a wider one's per image. An Identity base of a given width makes the adapter of pooled features.
+    place, a wider one's per image. An Identity base of a given width makes the adapter of pooled features, which may standardise them:
+    then base and experts take (x - mean) / sd.
     """
 
     def __init__(self, base: nn.Module, spec: AdapterSpec, width: int = 0) -> None:
@@ -100,6 +115,9 @@ class Adapter(nn.Module):
         nn.init.kaiming_uniform_(self.down.weight.view(ranks, -1), a=math.sqrt(5))  # type: ignore[operator,union-attr]
         nn.init.zeros_(self.up.weight)  # type: ignore[arg-type]
         self.router = None if spec.gate == "none" else Router(inputs, spec)
+        if spec.standardised:
+            self.register_buffer("mean", torch.zeros(inputs))
+            self.register_buffer("sd", torch.ones(inputs))
         for parameter in base.parameters():
             parameter.requires_grad_(False)
 
@@ -170,6 +188,8 @@ class Adapter(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """The adapted layer's output, shaped as the frozen layer's."""
+        if self.spec.standardised:
+            inputs = (inputs - self.mean) / self.sd
         if not self.foldable or torch.compiler.is_exporting():
             return self.base(inputs) + self.change(inputs)  # type: ignore[no-any-return]
         # The same where the frozen layer's output lies: a second output of that width costs more than the sums in it.

@@ -27,7 +27,8 @@ class ImageSet:
     volume: how files become stacks of slices (D, H, W, C), where the images are volumes; None otherwise. values: images are physical
     values, such as HU, of int16.
     labels: int64 (N,), -1 where unlabelled; for multi-label float32 (N, C), nan where missing. split: "train", "val", "test".
-    names: where keys are hidden, the file of each; no result holds them. columns: what is known beside pixels, as results hold it
+    names: where keys are hidden, the file of each; no result holds them. alike: a number an image, the same for near copies and what else
+    is kept together, by which folds are made; None where there are no near copies. columns: what is known beside pixels, as results hold it
     (metadata.py), a value an image.
     """
 
@@ -44,6 +45,7 @@ class ImageSet:
     volume: VolumeSpec | None = None
     values: bool = False
     names: tuple[str, ...] = ()
+    alike: NDArray[np.int64] | None = None
     columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:

@@ -230,14 +230,17 @@ def _finished(
     together = merge_groups([*grouping, [record.pixels or record.digest for record in records]], len(records))
     unit = "image" if not grouping else "patient" if _of_patients(listing) else "group"
     links = find_near_copies(records)
-    if links and keep_together == "near" and set(listing.split.tolist()) != set(SPLITS):
-        together = _joined(listing, together, links, facts)
+    alike = None
+    if links and keep_together == "near":
+        alike = _joined(listing, together, links, facts if set(listing.split.tolist()) != set(SPLITS) else None)
+        together = alike if set(listing.split.tolist()) != set(SPLITS) else together
     split, facts["split_from"] = complete_splits(listing.split, listing.labels, listing.classes, together, seed, unit)
     _note_near_copies(listing.keys, records, split, links, facts)
     _note_text(listing.keys, records, facts)
     rows = np.flatnonzero(split != "")
     facts["left_out"] = len(split) - len(rows)  # unlabelled images of patients who validate or test
     listing, records = _keep(replace(listing, split=split), rows), [records[row] for row in rows.tolist()]
+    alike = None if alike is None else alike[rows]
     _check_classes(listing, facts)
     groups = None
     if columns:
@@ -261,7 +264,7 @@ def _finished(
         facts |= {"volume": cut.as_dict(), "depths": [min(depths), int(np.median(depths)), max(depths)]}
     result = ImageSet(listing.images, listing.keys, listing.labels, listing.classes, listing.task,
                       listing.split.astype(str), groups, tuple(record.digest for record in records), listing.synthetic, facts, cut,
-                      bool(windows))
+                      bool(windows), alike=alike)
     if windows:
         facts["window"] = [min(low for low, _ in windows), max(high for _, high in windows)]
         facts |= {"windows": [list(window) for window in windows]} if len(windows) > 1 else {}
@@ -307,13 +310,15 @@ def _examine(listing: Listing, records: list[ImageRecord], groups: NDArray[np.in
 
 
 def _joined(
-    listing: Listing, groups: NDArray[np.int64], links: list[tuple[int, int]], facts: dict[str, Any],
+    listing: Listing, groups: NDArray[np.int64], links: list[tuple[int, int]], facts: dict[str, Any] | None,
 ) -> NDArray[np.int64]:
-    """Groups with near copies joined to one, as far as enough is left for every split; both are noted."""
+    """Groups with near copies joined to one, as far as enough is left for every split; both are noted in facts, where a split is made."""
     several = listing.labels.ndim == 2
     positives = (np.isfinite(listing.labels).any(axis=1, keepdims=True) if several
                  else listing.labels[:, None] == np.arange(len(listing.classes)))
     groups, joined, loose = join_near(groups, links, positives)
+    if facts is None:
+        return groups
     facts["near_copies"] = {"kept_together": len(joined), "too_alike": len(loose)}
     if len(joined):
         facts["notes"].append(f"{len(joined):,} images are near copies of others, such as {listing.keys[links[0][0]]} and "

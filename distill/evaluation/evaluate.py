@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from distill.evaluation.metrics import Array, auroc_columns, aurocs, bin_of, column_mean, statistics
 from runtimes.scores import TASKS, Task, decide
 
+COMMON = 10  # images with a finding, and without, below which its AUROC is mostly chance
 _CHUNK_ELEMENTS = 500_000  # rows x resamples held at once: 4 MB of float64, which stays in the cache
 
 
@@ -33,7 +34,8 @@ def evaluate(
     """Metrics of probabilities (N, C), each {"value", "low", "high"}: the inner object of metrics.json.
 
     Rows without any label are dropped; groups (N,) are patients, resampled whole. A class without positives or without
-    negatives is named under "undefined" and left out of means; a metric that does not apply is absent. With n_bootstrap
+    negatives is named under "undefined" and left out of means; a metric that does not apply is absent. "auroc_common", where a
+    finding of several is rare, is the mean AUROC of the "findings" with COMMON images of either outcome at least. With n_bootstrap
     0 low and high equal the value. ValueError for shapes or values that do not fit the task.
     """
     truth, valid, scores, labelled = _tables(labels, probabilities, task)
@@ -57,6 +59,10 @@ def evaluate(
     for key, values in point.items():
         drawn = np.concatenate(draws[key], axis=-1) if draws[key] else np.empty((*values.shape[:-1], 0))
         if key == "auroc_per_class":
+            common = (np.minimum(positives, negatives) >= COMMON)[list(columns)]
+            if task == "multilabel" and 0 < common.sum() < np.isfinite(values[:, 0]).sum():
+                result["auroc_common"] = {**_interval(float(values[common, 0].mean()), column_mean(drawn[common])),
+                                          "findings": int(common.sum())}
             rows = zip(columns, values[:, 0], drawn, strict=True)
             per_class = {names[c]: _interval(value, row) for c, value, row in rows if np.isfinite(value)}
         elif np.isfinite(values[0]):

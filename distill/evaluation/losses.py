@@ -35,6 +35,17 @@ def task_loss(logits: Tensor, labels: Tensor, task: Task, *, class_weights: Tens
     return (losses * known).sum() / known.sum().clamp_min(1)
 
 
+def image_losses(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
+    """Loss of each image (n,), as task_loss without focus and weights averages it; nan where an image carries no label."""
+    logits = logits.float()
+    if task == "multilabel":
+        known = torch.isfinite(labels)
+        entropy = F.binary_cross_entropy_with_logits(logits, torch.where(known, labels, 0.0), reduction="none")
+        return labels.shape[1] * (entropy * known).sum(1) / known.sum(1)
+    losses = F.cross_entropy(logits, labels.clamp_min(0), reduction="none")
+    return torch.where(labels >= 0, losses, torch.nan)
+
+
 def prevalence_weights(labels: Tensor) -> Tensor:
     """Weight of each label, 1 / sqrt(prevalence) scaled to mean 1, from labels (N, C) with nan = missing.
 

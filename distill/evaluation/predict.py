@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from distill.data.image_set import ImageSet
 from distill.evaluation.calibrate import apply_temperatures, choose_temperatures, few_images, fit_thresholds
-from distill.evaluation.evaluate import evaluate
+from distill.evaluation.evaluate import COMMON, evaluate
 from distill.evaluation.losses import task_loss
 from distill.evaluation.volume_views import landing
 from distill.networks.checkpoint import EVERY_CLASS, Calibration
@@ -109,6 +109,12 @@ def judge_gain(splits: dict[str, Any]) -> list[str]:
     return []
 
 
+def among_common(scores: dict[str, Any]) -> str:
+    """The AUROC of the findings that are not rare, in words; empty where none is, or none is not."""
+    common = scores.get("auroc_common")
+    return f"; {common['value']:.3f} of the {common['findings']} findings in {COMMON} images or more" if common else ""
+
+
 def summary(splits: dict[str, Any], calibration: Calibration) -> list[str]:
     """Probe, teacher branch and student side by side, a line a split, then whether the student's probabilities are calibrated."""
     lines = []
@@ -117,7 +123,8 @@ def summary(splits: dict[str, Any], calibration: Calibration) -> list[str]:
         for name, branch in (("student", "student"), ("teacher branch", "teacher"), ("probe", "probe")):
             auroc = splits[split].get(branch, {}).get("auroc")
             if auroc:
-                words.append(f"{name} AUROC {auroc['value']:.3f} ({auroc['low']:.3f} to {auroc['high']:.3f})")
+                words.append(f"{name} AUROC {auroc['value']:.3f} ({auroc['low']:.3f} to {auroc['high']:.3f}"
+                             f"{among_common(splits[split][branch])})")
         ece = splits[split]["student"].get("ece")
         if ece:
             before = splits[split]["student"]["ece_uncalibrated"]["value"]

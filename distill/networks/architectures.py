@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 from distill.adapters.experts import AdapterSpec
+from distill.adapters.insert import POOLED
 from distill.networks.encoder_folder import check_config
 from distill.networks.encoders import PREFIX, SHUFFLENETS, TORCHVISION, TokenPooling
 from distill.networks.json_values import is_count, is_number, shown
@@ -137,7 +138,8 @@ def check_adapter(layer: str, adapter: Any) -> None:
     known = {"experts": lambda value: is_count(value, 1, 4096), "rank": lambda value: is_count(value, 1, MOST_WIDTH),
              "scale": is_number, "gate": lambda value: value in ("none", "linear", "mlp"),
              "hidden": lambda value: is_count(value, 1, MOST_WIDTH), "top_k": lambda value: is_count(value, 0, 4096),
-             "constant": lambda value: isinstance(value, bool)}
+             "constant": lambda value: isinstance(value, bool), "members": lambda value: is_count(value, 1, 4096),
+             "standardised": lambda value: isinstance(value, bool) and (layer == POOLED or not value)}
     if not isinstance(adapter, Mapping):
         raise UserError(f"model spec: the adapter of {shown(layer)} is {shown(adapter)}, expected an object")
     for name, value in adapter.items():

@@ -37,6 +37,13 @@ def students_view(metrics: dict[str, Any]) -> dict[str, Any] | None:
             "tried": len(tried), "timed": timed, "plot": picture}
 
 
+def experts_view(metrics: dict[str, Any]) -> dict[str, Any] | None:
+    """What experts of an adapted teacher gained over the probe they started from, on which images, and what was kept; None without."""
+    adapters = metrics.get("adapters", {})
+    verdict = adapters.get("experts")
+    return {**verdict, "method": adapters["method"], "added": adapters["added"]} if verdict else None
+
+
 def methods_view(metrics: dict[str, Any]) -> list[dict[str, Any]]:
     """The methods that --method auto tried, best first: mean score on held-out training images, and by fold."""
     scores = metrics.get("choice", {}).get("scores", {})

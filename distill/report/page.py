@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.evaluation.calibrate import nll
-from distill.evaluation.evaluate import confidences, decisions, ece
+from distill.evaluation.evaluate import COMMON, confidences, decisions, ece
 from distill.evaluation.metrics import auroc_columns, bin_of
-from distill.report.choices_view import methods_view, students_view
+from distill.report.choices_view import experts_view, methods_view, students_view
 from distill.report.plots import reliability, roc, training
 from runtimes.scores import Task
 from runtimes.text import shown
@@ -32,7 +32,8 @@ _MODELS = (
     ("student", "Student", "the network that ships"),
 )
 _METRICS = (
-    ("auroc", "AUROC"), ("accuracy", "Accuracy"), ("balanced_accuracy", "Balanced accuracy"),
+    ("auroc", "AUROC"), ("auroc_common", f"AUROC of findings in {COMMON} images or more"),
+    ("accuracy", "Accuracy"), ("balanced_accuracy", "Balanced accuracy"),
     ("f1", "F1, mean over classes"), ("kappa", "Kappa, quadratic"), ("brier", "Brier score"),
     ("ece", "Calibration error (ECE)"),
 )  # fmt: skip
@@ -95,6 +96,7 @@ def write_report(
         confusion=None if task == "multilabel" else _confusion(metrics, test),
         students=students_view(metrics),
         methods=methods_view(metrics),
+        experts=experts_view(metrics),
         columns=_columns(beside or {}),
         guess=(beside or {}).get("guess") or None,
         near=(beside or {}).get("near_copies") or {},

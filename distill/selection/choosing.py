@@ -163,7 +163,7 @@ def describe_choice(scores: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def held_out(images: ImageSet, folds: int, seed: int) -> list[ImageSet]:
-    """The training images divided into folds by patient and copy, stratified; each set validates on one and trains on the rest.
+    """The training images divided into folds by patient and near copy, stratified; each set validates on one and trains on the rest.
 
     Validation and test images belong to no split of a fold; unlabelled images train, unless their patient is held out.
     """
@@ -172,7 +172,8 @@ def held_out(images: ImageSet, folds: int, seed: int) -> list[ImageSet]:
     known = images.labelled[rows]
     positives = labels == 1 if images.task == "multilabel" else labels[:, None] == np.arange(len(images.classes))
     owners = [] if images.groups is None else [images.groups[rows].astype(str).tolist()]
-    groups = merge_groups([*owners, [images.hashes[row] for row in rows]] if images.hashes else owners, len(rows))
+    near = [] if images.alike is None else [[str(number) for number in images.alike[rows].tolist()]]
+    groups = merge_groups([*owners, *near, *([[images.hashes[row] for row in rows]] if images.hashes else [])], len(rows))
     part = np.full(len(rows), -1)
     part[known] = divide(positives[known], groups[known], [1 / folds] * folds, seed)
     home = dict(zip(groups[known].tolist(), part[known].tolist(), strict=True))

@@ -51,6 +51,9 @@ class AdapterOptions(Group):
     """Divisor of the experts' starting singular values."""
     balance: Annotated[float, Expert] = 1e-3
     """Weight of the balance loss of sparse gates."""
+    keep_experts: Annotated[Literal["better", "best", "last"], Expert] = "better"
+    """better: only where they lower the loss on held-out images by more than its standard error, else the probe they start from; best:
+    their best point, whatever it gained; last: trained to the end."""
 
     merge: Literal["exact", "mean", "least-squares"] = "exact"
     """exact: fold what folds exactly and keep routed adapters; mean, least-squares: fold these too, and measure it."""
@@ -116,19 +119,27 @@ class AdaptSettings(RunOptions, TrainingOptions, AdapterOptions, TeacherOptions,
     slice_pooling: Annotated[Literal["attention", "mean"], Expert] = "attention"
     """How the features of slices become one of the volume."""
     epochs: int = 10
-    """Turns through the training images."""
-    min_steps: Annotated[int | None, Expert] = None
-    """Fewest steps of a run, small data sets are turned through more often: 100, behind the pool, where steps are cheap, 1000."""
+    """Turns through the training images; behind the pool the number of steps is chosen on held-out images."""
+    min_steps: Annotated[int, Expert] = 100
+    """Fewest steps of a run inside blocks: small data sets are turned through more often."""
     lr: float | None = 1e-3
     """Peak learning rate of adapters and head."""
-    weight_decay: Annotated[float, Expert] = 0.01
-    """AdamW weight decay."""
+    weight_decay: Annotated[float | None, Expert] = None
+    """AdamW weight decay: 0.01, behind the pool 1, when not given."""
+    focal_gamma: Annotated[float, Expert] = 0.0
+    """Focusing of the multi-label loss, with weights by prevalence; 0 is plain cross-entropy, which the probe was fitted by."""
+    select: Annotated[Literal["last", "best"], Expert] = "last"
+    """With --keep-experts last, inside blocks: keep the last epoch, or the best on validation."""
 
     def check(self) -> None:
         """Refuse values out of range and settings that cannot both hold."""
         super().check()
-        if self.merge_aware and self.select == "best":
-            raise UserError("--merge-aware changes the gates until the last epoch; leave --select best out", USAGE)
+        if self.merge_aware and (self.select == "best" or self.keep_experts == "best"):
+            chosen = "--select best" if self.select == "best" else "--keep-experts best"
+            raise UserError(f"--merge-aware changes the gates until the last epoch; leave {chosen} out", USAGE)
+        if self.select == "best" and self.keep_experts != "last":
+            raise UserError(f"--keep-experts {self.keep_experts} takes the epoch of the least held-out loss; leave --select best out, "
+                            "or give --keep-experts last", USAGE)
         if self.live:
             raise UserError("--bank-views live is for rd-distill; rd-adapt takes banked views: give a number", USAGE)
         if self.overwrite and self.resume:
@@ -138,6 +149,6 @@ class AdaptSettings(RunOptions, TrainingOptions, AdapterOptions, TeacherOptions,
             raise UserError(f"--teacher {self.teacher} holds features already; leave {' and '.join(needless)} out", USAGE)
 
     @property
-    def fewest_steps(self) -> int:
-        """--min-steps, or its default by place."""
-        return (1000 if self.pooled else 100) if self.min_steps is None else self.min_steps
+    def decay(self) -> float:
+        """--weight-decay, or its default by place."""
+        return (1.0 if self.pooled else 0.01) if self.weight_decay is None else self.weight_decay

@@ -27,7 +27,7 @@ class TrainingOptions(Group):
     """Images a step."""
     lr: float | None = None
     """Peak learning rate of the student and the shared classifier; 5e-3, or 2e-3 with --student-weights, when not given."""
-    weight_decay: Annotated[float, Expert] = 0.02
+    weight_decay: Annotated[float | None, Expert] = 0.02
     """AdamW weight decay of the student."""
     warmup: Annotated[float, Expert] = 0.1
     """Share of the steps that warm up."""

@@ -15,7 +15,7 @@ from distill.evaluation.losses import task_loss
 from distill.networks.models import class_scores
 from runtimes.scores import Task
 
-STRENGTHS = (0.001, 0.01, 0.1, 1.0)  # scikit-learn's C
+STRENGTHS = (0.0001, 0.0003, 0.001, 0.01, 0.1, 1.0)  # scikit-learn's C
 
 SMALLEST_SD = 0.1  # of the mean deviation: a feature that is dead on most images must not be blown up on the next one
 
@@ -40,6 +40,11 @@ class Probe:
     def logits(self, features: Tensor) -> Tensor:
         """Logits (n, C) of features (n, D)."""
         return class_scores((features - self.mean) / self.sd @ self.weight + self.bias, self.task)
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """The same as one linear layer of features as they are: weight (C, D) and bias (C,), standardised in float64 and cast once."""
+        weight = (self.weight.double() / self.sd.double()[:, None]).t().contiguous()
+        return weight.float(), (self.bias.double() - weight @ self.mean.double()).float()
 
 
 def fit_probe(features: Tensor, labels: Tensor, val_features: Tensor, val_labels: Tensor, task: Task, outputs: int) -> Probe:

@@ -85,24 +85,37 @@ def train(recipe: Recipe, data: TrainingData, branches: Branches, signals: Teach
 def fit_by(training: TrainingOptions, images: ImageSet, branches: Branches, batches: Batches, losses: Losses, weights: Weights,
            answer: Callable[[Branches, NDArray[np.int64]], Predictions], *, watched: int, seed: int, device: str, run: Path, resume: bool,
            phi_lr: float = 1.0, phi_weight_decay: float = 0.0, decay: Literal["none", "linear"] = "none", ema: float = 0.0,
-           before_step: Callable[[int, int], None] | None = None) -> list[dict[str, Any]]:
+           before_step: Callable[[int, int], None] | None = None, weighted: bool = True,
+           score: Callable[[Predictions], float] | None = None) -> list[dict[str, Any]]:
     """Train branches on batches by the options of training, under a bar; returns a row an epoch.
 
-    answer: what branches say of rows; watched: validation images that are looked at after each epoch.
+    answer: what branches say of rows; watched: validation images that are looked at after each epoch. weighted: labels by their prevalence.
+    score: what the best epoch is best by, where it is not the AUROC.
     """
     assert training.lr is not None
     assert training.min_steps is not None
+    assert training.weight_decay is not None
     class_weights = None
-    if images.task == "multilabel":
+    if images.task == "multilabel" and weighted:
         rows = images.rows("train")
         class_weights = prevalence_weights(torch.from_numpy(images.labels)[rows[images.labelled[rows]]]).to(device)
-    shown = np.sort(np.random.default_rng(0).permutation(images.rows("val"))[:watched])
+    shown = watched_rows(images, watched)
+
+    def evaluate(judged: Branches) -> dict[str, float]:
+        predictions = answer(judged, shown)
+        return judge(images, predictions) | ({"score": score(predictions)} if score else {})
+
     with track("train") as update:
         return fit(branches, batches, losses, weights, epochs=training.epochs, min_steps=training.min_steps, lr=training.lr,
                    weight_decay=training.weight_decay, phi_lr=phi_lr, phi_weight_decay=phi_weight_decay, warmup=training.warmup,
                    decay=decay, ema=ema, precision=training.precision, device=device, class_weights=class_weights, seed=seed, folder=run,
-                   resume=resume, evaluate=lambda judged: judge(images, answer(judged, shown)), select=training.select, progress=update,
+                   resume=resume, evaluate=evaluate, select=training.select, progress=update,
                    before_step=before_step, resumed=partial(say_resumed, training.epochs))
+
+
+def watched_rows(images: ImageSet, count: int) -> NDArray[np.int64]:
+    """The validation images that are looked at after each epoch: all, or so many of them, always the same."""
+    return np.sort(np.random.default_rng(0).permutation(images.rows("val"))[:count])
 
 
 def say_resumed(epochs: int, epoch: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 import timm
 import torch
+from runs import class_folders
 from safetensors.torch import save_file
+from tiny import tiny_images
 
 from distill.adaptation import adapt as story
 from distill.adaptation.adapt import adapt
@@ -30,7 +33,8 @@ pytestmark = pytest.mark.usefixtures("in_empty_folder")
 
 TINY: dict[str, Any] = {
     "teacher": "test_vit", "teacher_size": 160, "teacher_weights": "random", "phantom_images": (16, 12, 12), "phantom_size": 32,
-    "epochs": 2, "min_steps": 0, "batch": 8, "bootstrap": 5, "device": "cpu", "bank_runtime": "torch", "bank_views": 1}
+    "epochs": 2, "min_steps": 0, "batch": 8, "bootstrap": 5, "device": "cpu", "bank_runtime": "torch", "bank_views": 1,
+    "keep_experts": "last"}  # 16 images of noise earn no expert its place, and most of this is about experts
 REFUSED = r"routed adapters, load it with distill\.load_checkpoint"
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {"method": "lora", "rank": 2}, "pissa": {"method": "lora", "init": "pissa", "rank": 2}, "moe": {"method": "moe"},
@@ -92,6 +96,19 @@ def test_onnx_runtime_answers_as_torch_for_a_routed_teacher(arch: str, size: int
         torch.testing.assert_close(through(pixels)["pooled"], torch_forward(teacher)(pixels)["pooled"], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("method", ["molre", "lora"])
+def test_onnx_runtime_answers_as_torch_behind_an_ensemble_of_experts_and_their_head(method: str) -> None:
+    run(method=method, place="pooled", teacher="test_efficientnet", teacher_size=32, keep_experts="best", lr=0.01)
+    model = load_checkpoint(Path("teacher")).model
+    (spec,) = model.spec.adapters.values()
+    assert (spec.standardised, spec.members) == (True, 5 if method == "molre" else 1)
+    pixels = torch.randn(5, 3, 32, 32)
+    through = onnx_forward(load_teacher("teacher"), 1)(pixels)["pooled"]
+    with torch.no_grad():
+        for ours, theirs in ((through, model.features(pixels)), (model.logits(through), model(pixels))):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))  # noise is far from training
+
+
 @pytest.mark.parametrize("method", ["lora", "spectral"])
 def test_a_second_task_goes_on_from_the_folder_and_every_head_is_kept(method: str, capsys: pytest.CaptureFixture[str]) -> None:
     run(method=method, out=Path("first"))
@@ -148,12 +165,50 @@ def test_an_approximate_fold_is_measured_and_refused_above_its_limit_without_los
     assert "from epoch 2 of 2" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("changes", [{"method": "lora"}, {"method": "spectral"}, {"method": "moe", "merge_aware": 0.5}, {"method": "molre"},
+                                     {"method": "linear"}], ids=lambda changes: "-".join(map(str, changes.values())))
+def test_where_experts_gain_nothing_the_frozen_network_with_the_probe_as_its_head_is_written(
+        changes: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    run(**changes, keep_experts="better", epochs=4, lr=0.05)  # a rate that spoils what is trained
+    assert "the probe is kept" in capsys.readouterr().out
+    facts = read_json(Path("teacher") / "metrics.json")
+    verdict = facts["adapters"]["experts"]
+    assert not verdict["used"]
+    assert verdict["gain"] <= verdict["error"]
+    assert verdict["images"] == (16 if changes["method"] in ("molre", "linear") else 12)
+    model = load_checkpoint(Path("teacher")).model
+    assert model.spec.adapters == {}
+    base = load_teacher("test_vit", size=160, weights="random").net.net.state_dict()
+    assert all(torch.equal(value, base[name]) for name, value in model.net.state_dict().items() if "head" not in name)
+    for split in ("val", "test"):
+        student, probe = (facts["splits"][split][branch]["auroc"]["value"] for branch in ("student", "probe"))
+        assert student == pytest.approx(probe, abs=1e-9), "the network answers as the probe, whose features were banked in fp16"
+    assert "Experts against the probe they start from" in (Path("teacher") / "report.html").read_text()
+
+
+def test_a_network_is_trained_where_that_helps_and_the_epoch_of_the_least_loss_is_kept(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distill.teacher.probe.STRENGTHS", (1e-7,))  # a probe that says next to nothing
+    data = class_folders(tmp_path / "data", tiny_images("binary", (96, 48, 16), seed=1))
+    run(data=str(data), method="lora", teacher="test_efficientnet", teacher_size=32, epochs=10, rank=2, adapt_share=1.0,
+        keep_experts="better")
+    facts = read_json(Path("teacher") / "metrics.json")
+    verdict = facts["adapters"]["experts"]
+    assert verdict["used"]
+    assert verdict["gain"] > verdict["error"]
+    losses = [float(row["val_loss"]) for row in csv.DictReader(Path("teacher/summary.csv").read_text().splitlines())]
+    assert verdict["trained"] == f"epoch {1 + losses.index(min(losses))} of 10"
+
+
 class Killed(BaseException):
     """Stands for a kill."""
 
 
-@pytest.mark.parametrize("changes", [{"method": "spectral", "merge_aware": 0.5, "epochs": 3}, {"method": "molre", "epochs": 3}],
-                         ids=["blocks", "pooled"])
+@pytest.mark.parametrize("changes", [{"method": "spectral", "merge_aware": 0.5, "epochs": 3}, {"method": "molre"},
+                                     {"method": "moe", "epochs": 3, "keep_experts": "best"},
+                                     {"method": "lora", "epochs": 3, "keep_experts": "better"},
+                                     {"method": "molre", "keep_experts": "best"}],
+                         ids=["blocks", "pooled", "blocks at their best", "blocks guarded", "pooled at its best"])
 def test_a_killed_run_resumes_to_the_same_weights(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     run(**changes, out=Path("whole"))
     judge, calls = story.judge, 0
@@ -180,6 +235,8 @@ def test_a_killed_run_resumes_to_the_same_weights(changes: dict[str, Any], monke
     ({"top_k": 9}, "top-k 9 of 8"), ({"scale": float("nan")}, "--scale"), ({"merge_aware": 1.0}, "--merge-aware"),
     ({"method": "spectral", "rank": 999}, "--adapt-layers"), ({"teacher": "bank:x"}, "shows no layers"),
     ({"method": "moe", "peft": True}, "--peft needs"), ({"merge_aware": 0.5, "select": "best"}, "--select best"),
+    ({"merge_aware": 0.5, "keep_experts": "best"}, "--keep-experts best"),
+    ({"select": "best", "keep_experts": "better"}, "--keep-experts better takes the epoch"),
     ({"adapt_layers": "pointwise"}, "--adapt-layers pointwise"), ({"epochs": 0}, "--epochs")])
 def test_what_cannot_be_is_a_usage_error_in_words(changes: dict[str, Any], told: str) -> None:
     if changes.get("teacher") == "bank:x":
@@ -217,7 +274,7 @@ def test_an_adapter_folder_alone_makes_the_adapted_teacher_of_its_base_again_and
     with pytest.raises(UserError, match="--teacher-adapter"):
         load_teacher("teacher", adapter=Path("teacher/peft"))
     settings = DistillSettings(student="test_efficientnet", size=32, min_steps=2, teacher_adapter=Path("teacher/peft"),
-                               **{name: value for name, value in TINY.items() if name != "min_steps"})
+                               **{name: value for name, value in TINY.items() if name not in ("min_steps", "keep_experts")})
     assert distill(settings, "rd-distill --test") == 0
     assert read_manifest(Path("student"), "student")["parents"]["teacher"] == again.hash
 

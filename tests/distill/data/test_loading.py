@@ -147,6 +147,25 @@ def test_near_copies_stay_on_one_side_of_a_made_split_and_are_told_where_they_ma
     apart = load_images(root, keep_together="group")
     assert torn(apart) == apart.facts["near_copies"]["pairs_in_two_splits"] > 0
     assert any("in different splits" in note for note in apart.facts["notes"])
+    assert apart.alike is None
+
+
+@pytest.mark.parametrize("split", ["", "given"])
+def test_near_copies_share_a_number_by_which_folds_are_made_also_where_the_split_is_given(tmp_path: Path, split: str) -> None:
+    root = Path(near_pairs(tmp_path / "images"))
+    if split:
+        for number, path in enumerate(sorted(root.rglob("*.*"))):
+            place = tmp_path / "given" / ("train", "val", "test")[number // 2 % 3] / path.parent.name / path.name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(place)
+        root = tmp_path / "given"
+    images = load_images(str(root))
+    assert images.alike is not None
+    pairs: dict[str, set[int]] = {}
+    for key, number in zip(images.keys, images.alike.tolist(), strict=True):
+        pairs.setdefault(key[:-4], set()).add(number)
+    assert all(len(numbers) == 1 for numbers in pairs.values())
+    assert len(set.union(*pairs.values())) == len(pairs) == 32
 
 
 def test_pictures_that_all_look_alike_are_still_split(tmp_path: Path) -> None:

@@ -116,6 +116,21 @@ def test_a_class_without_positives_is_named_and_left_out_of_the_mean(task: Any) 
     assert all(np.isfinite(list(got[key].values())).all() for key in ("auroc", "accuracy", "f1", "balanced_accuracy"))
 
 
+def test_the_auroc_of_common_findings_is_the_mean_of_those_with_ten_images_of_either_outcome() -> None:
+    generator = np.random.default_rng(0)
+    counts = (30, 10, 9, 95)  # positives of 100: the third is rare, and the fourth nearly always there
+    labels = np.stack([generator.permutation(np.arange(100) < count) for count in counts], axis=1).astype(np.float32)
+    scores = np.clip(0.3 * labels + 0.7 * generator.random((100, 4)), 0, 1)
+    got = evaluate(labels, scores, task="multilabel", classes=NAMES, n_bootstrap=50)
+    own = [reference.roc_auc_score(labels[:, place], scores[:, place]) for place in range(4)]
+    assert value(got, "auroc_common") == pytest.approx(np.mean(own[:2]))
+    assert got["auroc_common"]["findings"] == 2
+    assert got["auroc_common"]["low"] < value(got, "auroc_common") < got["auroc_common"]["high"]
+    assert value(got, "auroc") == pytest.approx(np.mean(own))
+    for columns in ([0, 1], [2, 3]):  # none is rare, or all are: there is nothing to tell apart
+        assert "auroc_common" not in evaluate(labels[:, columns], scores[:, columns], task="multilabel", classes=NAMES[:2], n_bootstrap=2)
+
+
 def test_a_split_with_one_class_has_no_auroc_and_a_split_without_labels_no_metric() -> None:
     _, scores = single_label(0, 10, 2)
     got = evaluate(np.ones(10, dtype=int), scores, task="binary", classes=("no", "yes"), n_bootstrap=10)

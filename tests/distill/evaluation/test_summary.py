@@ -30,6 +30,15 @@ def test_the_summary_has_all_branches_with_intervals() -> None:
     assert "ECE 0.100 (0.300 before calibration)" in lines[1]
 
 
+def test_the_summary_says_what_findings_reach_that_are_not_rare() -> None:
+    splits = figures(0.8, 0.9)
+    splits["test"] = {**splits["test"], "student": {**splits["test"]["student"],
+                                                    "auroc_common": {"value": 0.85, "low": 0.8, "high": 0.9, "findings": 4}}}
+    lines = summary(splits, Calibration((2.0,)))
+    assert "student AUROC 0.800 (0.700 to 0.900; 0.850 of the 4 findings in 10 images or more), probe AUROC 0.900 (0.800 to" in lines[1]
+    assert "findings" not in lines[0]
+
+
 def test_the_summary_does_not_call_probabilities_calibrated_that_are_not() -> None:
     lines = summary(figures(0.8, 0.9), Calibration((1.0,), (), {EVERY_CLASS: "too few"}, {"mass": "2 with it, 30 without"}))
     assert "ECE 0.100 (not calibrated)" in lines[1]

@@ -92,6 +92,9 @@ def test_folds_hold_out_each_labelled_training_image_once_by_patient_and_no_othe
     for fold in held_out(copies, 3, 0):  # no patient is known, and four images are one picture
         assert not {copies.hashes[row] for row in fold.rows("train")} & {copies.hashes[row] for row in fold.rows("val")}
         assert len(fold.rows("val")) < 20
+    near = replace(images, groups=None, alike=np.arange(60) // 4)
+    for fold in held_out(near, 3, 0):  # four images look nearly alike
+        assert not {row // 4 for row in fold.rows("train")} & {row // 4 for row in fold.rows("val")}
 
 
 def test_of_equal_methods_the_simpler_is_taken(capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,7 +85,7 @@ def test_noise_is_met_with_a_strong_penalty_and_constant_features_with_no_nan() 
     torch.manual_seed(0)
     features, labels = torch.randn(40, 200), torch.arange(40) % 2
     probe = fit_probe(features, labels, torch.randn(40, 200), labels, "binary", 2)
-    assert probe.strength == STRENGTHS[0]
+    assert probe.strength <= 0.001, "of such strengths none says anything, and which is best is chance"
     flat = fit_probe(torch.ones(12, 5), labels[:12], torch.ones(6, 5), labels[:6], "binary", 2)
     torch.testing.assert_close(flat.logits(torch.ones(3, 5)).softmax(1), torch.full((3, 2), 0.5), atol=1e-3, rtol=0)
 
