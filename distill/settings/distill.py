@@ -35,6 +35,8 @@ class DistillSettings(RunOptions, TrainingOptions, SelectionOptions, MethodOptio
     """Folder to write."""
     min_steps: Annotated[int, Expert] = 1200
     """Fewest steps of a run: small data sets are turned through more often."""
+    weight_decay: Annotated[float, Expert] = 0.02
+    """AdamW weight decay of the student."""
     unlabelled: Path | None = None
     """Folder of further training images without labels."""
     adapt: Literal["none", "lora", "moe", "molre", "spectral"] = "none"

@@ -47,6 +47,7 @@ def pretrain(recipe: Recipe, data: TrainingData, student: Model, signals: Teache
     images, training = data.images, recipe.training
     assert training.lr is not None
     assert training.min_steps is not None
+    assert training.weight_decay is not None
     rows = images.rows("train")
     mixed = not images.labelled[rows].all()
     batches = Batches(data.pixels, torch.from_numpy(images.labels), rows, rows, data.spec, data.views, recipe.seed,
