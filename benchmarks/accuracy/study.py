@@ -75,13 +75,17 @@ def distilled(run: Run, work: Path, *more: str) -> dict[str, Any]:
     return row
 
 
-def distilled_here(run: Run, work: Path, *more: str) -> dict[str, Any]:
-    """The same as `distilled` in this process, without the start of a process and the files of a result: for studies of many short runs."""
+def distilled_here(run: Run, work: Path, *more: str, first_stage: Any = None) -> dict[str, Any]:
+    """The same as `distilled` in this process, without the start of a process and the files of a result: for studies of many short runs.
+
+    first_stage: takes the place of the one that rd-distill has.
+    """
     from distill.commands import story
     from distill.report.outcome import metrics_of, versions
     from distill.run import opened_run
     from distill.settings.distill import DistillSettings
     from distill.settings.training import RunOptions
+    from distill.training.pretrain import pretrain
     from runtimes.commands.flags import parse, record
 
     os.chdir(work)
@@ -91,7 +95,7 @@ def distilled_here(run: Run, work: Path, *more: str) -> dict[str, Any]:
     with contextlib.redirect_stdout(io.StringIO()), opened_run(settings.part(RunOptions), record(settings), "student", drawn=False,
                                                                more={}) as opened:
         assert opened is not None
-        result, choices = story(settings, " ".join(flags), opened)
+        result, choices = story(settings, " ".join(flags), opened, first_stage=first_stage or pretrain)
     used = time.process_time() - start
     return {**run.row(work), **figures_of(metrics_of(result, choices), versions()), "cpu_seconds": round(used, 1),
             **{name: choices[name] for name in ("choice", "pretrain", "trust") if name in choices}}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,6 +27,13 @@ from distill.teacher.teaching import TeacherSignals
 from distill.training.batches import Batches
 from distill.training.fit import fit
 from distill.training.student import WATCHED_IMAGES, Recipe, say_resumed
+
+
+class FirstStage(Protocol):
+    """What trains a student before it sees a label; `pretrain` is one."""
+
+    def __call__(self, recipe: Recipe, data: TrainingData, student: Model, signals: TeacherSignals, folder: Path, *,
+                 resume: bool) -> tuple[Model, list[dict[str, Any]]]: ...
 
 
 def has_first_stage(method: MethodOptions, images: ImageSet, *, given_weights: bool) -> bool:
