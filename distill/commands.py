@@ -90,7 +90,7 @@ def story(settings: DistillSettings, command: str, opened: Run, networks: OwnNet
     run, resume, banked = opened.folder, settings.resume, needs_bank(settings.method)
     arch = check_names(settings, networks)
     source = TeacherSource(settings.teacher, settings.teacher_weights, settings.teacher_adapter, networks.teacher,
-                           stated=stated_input(settings.part(TeacherOptions)))
+                           stated=stated_input(settings.part(TeacherOptions)), task=settings.task_name)
     if settings.adapt != "none":
         folder = teacher_folder(settings.out)
         adapt(settings.adaptation(folder), command)
@@ -116,7 +116,8 @@ def story(settings: DistillSettings, command: str, opened: Run, networks: OwnNet
     if banked:
         plan = BankPlan(settings.bank, settings.bank_views, settings.bank_seed, grid_of(method, settings.bank_grid), settings.bank_runtime,
                         settings.audit, settings.threads)
-        signals = prepare_teacher(source, plan, images, views, device, second=settings.second_teacher, probe_seed=settings.split_seed)
+        signals = prepare_teacher(source, plan, images, views, device, second=settings.second_teacher,
+                                  second_task=settings.second_task_name, probe_seed=settings.split_seed)
     else:
         say("teacher", f"none: --method {settings.method} trains on labels alone")
     start = partial(named_student, weights=settings.student_weights, seed=settings.seed, method=method, device=device, own=networks.student)
@@ -181,9 +182,9 @@ def check_names(settings: DistillSettings, networks: OwnNetworks = NAMED) -> str
         read_table(settings.latency_table)
     if needs_bank(settings.method):
         if networks.teacher is None:
-            check_teacher(settings.teacher, weights=settings.teacher_weights, adapter=settings.teacher_adapter)
+            check_teacher(settings.teacher, weights=settings.teacher_weights, adapter=settings.teacher_adapter, task=settings.task_name)
         if settings.second_teacher is not None:
-            check_teacher(settings.second_teacher, flag="--second-teacher")
+            check_teacher(settings.second_teacher, flag="--second-teacher", task=settings.second_task_name)
         if settings.bank is not None:
             check_bank(settings.bank)
     budget_of(settings.part(BudgetOptions))  # a number that is none is refused, too
