@@ -262,7 +262,8 @@ def gone_on(task: Task, network: Mapping[str, Tensor], own: tuple[str, ...], spe
 
 def file_digest(state: Mapping[str, Tensor]) -> str:
     """SHA-256 of model.safetensors with these tensors."""
-    return hashlib.sha256(weights_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})).hexdigest()
+    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}  # equal ones may be one here, not in a file
+    return hashlib.sha256(weights_bytes(own)).hexdigest()
 
 
 def identity(folder: Path, task: str | None = None) -> str:

@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from distill.networks.encoders import PREFIX
+from distill.networks.encoders import TransformersNet
 from distill.networks.models import Model, ModelSpec, weights_hash
 from distill.networks.nets import build_net, classifier_of
-from distill.networks.solid import is_solid
+from distill.networks.solid import SolidNet
 from distill.networks.tasks import AGAIN, digest_of
 from distill.teacher.teacher import Teacher
 from distill.teacher.teachers import FolderNet
@@ -78,7 +78,9 @@ def open_original(record: Mapping[str, Any], state: Mapping[str, Tensor], where:
                         f"{len(different.unexpected_keys)} unexpected tensors); {AGAIN}")
     if record["folder"]:
         net = FolderNet(Model(spec, net))
-    elif not (spec.arch.startswith(PREFIX) or is_solid(spec.arch)):
+    elif isinstance(net, TransformersNet | SolidNet):
+        net.classifier = nn.Identity()  # as a teacher answers features
+    else:
         net = PooledNet(net)
     teacher = Teacher(record["name"], net.eval().requires_grad_(False), image_spec, record["hash"], record["licence"],
                       dict(spec.arguments), record["pooling"], spec.arch, record["channels"], record["assumed"])
