@@ -28,7 +28,7 @@ ZERO, KEPT = "mixture, start from zero", ("--keep-old", "distil", "--keep-images
 KEEP: dict[str, tuple[str, ...]] = {
     "none": ("--keep-old", "none"), "distil": ("--keep-old", "distil"), "distil, 32 images a task": KEPT,
     "experts": ("--keep-old", "experts")}
-WEIGHTS = ("3", "30")  # of the distance to earlier features, tried with one seed and judged on validation images
+WEIGHTS = ("3", "1", "0.3")  # of the distance to earlier features, tried with one seed and judged on validation images
 CHOICE = "weight, by validation"
 DINO = ("--teacher", "dinov2-small", "--teacher-size", "112", *ADAPTING)
 
@@ -39,8 +39,8 @@ def runs(seeds: int, work: Path) -> Iterator[Run]:
     Rows of --keep-old none in the first order are those of an earlier study, which had no other way: their method is the adapter's name.
     """
     three_sets(work)  # written once, before workers read it
-    for weight in WEIGHTS:
-        for way in ("distil", "distil, 32 images a task"):
+    for way in ("distil", "distil, 32 images a task"):
+        for weight in WEIGHTS:
             yield Run(CHOICE, f"lora, {way}, {weight}", 0, (*ADAPTERS["lora"], *KEEP[way], "--keep-weight", weight))
     for seed in range(seeds):
         for method in ("lora", ZERO, "spectral"):
