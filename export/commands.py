@@ -66,7 +66,8 @@ def _export(settings: ExportSettings, command: str, images_of: Callable[[Checkpo
     @cache
     def opened() -> tuple[Checkpoint, ImageSet]:
         checkpoint = load_task(settings.student_dir, settings.task, "student", "teacher")
-        say("student", f"{settings.student_dir}: {checkpoint.spec.arch}, {checkpoint.spec.task}, {len(checkpoint.spec.classes)} classes, "
+        source = f"{settings.student_dir}{f', task {settings.task}' if settings.task else ''}"
+        say("student", f"{source}: {checkpoint.spec.arch}, {checkpoint.spec.task}, {len(checkpoint.spec.classes)} classes, "
                        f"{checkpoint.image_spec.height}x{checkpoint.image_spec.width} {checkpoint.image_spec.dtype}, "
                        f"{checkpoint.calibration.describe()}")
         _check_data(settings, checkpoint)

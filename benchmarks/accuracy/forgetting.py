@@ -28,7 +28,7 @@ ZERO, KEPT = "mixture, start from zero", ("--keep-old", "distil", "--keep-images
 KEEP: dict[str, tuple[str, ...]] = {
     "none": ("--keep-old", "none"), "distil": ("--keep-old", "distil"), "distil, 32 images a task": KEPT,
     "experts": ("--keep-old", "experts")}
-WEIGHTS = ("3", "1", "0.3")  # of the distance to earlier features, tried with one seed and judged on validation images
+WEIGHTS = ("3", "1", "0.3", "0.1")  # of the distance to earlier features, tried with one seed and judged on validation images
 CHOICE = "weight, by validation"
 DINO = ("--teacher", "dinov2-small", "--teacher-size", "112", *ADAPTING)
 

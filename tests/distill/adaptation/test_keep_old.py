@@ -31,16 +31,17 @@ from export.commands import export
 from export.config import ExportSettings
 from runtimes.errors import PARITY, USAGE, UserError
 from runtimes.files.folder import read_json, read_manifest, write_json, write_manifest
+from runtimes.info import folder_info
 
 pytestmark = pytest.mark.usefixtures("in_empty_folder")
 
 TINY: dict[str, Any] = {
-    "teacher": "test_vit", "teacher_size": 160, "teacher_weights": "random", "phantom_images": (16, 12, 12), "phantom_size": 32,
+    "teacher": "test_vit", "teacher_size": 64, "teacher_weights": "random", "phantom_images": (16, 12, 12), "phantom_size": 32,
     "epochs": 1, "min_steps": 0, "batch": 8, "bootstrap": 5, "device": "cpu", "bank_runtime": "torch", "bank_views": 1}
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {"method": "lora", "rank": 2}, "moe": {"method": "moe"}, "spectral": {"method": "spectral"}, "molre": {"method": "molre"},
     "linear": {"method": "linear"}}
-PIXELS = torch.randn(3, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+PIXELS = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 STUDENT: dict[str, Any] = {"student": "test_efficientnet", "size": 32, "phantom_images": (16, 12, 12), "phantom_size": 32, "epochs": 1,
                            "min_steps": 0, "batch": 8, "bootstrap": 5, "device": "cpu", "bank_runtime": "torch", "bank_views": 1}
 
@@ -142,17 +143,34 @@ def test_a_task_is_chosen_as_a_teacher_and_its_features_are_its_own(chain: Chain
         assert earlier.hash != newest.hash, "banks of two tasks must not be taken for each other"
 
 
-def test_every_task_is_exported_in_parity(chain: Chain) -> None:
-    for name in (None, "breast", "chest"):
+def test_every_task_is_exported_in_parity(chain: Chain, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("breast", "chest", None):
         settings = ExportSettings(student_dir=chain.folders[2], task=name, out=Path(f"artifact-{name}"), samples=5)
         assert export(settings, "rd-export --test") == 0
         parity = read_json(Path(f"artifact-{name}/parity.json"))
         assert (parity["passed"], parity["flips"]) == (True, 0)
-        assert export(ExportSettings(student_dir=chain.folders[2], task=name, out=Path(f"artifact-{name}"), samples=5, resume=True)) == 0
+    again = ExportSettings(student_dir=chain.folders[2], task="breast", out=Path("artifact-breast"), samples=5, resume=True)
+    assert export(again, "rd-export --test") == 0
+    assert "was finished already" in capsys.readouterr().out
+    other = ExportSettings(student_dir=chain.folders[2], task="chest", out=Path("artifact-breast"), samples=5, resume=True)
+    assert "--out artifact-breast is not empty" in refused(USAGE, export, settings=other)
     manifests = [read_json(Path(f"artifact-{name}/manifest.json")) for name in ("breast", "chest")]
     assert manifests[0]["parents"]["student"] != manifests[1]["parents"]["student"]
     assert manifests[0]["artifact"]["weights_sha256"] == read_manifest(chain.folders[0], "teacher")["files"]["model.safetensors"]
     assert "breast" not in Path("artifact-breast/manifest.json").read_text(), "a task's name may be a ward's"
+
+
+def test_the_folder_lists_its_tasks_with_their_figures(chain: Chain) -> None:
+    info = folder_info(chain.folders[2])
+    lines = [words for label, words in info.rows if label == "task"]
+    assert [line.partition(":")[0] for line in lines] == ["breast", "chest", "phantom (synthetic head CT)"]
+    for line, folder, facts in zip(lines, chain.folders, info.facts["tasks"], strict=True):
+        own = read_json(folder / "metrics.json")["splits"]
+        for split in ("val", "test"):
+            auroc = own[split]["student"].get("auroc")
+            assert facts["auroc"].get(split) == auroc
+            assert auroc is None or f"{split} AUROC {auroc['value']:.3f}" in line
+    assert not [label for label, _ in folder_info(chain.folders[0]).rows if label == "task"], "one task is what the folder is"
 
 
 def test_students_are_distilled_from_each_task() -> None:
@@ -237,7 +255,7 @@ def test_a_network_that_is_held_stays_nearer_to_its_earlier_features(kept: int, 
         assert dict(tasks.images) == {"breast": 6, "phantom (synthetic head CT)": 6}
         images = tasks.kept("breast")
         assert images is not None
-        assert images.levels.shape == (6, 160, 160, 1)
+        assert images.levels.shape == (6, 64, 64, 1)
 
 
 def test_a_head_alone_moves_no_network_and_needs_no_trial() -> None:
@@ -323,7 +341,7 @@ def test_a_peft_folder_of_a_later_task_fits_the_original() -> None:
     pytest.importorskip("peft")
     run(**METHODS["lora"], out=Path("one"))
     later("one", 1, **METHODS["lora"], out=Path("two"), peft=True)
-    again = load_teacher("test_vit", size=160, weights="random", adapter=Path("two/peft"))
+    again = load_teacher("test_vit", size=64, weights="random", adapter=Path("two/peft"))
     torch.testing.assert_close(again.features(PIXELS), load_teacher("two").features(PIXELS), rtol=1e-3, atol=1e-4)
 
 
