@@ -29,7 +29,7 @@ class ContinualOptions(Group):
     goes on, held to its earlier features; none: it goes on, and forgets."""
     keep_images: int = 0
     """With --keep-old distil, that many training images of each task stay in the folder, without names: they are patients' images."""
-    keep_weight: Annotated[float, Expert] = 1.0
+    keep_weight: Annotated[float, Expert] = 0.3
     """Weight of the distance to earlier features, for --keep-old distil."""
     old_data: Annotated[tuple[str, ...], Expert] = ()
     """Where images of earlier tasks are now, if they have moved: their heads are tried on them after --keep-old distil or none."""

@@ -144,7 +144,8 @@ def test_a_task_is_chosen_as_a_teacher_and_its_features_are_its_own(chain: Chain
 
 
 def test_every_task_is_exported_in_parity(chain: Chain, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("breast", "chest", None):
+    method = read_json(chain.folders[2] / "metrics.json")["adapters"]["method"]
+    for name in ("breast", "chest", *([None] if method == "moe" else [])):
         settings = ExportSettings(student_dir=chain.folders[2], task=name, out=Path(f"artifact-{name}"), samples=5)
         assert export(settings, "rd-export --test") == 0
         parity = read_json(Path(f"artifact-{name}/parity.json"))
