@@ -19,6 +19,7 @@ from benchmarks.accuracy.recipes import ADAPTED_TEACHER, ADAPTERS, ADAPTING
 from benchmarks.accuracy.sets import three_sets
 from benchmarks.accuracy.study import Run, adapted, conduct, points
 from benchmarks.commands import command
+from benchmarks.record import RESULTS, read_rows
 from distill.networks.tasks import TaskFolder, read_tasks
 from runtimes.files.folder import read_json
 
@@ -26,8 +27,7 @@ SEQUENCE = ("BUSI", "pneumonia", "NIH")
 FORWARD, REVERSED = ", ".join(SEQUENCE), ", ".join(reversed(SEQUENCE))
 ZERO, KEPT = "mixture, start from zero", ("--keep-old", "distil", "--keep-images", "32")
 KEEP: dict[str, tuple[str, ...]] = {
-    "none": ("--keep-old", "none"), "distil": ("--keep-old", "distil"), "distil, 32 images a task": KEPT,
-    "experts": ("--keep-old", "experts")}
+    "none": ("--keep-old", "none"), "distil": ("--keep-old", "distil"), "distil, 32 images a task": KEPT}
 DISTIL, DISTIL_KEPT = "distil", "distil, 32 images a task"
 # Weights of the distance to earlier features, tried with lora and one seed and judged on validation images; and the one that was chosen.
 WEIGHTS = {DISTIL: ("3", "1", "0.3", "0.1"), DISTIL_KEPT: ("3", "0.3")}
@@ -49,12 +49,10 @@ def runs(seeds: int, work: Path) -> Iterator[Run]:
             for way in WEIGHTS:
                 if (method, seed) != ("lora", 0):  # which the choice holds
                     yield Run(FORWARD, f"{method}, {way}", seed, (*ADAPTERS[method], *KEEP[way], "--keep-weight", CHOSEN))
-    for method in ("molre, behind the pool", "lora", ZERO, "spectral"):
-        yield Run(FORWARD, f"{method}, experts", 0, (*ADAPTERS[method], *KEEP["experts"]))
     for seed in range(seeds):
         for way in ("none", DISTIL, DISTIL_KEPT):
             yield Run(REVERSED, f"lora, {way}", seed, (*ADAPTERS["lora"], *KEEP[way]))
-    for way in ("none", DISTIL, DISTIL_KEPT, "experts"):
+    for way in ("none", DISTIL, DISTIL_KEPT):
         yield Run(f"{FORWARD}; dinov2-small", f"lora, {way}", 0, (*ADAPTERS["lora"], *KEEP[way]))
 
 
@@ -75,8 +73,7 @@ def perform(run: Run, work: Path) -> dict[str, Any]:
         else:
             out = work / f"{run.slug}-{name}"
             command("distill.adaptation.cli", [*own, *run.flags, "--teacher", str(folders[-1]), *adapting, "--overwrite",
-                                               *([] if "experts" in run.flags else ["--accept-forgetting"]), "--seed", str(run.seed),
-                                               "--threads", "1", "--out", str(out)], work)
+                                               "--accept-forgetting", "--seed", str(run.seed), "--threads", "1", "--out", str(out)], work)
         folders.append(out)
         tasks = read_tasks(out)
         stages.append(judged(tasks))
@@ -128,7 +125,23 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells = [setting, called, str(len(own)), learnt, last, points([forgotten(row)[0] for row in own]),
                  f"{points([forgotten(row)[1] for row in own])} %"]
         lines.append(f"| {' | '.join(cells)} |")
+    lines += experts()
     return "\n".join(lines)
+
+
+def experts() -> list[str]:
+    """Rows of --keep-old experts: each task is a fresh adapter bit for bit, so its figures are those of the study of adapters."""
+    fresh = [row for row in read_rows(RESULTS / "adapters.jsonl") if "teacher" in row]
+    lines = []
+    for method in ("lora", ZERO, "spectral", "molre, behind the pool"):
+        own = {name: [row["teacher"]["splits"]["test"]["student"]["auroc"] for row in fresh
+                      if (row["setting"], row["method"]) == (name, method)]
+               for name in ("BUSI", "pneumonia, 470 labels", "NIH 1000")}
+        learnt = [points(values) for values in own.values()]
+        cells = [f"{FORWARD}, or any", f"{method}, experts", str(max(map(len, own.values()))), ", ".join(learnt),
+                 ", ".join(learnt[:-1]), "0", "0 %"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 if __name__ == "__main__":

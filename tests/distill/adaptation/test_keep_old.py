@@ -15,6 +15,7 @@ from PIL import Image
 from places import FIXTURES
 
 from benchmarks.robustness.stand_ins import write_encoder
+from distill.adaptation import adapt as story
 from distill.adaptation.adapt import adapt
 from distill.adaptation.earlier import earlier_tasks
 from distill.commands import distill
@@ -257,6 +258,53 @@ def test_a_network_that_is_held_stays_nearer_to_its_earlier_features(kept: int, 
         images = tasks.kept("breast")
         assert images is not None
         assert images.levels.shape == (6, 64, 64, 1)
+
+
+class Killed(BaseException):
+    """Stands for a kill."""
+
+
+def test_a_killed_run_that_is_held_resumes_to_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    run(**METHODS["lora"], out=Path("one"), keep_old="distil", keep_images=4)
+    held = {**METHODS["lora"], "keep_old": "distil", "keep_images": 4, "accept_forgetting": True, "epochs": 3}
+    later("one", 1, **held, out=Path("whole"))
+    judge, calls = story.judge, 0
+
+    def dying(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise Killed
+        return judge(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(story, "judge", dying)
+        with pytest.raises(Killed):
+            later("one", 1, **held, out=Path("again"))
+    assert later("one", 1, **held, out=Path("again"), resume=True) == 0
+    assert weights_hash(load_checkpoint(Path("whole")).model.net) == weights_hash(load_checkpoint(Path("again")).model.net)
+    tasks = [read_json(Path(name) / INDEX) for name in ("whole", "again")]
+    assert tasks[0]["earlier"][0]["tensors"] == tasks[1]["earlier"][0]["tensors"]
+
+
+def test_names_that_were_hidden_stay_hidden_in_later_folders(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for place, name in ((place, name) for place in ("Anna", "Berta") for name in ("no", "yes")):
+        for number in range(20):
+            folder = tmp_path / f"ward of {place}" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(generator.integers(0, 255, (32, 32)).astype(np.uint8)).save(folder / f"{place} {number}.png")
+    own = {**METHODS["moe"], "phantom_images": None, "hide_names": "always"}
+    run(**own, data=str(tmp_path / "ward of Anna"), out=Path("one"))
+    later("one", 1, **own, data=str(tmp_path / "ward of Berta"), out=Path("two"))
+    written = b"".join(path.read_bytes() for path in Path("two").rglob("*") if path.is_file())
+    assert not any(word in written for word in (b"Anna", b"Berta"))
+    first = read_tasks(Path("two")).names[0]
+    assert first.startswith("data-")
+    told = refused(1, export, settings=ExportSettings(student_dir=Path("two"), task=first, samples=5))
+    assert "name them with --data" in told
+    settings = ExportSettings(student_dir=Path("two"), task=first, samples=5, data=str(tmp_path / "ward of Anna"))
+    assert export(settings, "rd-export --test") == 0
 
 
 def test_a_head_alone_moves_no_network_and_needs_no_trial() -> None:
