@@ -76,7 +76,7 @@ def _original_of(checkpoint: Checkpoint, tasks: int) -> Model | None:
     spec, settings = checkpoint.spec, checkpoint.manifest.get("settings", {})
     if set(spec.adapters) - {POOLED} and not (tasks <= 1 and settings.get("method") in ("moe", "molre")):
         return None
-    plain = ModelSpec(spec.arch, spec.height, spec.width, "binary", ("no", "yes"), spec.arguments)
+    plain = ModelSpec(spec.arch, spec.height, spec.width, "binary", ("no", "yes"), spec.arguments, slices=spec.slices if spec.solid else 0)
     net = build_net(plain.arch, plain.height, plain.width, plain.outputs, **plain.arguments)
     head = own_parts(net)[0]
     state: dict[str, Tensor] = {}

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from distill.networks.models import class_scores
 from runtimes.artifact.claims import class_names
 from runtimes.errors import UserError
 from runtimes.files.folder import read_json
@@ -32,10 +30,6 @@ class TaskHead:
     classes: tuple[str, ...]
     weight: Tensor
     bias: Tensor
-
-    def logits(self, features: Tensor) -> Tensor:
-        """Logits (B, classes) of pooled features (B, D)."""
-        return class_scores(torch.nn.functional.linear(features, self.weight, self.bias), self.task)
 
 
 def load_heads(folder: Path) -> list[TaskHead]:

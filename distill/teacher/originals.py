@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from distill.networks.encoders import TransformersNet
-from distill.networks.models import Model, ModelSpec, weights_hash
+from distill.networks.models import Model, ModelSpec
 from distill.networks.nets import build_net, classifier_of
 from distill.networks.solid import SolidNet
 from distill.networks.tasks import AGAIN, digest_of
@@ -54,7 +54,7 @@ def record_original(original: Original, spec: ModelSpec) -> tuple[dict[str, Any]
     beginning = next(name for name, module in body.named_modules() if module is head) + "."
     state = {name: tensor for name, tensor in body.state_dict().items() if not name.startswith(beginning)}
     digests = {name: digest_of(tensor) for name, tensor in state.items()}
-    plain = ModelSpec(spec.arch, spec.height, spec.width, "binary", ("no", "yes"), spec.arguments)
+    plain = ModelSpec(spec.arch, spec.height, spec.width, "binary", ("no", "yes"), spec.arguments, slices=spec.slices if spec.solid else 0)
     record = {"name": teacher.name, "public": original.public, "hash": teacher.hash, "net_hash": original.net_hash,
               "licence": teacher.licence, "pooling": teacher.pooling, "channels": teacher.channels, "assumed": teacher.assumed,
               "folder": isinstance(teacher.net, FolderNet), "model": plain.as_dict(), "image": teacher.image_spec.as_dict()}
@@ -85,8 +85,3 @@ def open_original(record: Mapping[str, Any], state: Mapping[str, Tensor], where:
     teacher = Teacher(record["name"], net.eval().requires_grad_(False), image_spec, record["hash"], record["licence"],
                       dict(spec.arguments), record["pooling"], spec.arch, record["channels"], record["assumed"])
     return Original(teacher, record["net_hash"], record["public"])
-
-
-def whole_hash(teacher: Teacher) -> str:
-    """The hash of a teacher's whole network, as a PEFT folder names it."""
-    return weights_hash(teacher.net)
