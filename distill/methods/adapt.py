@@ -21,6 +21,6 @@ def losses(step: Step) -> dict[str, Tensor]:
     if balance is not None:
         added["balance"] = step.weights.balance * balance
     if step.branches.keeping is not None:
-        added["keep"] = step.branches.keeping.loss(student, batch.pixels, whole, batch.mask, batch.viewed)
+        added["keep"] = step.branches.keeping.loss(student, batch.pixels, whole, batch.mask)
         balance_loss(student.net)  # of kept images: not what is balanced
     return added

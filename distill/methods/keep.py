@@ -38,19 +38,14 @@ class Keeping:
             sd = torch.cat(self.targets).std(dim=0)
         self.sd = sd.clamp_min(LEAST_SPREAD * float(sd.mean()))
 
-    def loss(self, student: Model, pixels: Tensor, features: Tensor, mask: Tensor | None = None, viewed: Tensor | None = None) -> Tensor:
-        """The weighted distance: of a step's features (B, D), or of slices (B, S, D) under their mask (B, S); or on kept images.
-
-        viewed: what the network as it was answered to these pixels, where that was banked.
-        """
+    def loss(self, student: Model, pixels: Tensor, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The weighted distance: of a step's features (B, D), or of slices (B, S, D) under their mask (B, S); or on kept images."""
         if self.pixels:
             return self._on_kept(student, features.device)
-        target = viewed
-        if target is None:
-            if self.before.head.weight.device != pixels.device:
-                self.before = self.before.to(pixels.device)
-            with torch.no_grad():
-                target = self.before.adapted(self.before.trunk(pixels.flatten(0, 1) if features.ndim == 3 else pixels))
+        if self.before.head.weight.device != pixels.device:
+            self.before = self.before.to(pixels.device)
+        with torch.no_grad():
+            target = self.before.adapted(self.before.trunk(pixels.flatten(0, 1) if features.ndim == 3 else pixels))
         apart = ((features - target.view_as(features)) / self.sd.to(features.device)).square().mean(dim=-1)
         return self.weight * (apart.mean() if mask is None else (apart * mask).sum() / mask.sum().clamp_min(1))
 

@@ -131,6 +131,9 @@ class AdaptSettings(RunOptions, TrainingOptions, ContinualOptions, AdapterOption
         """Refuse values out of range and settings that cannot both hold."""
         super().check()
         check_task_name(self.task_name)
+        if self.keep_old == "distil" and self.pooled and self.method != "linear":
+            raise UserError(f"--keep-old distil holds layers to what they answered, and --method {self.method} behind the pool adds one "
+                            "that every earlier head would see through; use --keep-old experts, or --place blocks", USAGE)
         if self.merge_aware and self.select == "best":
             raise UserError("--merge-aware changes the gates until the last epoch; leave --select best out", USAGE)
         if self.overwrite and self.resume:

@@ -208,6 +208,7 @@ def test_an_unknown_task_is_a_usage_error_that_lists_those_there_are() -> None:
 
 @pytest.mark.parametrize(("changes", "told"), [
     ({"keep_images": 3}, "--keep-old distil"), ({"keep_images": -1}, "--keep-images"), ({"keep_weight": 0.0}, "--keep-weight"),
+    ({"method": "molre", "keep_old": "distil"}, "--place blocks"),
     ({"task_name": "binary"}, "a kind of labels"), ({"task_name": "multi-label"}, "did you mean multilabel"),
     ({"task_name": "a\nb"}, "control characters"), ({"task_name": "x" * 101}, "100 letters")])
 def test_what_cannot_be_is_a_usage_error(changes: dict[str, Any], told: str) -> None:

@@ -47,15 +47,6 @@ def test_missing_slices_of_volumes_weigh_nothing() -> None:
     torch.testing.assert_close(keeping.loss(now, pixels, features, mask), keeping.loss(now, there, now.features(there)))
 
 
-def test_features_that_were_banked_stand_in_for_the_network_as_it_was() -> None:
-    before, now = networks()
-    pixels = torch.randn(4, 3, 32, 32)
-    keeping = Keeping(before, torch.ones(before.head.in_features), 1.0)
-    features = now.features(pixels)
-    torch.testing.assert_close(keeping.loss(now, torch.empty(4, 0), features, None, before.features(pixels)),
-                               keeping.loss(now, pixels, features))
-
-
 def test_kept_images_are_what_the_distance_is_taken_on_and_new_ones_do_not_count() -> None:
     before, now = networks()
     levels, spec = np.random.default_rng(0).integers(0, 255, (1, 32, 32, 1)).astype(np.uint8), ImageSpec(32, 32, 1)
