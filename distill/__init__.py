@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distill.networks.checkpoint import load_checkpoint as load_checkpoint
     from distill.networks.own import StudentNetwork as StudentNetwork
+    from distill.networks.tasks import load_task as load_task
     from distill.python import Distilled as Distilled
     from distill.python import distil as distil
     from distill.teacher.own import TeacherNetwork as TeacherNetwork
 
 PUBLIC = {"distil": "distill.python", "Distilled": "distill.python", "TeacherNetwork": "distill.teacher.own",
-          "StudentNetwork": "distill.networks.own", "load_checkpoint": "distill.networks.checkpoint"}
+          "StudentNetwork": "distill.networks.own", "load_checkpoint": "distill.networks.checkpoint",
+          "load_task": "distill.networks.tasks"}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 
+from distill.settings.continual import with_task_names
 from distill.settings.distill import DistillSettings
 from runtimes.commands.flags import command_line, parse
 from runtimes.errors import finish
@@ -21,7 +22,7 @@ def main() -> None:
 
     def command() -> int:
         settings = parse(DistillSettings, sys.argv[1:], "rd-distill", "Distil a frozen teacher into a small student.",
-                         examples=EXAMPLES)
+                         examples=EXAMPLES, spelled=with_task_names)
         if settings.dry_run:
             from distill.dry_run import dry_run
 

@@ -92,7 +92,7 @@ def story(settings: DistillSettings, command: str, opened: Run, networks: OwnNet
     run, resume, banked = opened.folder, settings.resume, settings.banked
     arch = check_names(settings, networks)
     source = TeacherSource(settings.teacher, settings.teacher_weights, settings.teacher_adapter, networks.teacher,
-                           stated=stated_input(settings.part(TeacherOptions)))
+                           stated=stated_input(settings.part(TeacherOptions)), task=settings.task_name)
     if settings.adapt != "none":
         folder = teacher_folder(settings.out)
         adapt(settings.adaptation(folder), command)
@@ -119,8 +119,10 @@ def story(settings: DistillSettings, command: str, opened: Run, networks: OwnNet
         plan = BankPlan(settings.bank, settings.banked_views, settings.bank_seed, grid_of(method, settings.bank_grid),
                         settings.bank_runtime, settings.audit, settings.threads)
         if settings.live and source.own is None:
-            source = replace(source, loaded=load_teacher(source.name, weights=source.weights, adapter=source.adapter, stated=source.stated))
-        signals = prepare_teacher(source, plan, images, views, device, second=settings.second_teacher, probe_seed=settings.split_seed)
+            source = replace(source, loaded=load_teacher(source.name, weights=source.weights, adapter=source.adapter, stated=source.stated,
+                                                         task=source.task))
+        signals = prepare_teacher(source, plan, images, views, device, second=settings.second_teacher,
+                                  second_task=settings.second_task_name, probe_seed=settings.split_seed)
     else:
         say("teacher", f"none: --method {settings.method} trains on labels alone")
     start = partial(named_student, weights=settings.student_weights, seed=settings.seed, method=method, device=device, own=networks.student)
@@ -193,9 +195,9 @@ def check_names(settings: DistillSettings, networks: OwnNetworks = NAMED) -> str
         read_table(settings.latency_table)
     if settings.banked:
         if networks.teacher is None:
-            check_teacher(settings.teacher, weights=settings.teacher_weights, adapter=settings.teacher_adapter)
+            check_teacher(settings.teacher, weights=settings.teacher_weights, adapter=settings.teacher_adapter, task=settings.task_name)
         if settings.second_teacher is not None:
-            check_teacher(settings.second_teacher, flag="--second-teacher")
+            check_teacher(settings.second_teacher, flag="--second-teacher", task=settings.second_task_name)
         if settings.bank is not None:
             check_bank(settings.bank)
     budget_of(settings.part(BudgetOptions))  # a number that is none is refused, too

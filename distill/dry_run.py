@@ -93,7 +93,7 @@ def _tell_bank(settings: DistillSettings, images: ImageSet, device: str) -> floa
         say("bank", f"{bank.folder}: teacher {bank.key['teacher']}, {bank.rows:,} rows; there already")
         return 0.0
     teacher = load_teacher(settings.teacher, weights=settings.teacher_weights, adapter=settings.teacher_adapter,
-                           stated=stated_input(settings.part(TeacherOptions)))
+                           stated=stated_input(settings.part(TeacherOptions)), task=settings.task_name)
     teacher.introduce()
     spec = fed(teacher.image_spec, images)
     grid = grid_of(settings.part(MethodOptions), settings.bank_grid)

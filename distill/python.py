@@ -44,6 +44,7 @@ from runtimes.errors import USAGE, UserError
 from runtimes.files.folder import write_manifest
 from runtimes.files.outputs import check_out, new_folder
 from runtimes.images.spec import ImageSpec
+from runtimes.scores import TASKS
 
 BATCH = 64  # images that `predict` looks at together
 NAMES = tuple(setting.name for setting in dataclasses.fields(DistillSettings))
@@ -56,7 +57,7 @@ INSTEAD = {
     "config": "give its settings as keywords", "dry_run": "rd-distill --dry-run tells what a run takes",
     "adapt": "adapt the teacher first with rd-adapt, and give its folder as teacher",
 }
-OF_A_NAME = ("teacher_size", "teacher_weights", "teacher_adapter")  # what a TeacherNetwork brings itself
+OF_A_NAME = ("teacher_size", "teacher_weights", "teacher_adapter", "task_name")  # what a TeacherNetwork brings itself
 OF_A_KNOWN = ("student_weights", "max_params", "max_macs", "max_latency_ms")  # what only a student by name has
 
 
@@ -140,6 +141,8 @@ def distil(data: str | Path | Pairs = "phantom", *, teacher: str | Path | Teache
     number, {finding: 0, 1 or None}, or None. splits, patients: of such pairs, an entry each. settings: those of rd-distill, dashes as
     underscores. quiet: print nothing. Works in a temporary folder; the bank is kept where `bank` names a folder. Raises UserError.
     """
+    if settings.get("task") is not None and settings["task"] not in TASKS:  # of a teacher's folder, as --task NAME
+        settings = {**settings, "task": None, "task_name": settings["task"]}
     networks, names = _networks(teacher, student, settings)
     _check_keywords(settings)
     if isinstance(data, str | Path) and (splits is not None or patients is not None):

@@ -24,7 +24,7 @@ NOTE = "settings.json"  # in the run's folder: what it was started with
 OWN = re.compile(r"\.?(settings\.json|pixels\.(u8|json)|state\.json|state-[01]\.safetensors|choice\.json|students\.json|cut\.json|"
                  r"cut-\d+\.safetensors)(\.\d+-\d+\.tmp)?")  # files of a run; anything else in its folder is somebody's own
 BEGUN = re.compile(r"\.settings\.json\.\d+-\d+\.tmp")  # all that a run killed before its note can have left
-OWN_FOLDERS = re.compile(r"auto-[a-z]+-\d+|proxy-\d+|round-\d+|pretrain|teacher")  # trainings inside a run
+OWN_FOLDERS = re.compile(r"auto-[a-z]+-\d+|proxy-\d+|round-\d+|pretrain|teacher|old-\d+")  # trainings inside a run
 SCHEMES = ("bank:", "hf:")
 INPUTS = ("data", "unlabelled", "teacher", "second_teacher", "teacher_weights", "teacher_adapter", "student_weights", "latency_table",
           "config")
@@ -146,7 +146,8 @@ def check_parents(run: Path, parents: dict[str, Any]) -> None:
 
 def what_decides(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that decide what a run trains."""
-    aside = ("resume", "overwrite", "config", "bootstrap", "audit", "merge", "max_fold_error", "peft", "dry_run")
+    aside = ("resume", "overwrite", "config", "bootstrap", "audit", "merge", "max_fold_error", "peft", "dry_run", "old_data",
+             "accept_forgetting")
     return {key: value for key, value in settings.items() if key not in aside}
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from distill.data.image_set import ImageSet
-from distill.networks.checkpoint import Checkpoint, load_checkpoint
+from distill.networks.checkpoint import Checkpoint
 from distill.networks.foreign_config import graph_config, preprocessor_config
+from distill.networks.tasks import identity, load_task
 from distill.progress import say, track
 from export.config import ExportSettings
 from export.documents.bom import write_bom
@@ -64,15 +65,18 @@ def _export(settings: ExportSettings, command: str, images_of: Callable[[Checkpo
 
     @cache
     def opened() -> tuple[Checkpoint, ImageSet]:
-        checkpoint = load_checkpoint(settings.student_dir, "student")
-        say("student", f"{settings.student_dir}: {checkpoint.spec.arch}, {checkpoint.spec.task}, {len(checkpoint.spec.classes)} classes, "
+        checkpoint = load_task(settings.student_dir, settings.task, "student", "teacher")
+        source = f"{settings.student_dir}{f', task {settings.task}' if settings.task else ''}"
+        say("student", f"{source}: {checkpoint.spec.arch}, {checkpoint.spec.task}, {len(checkpoint.spec.classes)} classes, "
                        f"{checkpoint.image_spec.height}x{checkpoint.image_spec.width} {checkpoint.image_spec.dtype}, "
                        f"{checkpoint.calibration.describe()}")
         _check_data(settings, checkpoint)
-        return checkpoint, images_of(checkpoint) if images_of is not None else _images(checkpoint, settings.data, settings.student_dir)
+        beside = settings.student_dir if settings.task is None else None  # whose list of hidden names is that of the newest task
+        return checkpoint, images_of(checkpoint) if images_of is not None else _images(checkpoint, settings.data, beside)
 
     for job in settings.jobs():
-        if (job.resume and finished(job.folder(), job.student_dir, job.kept()) and (key is None or signed_by(job.folder(), key))
+        if (job.resume and finished(job.folder(), identity(job.student_dir, job.task), job.kept())
+                and (key is None or signed_by(job.folder(), key))
                 and (job.data is None or proven_on(job.folder()) == opened()[1].digest)):
             say("done", f"{job.folder()}/ was finished already; nothing to resume")
             continue
@@ -82,7 +86,7 @@ def _export(settings: ExportSettings, command: str, images_of: Callable[[Checkpo
     if not jobs:
         return DONE
     checkpoint, images = opened()
-    student = read_student(settings.student_dir, checkpoint)  # figures that cannot be are told before the minutes of work, too
+    student = read_student(settings.student_dir, checkpoint, settings.task)  # figures that cannot be: told before the minutes of work, too
     if checkpoint.image_spec.volume is not None and (settings.input != "image" or settings.input_size):
         raise UserError("a student of volumes takes slices of its own size; leave --input tensor and --input-size out", USAGE)
     if checkpoint.image_spec.physical and settings.input != "image":
@@ -152,7 +156,7 @@ def _written(folder: Path, graph: ExportedGraph, settings: ExportSettings) -> di
     """Write what the target opens and what other programs read beside it; what the manifest says of them."""
     facts = TARGETS[settings.runtime].write(folder, graph, settings.build(), settings.engine())
     checkpoint = graph.student.checkpoint
-    write_json(folder / "config.json", read_json(settings.student_dir / "config.json") | graph_config(checkpoint.spec))
+    write_json(folder / "config.json", dict(graph.student.config) | graph_config(checkpoint.spec))
     write_json(folder / "preprocessor_config.json", preprocessor_config(checkpoint.image_spec))
     return facts
 
@@ -161,7 +165,7 @@ def _check_data(settings: ExportSettings, checkpoint: Checkpoint) -> None:
     """Refuse (exit 2) an output inside the images that the student was made from."""
     from distill.data.intake import data_of
 
-    data = data_of(checkpoint.manifest, settings.student_dir) if settings.data is None else None
+    data = data_of(checkpoint.manifest, settings.student_dir) if settings.data is None and settings.task is None else None
     if data is not None:
         check_apart({f"--out ({job.runtime})": job.folder() for job in settings.jobs()}, {"the student's images": data})
 
@@ -186,7 +190,7 @@ def parity_rows(images: ImageSet, most: int) -> list[int]:
     return evenly(rows, most)
 
 
-def _images(checkpoint: Checkpoint, data: str | None, folder: Path) -> ImageSet:
+def _images(checkpoint: Checkpoint, data: str | None, folder: Path | None) -> ImageSet:
     from distill.data.intake import images_for
 
     try:

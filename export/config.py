@@ -38,7 +38,9 @@ class ExportSettings:
     precision: Precision = "fp32"
     """Arithmetic of the graph; bf16 is OpenVINO's, on processors that have it."""
     student_dir: Path = Path("student")
-    """Folder written by rd-distill."""
+    """Folder written by rd-distill, or an adapted teacher's by rd-adapt."""
+    task: str | None = None
+    """Which task of a teacher's folder (rd-info lists them); the newest when not given."""
     out: Path | None = None
     """Folder to write; artifact-<target>-<precision> when not given. With several targets, the folder such folders go into."""
     config: Path | None = None
@@ -186,7 +188,8 @@ class ExportSettings:
     def kept(self) -> dict[str, Any]:
         """What makes a single job's artifact, as its manifest keeps it: numbers and choices; of paths only that they were given."""
         values, usual = record(self), f"artifact-{self.runtime}-{self.precision}"
-        return {"student_dir": "<student>", "data": None if self.data is None else "<data>",
+        return {"student_dir": "<student>", **({} if self.task is None else {"task": "<task>"}),
+                "data": None if self.data is None else "<data>",
                 "out": name if OUT.fullmatch(name := self.folder().name) else usual, **{key: _kept(key, values[key]) for key in KEPT}}
 
     def kept_command(self) -> str:
@@ -195,7 +198,7 @@ class ExportSettings:
         flags = [f"--target={self.runtime}", f"--precision={self.precision}"]
         for key, value in self.kept().items():
             flag = key.replace("_", "-")
-            if value == usual[key]:
+            if value == usual.get(key):
                 continue
             if isinstance(value, list):
                 flags += [f"--{flag}", *value]

@@ -16,11 +16,12 @@ from typing import Any
 
 from distill.networks.checkpoint import Calibration, Checkpoint
 from distill.networks.models import count_parameters
+from distill.networks.tasks import documents, identity
 from distill.teacher.public_names import public_teacher
 from export.options import Build
 from runtimes.agreement import TOLERANCES
 from runtimes.artifact.targets import TARGETS
-from runtimes.files.folder import MANIFEST, changed_files, read_json, sha256_file
+from runtimes.files.folder import MANIFEST, changed_files, read_json
 from runtimes.files.schema import check, mapping_of, number, object_of, whole
 
 MODEL = "model.onnx"
@@ -33,23 +34,27 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Student:
-    """A student's folder as an artifact repeats it: the model and its calibration, the hash of its manifest, licences, figures."""
+    """A student's folder as an artifact repeats it: the model and its calibration, the hash of its manifest, licences, figures, config.
+
+    Of an earlier task of a teacher's folder, what its own folder said; the hash is that of the manifest and the task's name.
+    """
 
     checkpoint: Checkpoint
     manifest_sha256: str
     licences: Mapping[str, str]
     metrics: Mapping[str, Any]
+    config: Mapping[str, Any]
 
     def calibrated(self, calibration: Calibration) -> Student:
         """The same student with the calibration of another precision."""
         return replace(self, checkpoint=replace(self.checkpoint, calibration=calibration))
 
 
-def read_student(folder: Path, checkpoint: Checkpoint) -> Student:
+def read_student(folder: Path, checkpoint: Checkpoint, task: str | None = None) -> Student:
     """What an artifact repeats of a student's folder, beside the checkpoint that was read from it; UserError for figures that cannot be."""
-    metrics = read_metrics(folder)
-    return Student(checkpoint, sha256_file(folder / MANIFEST), dict(read_json(folder / "config.json").get("rd", {}).get("licences", {})),
-                   metrics)
+    config, metrics = documents(folder, task)
+    check(metrics, METRICS, str(folder), "distil the student again")
+    return Student(checkpoint, identity(folder, task), dict(config.get("rd", {}).get("licences", {})), metrics, config)
 
 
 def facts_of(student: Student, build: Build) -> dict[str, Any]:
@@ -114,22 +119,14 @@ def scores_of(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def read_metrics(student_dir: Path) -> dict[str, Any]:
-    """A student's metrics.json, as far as an artifact repeats it; empty where there is none."""
-    path = student_dir / "metrics.json"
-    metrics = read_json(path) if path.is_file() else {}
-    check(metrics, METRICS, str(path), "distil the student again")
-    return metrics
-
-
-def finished(out: Path, student_dir: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether a folder is the whole artifact of this very student and these settings, as they are kept."""
-    if not (out / MANIFEST).is_file() or not (student_dir / MANIFEST).is_file():
+def finished(out: Path, student: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a folder is the whole artifact of this very student, by its hash, and these settings, as they are kept."""
+    if not (out / MANIFEST).is_file() or not student:
         return False
     manifest = read_json(out / MANIFEST)
     parents = manifest.get("parents")
     return (manifest.get("kind") == "artifact" and manifest.get("settings") == settings
-            and isinstance(parents, dict) and parents.get("student") == sha256_file(student_dir / MANIFEST)
+            and isinstance(parents, dict) and parents.get("student") == student
             and isinstance(manifest.get("files"), dict) and not changed_files(out, manifest))
 
 

@@ -44,6 +44,9 @@ CONFIG = object_of({"rd": object_of({"model": object_of(
 TRAINED = object_of({}, {"teacher": maybe(text()), "data": object_of(
     {}, {"data": text(), "form": text(), "counts": mapping_of(COUNT)}, others=True),
     "adapters": object_of({}, {"method": text(), "kept": COUNT}, others=True)}, others=True)
+TASK = {"name": text(), "config": CONFIG, "metrics": METRICS}
+TASKS = object_of({"newest": object_of({"name": text()}, others=True), "earlier": list_of(object_of(TASK, others=True))},
+                  {"images": mapping_of(COUNT)}, others=True)
 BANK = object_of({"key": object_of({"teacher": text()}, {
     "preprocessing": object_of({}, {"height": COUNT, "width": COUNT}, others=True), "seed": whole(-(2**63), 2**64), "grid": COUNT},
     others=True)}, {"images": COUNT, "rows": COUNT}, others=True)
@@ -197,11 +200,32 @@ def _trained(folder: Path, manifest: Mapping[str, Any]) -> _Reading:
         if scores:
             figures[split] = {"n": branches.get("n"), "auroc": scores}
             rows.append((split, ", ".join(f"{name} AUROC {_figure(score)}" for name, score in scores.items())))
+    tasks, lines = _tasks(folder, model or {}, metrics)
+    rows += lines
+    facts |= {"tasks": tasks} if tasks else {}
     facts |= {"data": {"name": data.get("data"), "counts": counts, "synthetic": bool(manifest.get("synthetic"))},
               "teacher": manifest.get("teacher"), "licence": manifest.get("licence"), "parents": dict(manifest.get("parents", {})),
               "params": metrics.get("params"), "macs": metrics.get("macs"), "figures": figures}
     following = f"rd-export --target onnx --student-dir {_typed(folder)}" if student else f"rd-distill --teacher {_typed(folder)}"
     return _Reading(rows, facts, following)
+
+
+def _tasks(folder: Path, model: Mapping[str, Any], metrics: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    """The tasks of a teacher's folder with what each reached, oldest first, as facts and as lines; of one alone no lines."""
+    content = _read(folder, "tasks.json", TASKS)
+    if not content:
+        return [], []
+    entries = [(entry["name"], entry["config"]["rd"]["model"], entry["metrics"]) for entry in content["earlier"]]
+    tasks, lines = [], []
+    for name, spec, figures in [*entries, (content["newest"]["name"], model, metrics)]:
+        aurocs = {split: branches["student"]["auroc"] for split, branches in figures.get("splits", {}).items()
+                  if "auroc" in branches.get("student", {})}
+        kept = content.get("images", {}).get(name, 0)
+        tasks.append({"name": name, "task": spec.get("task"), "classes": spec.get("classes"), "auroc": aurocs, "images_kept": kept})
+        reached = ", ".join(f"{split} AUROC {_figure(auroc)}" for split, auroc in aurocs.items()) or "no figures"
+        images = f"; {kept} images of patients kept" if kept else ""
+        lines.append(("task", f"{name}: {spec.get('task')}, {len(spec.get('classes', ()))} classes, {reached}{images}"))
+    return tasks, lines if len(lines) > 1 or any(task["images_kept"] for task in tasks) else []
 
 
 def _bank(folder: Path, manifest: Mapping[str, Any]) -> _Reading:

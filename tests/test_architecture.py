@@ -28,7 +28,8 @@ GROUND_BY_FILE = {"runtimes/cli.py": {"tyro", "rich"}, "runtimes/info_cli.py": {
 # What the door takes from the workshop: a finished student, the images it was made from, how lines are told, what may be named outside.
 THROUGH_THE_DOOR = {"distill.evaluation.calibrate", "distill.networks.checkpoint", "distill.networks.deployed",
                     "distill.networks.foreign_config", "distill.evaluation.evaluate", "distill.data.intake",
-                    "distill.data.image_set", "distill.networks.models", "distill.progress", "distill.teacher.public_names"}
+                    "distill.data.image_set", "distill.networks.models", "distill.networks.tasks", "distill.progress",
+                    "distill.teacher.public_names"}
 FROM_INTAKE = {"images_for", "data_of"}
 # The wings of a package from the roof down: a wing imports those that stand behind it in this list, and no other. "" is the hall.
 WINGS = {

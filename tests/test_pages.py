@@ -14,6 +14,7 @@ import pytest
 from places import ROOT
 
 from distill.settings.adapt import AdaptSettings
+from distill.settings.continual import with_task_names
 from distill.settings.distill import DistillSettings
 from export.config import ExportSettings
 from runtimes.bench.config import BenchSettings
@@ -103,7 +104,7 @@ def refused(line: str) -> str:
     said = io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
         try:
-            parse(COMMANDS[command], words, command)
+            parse(COMMANDS[command], words, command, spelled=with_task_names if command in ("rd-distill", "rd-adapt") else list)
         except (SystemExit, Exception) as error:
             return f"{error}: {said.getvalue().strip()[:300]}"
     return ""

@@ -1,8 +1,9 @@
-"""What a teacher forgets when it is adapted to one task after another: BUSI, PneumoniaMNIST (rebuilt), NIH, by method and seed.
+"""What a teacher forgets when it is adapted to one task after another: BUSI, PneumoniaMNIST (rebuilt), NIH, by what is done about it.
 
-Owns: the sequence, the figures of every kept head after every stage, the table. Does not own: training, keeping rows (study.py).
+Owns: the sequences, the figures of every task after every stage, the choice of the distillation's weight on validation images, the
+tables. Does not own: training, keeping rows (study.py).
 
-    python -m benchmarks.accuracy.forgetting --seeds 3 --workers 2
+    python -m benchmarks.accuracy.forgetting --seeds 3 --workers 1
     python -m benchmarks.accuracy.forgetting --table
 """
 
@@ -14,103 +15,133 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from benchmarks.accuracy.recipes import ADAPTED_TEACHER, ADAPTERS, ADAPTING
 from benchmarks.accuracy.sets import three_sets
 from benchmarks.accuracy.study import Run, adapted, conduct, points
 from benchmarks.commands import command
-from distill.data.image_set import ImageSet
-from distill.data.loading import load_images
-from distill.data.views import normalise, unit_levels
-from distill.evaluation.calibrate import apply_temperatures
-from distill.evaluation.evaluate import evaluate
-from distill.networks.checkpoint import load_checkpoint
-from distill.networks.heads import TaskHead, load_heads
-from distill.networks.models import Model
+from benchmarks.record import RESULTS, read_rows
+from distill.networks.tasks import TaskFolder, read_tasks
 from runtimes.files.folder import read_json
-from runtimes.images.spec import ImageSpec
 
-METHODS = ("lora", "mixture, start from zero", "spectral")
 SEQUENCE = ("BUSI", "pneumonia", "NIH")
+FORWARD, REVERSED = ", ".join(SEQUENCE), ", ".join(reversed(SEQUENCE))
+ZERO, KEPT = "mixture, start from zero", ("--keep-old", "distil", "--keep-images", "32")
+KEEP: dict[str, tuple[str, ...]] = {
+    "none": ("--keep-old", "none"), "distil": ("--keep-old", "distil"), "distil, 32 images a task": KEPT}
+DISTIL, DISTIL_KEPT = "distil", "distil, 32 images a task"
+# Weights of the distance to earlier features, tried with lora and one seed and judged on validation images; and the one that was chosen.
+WEIGHTS = {DISTIL: ("3", "1", "0.3", "0.1"), DISTIL_KEPT: ("3", "0.3")}
+CHOICE, CHOSEN = "weight, by validation", "0.3"
+DINO = ("--teacher", "dinov2-small", "--teacher-size", "112", *ADAPTING)
 
 
 def runs(seeds: int, work: Path) -> Iterator[Run]:
-    """Every method, seed by seed."""
+    """First what chooses the weight; then seed by seed every adapter and way; then one after another what the order and the teacher change.
+
+    Rows of --keep-old none in the first order are those of an earlier study, which had no other way: their method is the adapter's name.
+    """
     three_sets(work)  # written once, before workers read it
+    for way, weights in WEIGHTS.items():
+        for weight in weights:
+            yield Run(CHOICE, f"lora, {way}, {weight}", 0, (*ADAPTERS["lora"], *KEEP[way], "--keep-weight", weight))
+    for method in ("lora", "spectral", ZERO):
+        for seed in range(seeds):
+            for way in WEIGHTS:
+                if (method, seed) != ("lora", 0):  # which the choice holds
+                    yield Run(FORWARD, f"{method}, {way}", seed, (*ADAPTERS[method], *KEEP[way], "--keep-weight", CHOSEN))
     for seed in range(seeds):
-        for method in METHODS:
-            yield Run("BUSI, pneumonia, NIH", method, seed, ADAPTERS[method])
+        for way in ("none", DISTIL, DISTIL_KEPT):
+            yield Run(REVERSED, f"lora, {way}", seed, (*ADAPTERS["lora"], *KEEP[way]))
+    for way in ("none", DISTIL, DISTIL_KEPT):
+        yield Run(f"{FORWARD}; dinov2-small", f"lora, {way}", 0, (*ADAPTERS["lora"], *KEEP[way]))
 
 
 def perform(run: Run, work: Path) -> dict[str, Any]:
-    """Adapt to one task after another, each time from the folder before, and try every head kept so far."""
+    """Adapt to one task after another, each time from the folder before; what each folder says of its tasks after each stage."""
     stages: list[dict[str, Any]] = []
     folders: list[Path] = []
+    sizes: list[dict[str, int]] = []
     data = dict(zip(SEQUENCE, three_sets(work).values(), strict=True))
-    for name, path in data.items():
-        flags = ("--data", str(path), "--skip-bad-images", *run.flags)
+    teacher, adapting = (DINO, ADAPTING) if "dinov2" in run.setting else (ADAPTED_TEACHER, ADAPTING)
+    kept = KEPT if "--keep-images" in run.flags else ()
+    method = run.flags[:run.flags.index("--keep-old")]
+    order = SEQUENCE[::-1] if run.setting == REVERSED else SEQUENCE
+    for name in order:
+        own = ("--data", str(data[name]), "--skip-bad-images", "--task", name)
         if not folders:
-            out, _ = adapted((*flags, *ADAPTED_TEACHER), run.seed, work)
+            out, _ = adapted((*own, *method, *kept, *teacher), run.seed, work)
         else:
             out = work / f"{run.slug}-{name}"
-            command("distill.adaptation.cli", [*flags, "--teacher", str(folders[-1]), *ADAPTING, "--overwrite", "--seed", str(run.seed),
-                                          "--threads", "1", "--out", str(out)], work)
+            command("distill.adaptation.cli", [*own, *run.flags, "--teacher", str(folders[-1]), *adapting, "--overwrite",
+                                               "--accept-forgetting", "--seed", str(run.seed), "--threads", "1", "--out", str(out)], work)
         folders.append(out)
-        stages.append(judged(out, data))
+        tasks = read_tasks(out)
+        stages.append(judged(tasks))
+        sizes.append({file: (out / file).stat().st_size if (out / file).is_file() else 0
+                      for file in ("model.safetensors", "tasks.safetensors", "tasks.json")})
     added = int(read_json(folders[0] / "metrics.json")["adapters"]["added"])
     for folder in folders[1:]:
         shutil.rmtree(folder)
-    final = {"test": {"student": {"auroc": stages[-1][SEQUENCE[-1]]["auroc"]}}}
-    return {**run.row(work), "stages": stages, "added": added, "splits": final}
+    final = {"test": {"student": {"auroc": stages[-1][order[-1]]["auroc"]}}}
+    return {**run.row(work), "stages": stages, "added": added, "bytes": sizes, "splits": final}
 
 
-def judged(folder: Path, data: dict[str, Path]) -> dict[str, Any]:
-    """AUROC and accuracy of every kept head on the test split of its own task, by the network as it is now."""
-    checkpoint = load_checkpoint(folder)
-    found = {}
-    for head, (name, path) in zip(load_heads(folder), data.items(), strict=False):
-        images = load_images(str(path), skip_bad_images=True)
-        found[name] = figures_of(checkpoint.model, checkpoint.image_spec, head, images)
-    return found
+def judged(tasks: TaskFolder) -> dict[str, Any]:
+    """AUROC of every task of a folder on test and validation, by the network that it answers with now.
+
+    rd-adapt tries what goes on again on both splits; what stays bit for bit has the figures of its own run.
+    """
+    return {task.name: {"auroc": task.auroc("test"), "val_auroc": task.auroc("val")} for task in tasks.tasks}
 
 
-@torch.no_grad()
-def figures_of(model: Model, spec: ImageSpec, head: TaskHead, images: ImageSet) -> dict[str, float]:
-    """One head's figures on a test split."""
-    rows = images.rows("test")
-    own = ImageSpec(spec.height, spec.width, images.facts.get("channels", 3), mean=spec.mean, std=spec.std)
-    logits = []
-    for start in range(0, len(rows), 32):
-        levels = np.stack([own.stored(images.raw(int(row))) for row in rows[start:start + 32]])
-        pixels = normalise(unit_levels(levels), own.mean, own.std).to(memory_format=torch.channels_last)
-        logits.append(head.logits(model.features(pixels)))
-    ones = tuple(1.0 for _ in (head.classes if head.task == "multilabel" else [0]))
-    answers = apply_temperatures(torch.cat(logits).numpy(), ones, head.task)
-    scores = evaluate(images.labels[rows], answers, task=head.task, classes=head.classes, n_bootstrap=0)
-    return {name: scores[name]["value"] for name in ("auroc", "accuracy", "balanced_accuracy") if name in scores}
+def forgotten(row: dict[str, Any], key: str = "auroc") -> tuple[float, float]:
+    """Points of AUROC lost at the end, and shares of what was above chance, means over all tasks but the last."""
+    names = list(row["stages"][-1])[:-1]
+    pairs = [(row["stages"][index][name][key], row["stages"][-1][name][key]) for index, name in enumerate(names)]
+    return (statistics.mean(was - now for was, now in pairs), statistics.mean((was - now) / (was - 0.5) for was, now in pairs))
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: AUROC of each task right after it was learnt and at the end, forgetting in points and relative to chance."""
-    heads = ("method", "seeds", "parameters added", *(f"{name}: when learnt" for name in SEQUENCE),
-             *(f"{name}: at the end" for name in SEQUENCE[:-1]), "forgotten, points of AUROC", "of what was above chance")
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    names = SEQUENCE
-    for method in METHODS:
-        own = [row for row in rows if row["method"] == method]
-        if not own:
-            continue
-        learnt = [points([row["stages"][index][name]["auroc"] for row in own]) for index, name in enumerate(names)]
-        last = [points([row["stages"][-1][name]["auroc"] for row in own]) for name in names[:-1]]
-        lost = [statistics.mean(row["stages"][index][name]["auroc"] - row["stages"][-1][name]["auroc"]
-                                for index, name in enumerate(names[:-1])) for row in own]
-        above = [statistics.mean((row["stages"][index][name]["auroc"] - row["stages"][-1][name]["auroc"])
-                                 / (row["stages"][index][name]["auroc"] - 0.5) for index, name in enumerate(names[:-1])) for row in own]
-        cells = [method, str(len(own)), f"{own[0]['added']:,}", *learnt, *last, points(lost), f"{points(above)} %"]
+    """Markdown: the weight's choice on validation; then AUROC on test when learnt and at the end, and what was forgotten."""
+    lines = ["| adapter, way, weight | newer tasks on validation | all three at the end, mean | of what was above chance lost |",
+             "|---|---|---|---|"]
+    for row in (row for row in rows if row["setting"] == CHOICE):
+        last = row["stages"][-1]
+        newer = statistics.mean(row["stages"][index][name]["val_auroc"] for index, name in enumerate(last) if index)
+        lines.append(f"| {row['method']} | {points([newer])} | "
+                     f"{points([statistics.mean(task['val_auroc'] for task in last.values())])} | "
+                     f"{points([forgotten(row, 'val_auroc')[1]])} % |")
+    heads = ("order", "adapter, --keep-old", "seeds", "when learnt", "at the end", "forgotten, points of AUROC", "of what was above chance")
+    lines += ["", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    rows = [row if row["setting"] != CHOICE else {**row, "setting": FORWARD, "method": row["method"].rpartition(", ")[0]} for row in rows
+            if row["setting"] != CHOICE or row["method"].endswith(f", {CHOSEN}")]
+    groups = dict.fromkeys((row["setting"], row["method"]) for row in rows)
+    for setting, method in sorted(groups, key=lambda group: (group[0] != FORWARD, group[0], group[1])):
+        own = [row for row in rows if (row["setting"], row["method"]) == (setting, method)]
+        names = list(own[0]["stages"][-1])
+        learnt = ", ".join(points([row["stages"][index][name]["auroc"] for row in own]) for index, name in enumerate(names))
+        last = ", ".join(points([row["stages"][-1][name]["auroc"] for row in own]) for name in names[:-1])
+        called = method if method not in ("lora", ZERO, "spectral") else f"{method}, none"
+        cells = [setting, called, str(len(own)), learnt, last, points([forgotten(row)[0] for row in own]),
+                 f"{points([forgotten(row)[1] for row in own])} %"]
         lines.append(f"| {' | '.join(cells)} |")
+    lines += experts()
     return "\n".join(lines)
+
+
+def experts() -> list[str]:
+    """Rows of --keep-old experts: each task is a fresh adapter bit for bit, so its figures are those of the study of adapters."""
+    fresh = [row for row in read_rows(RESULTS / "adapters.jsonl") if "teacher" in row]
+    lines = []
+    for method in ("lora", ZERO, "spectral", "molre, behind the pool"):
+        own = {name: [row["teacher"]["splits"]["test"]["student"]["auroc"] for row in fresh
+                      if (row["setting"], row["method"]) == (name, method)]
+               for name in ("BUSI", "pneumonia, 470 labels", "NIH 1000")}
+        learnt = [points(values) for values in own.values()]
+        cells = [f"{FORWARD}, or any", f"{method}, experts", str(max(map(len, own.values()))), ", ".join(learnt),
+                 ", ".join(learnt[:-1]), "0", "0 %"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from distill.adaptation.adaptable import adaptable, check_adaptable
+from distill.adaptation.continual import continual
 from distill.adaptation.folding import FoldReport, batched, fold_teacher
 from distill.adaptation.from_probe import MANY, MANY_STEPS, MEMBERS, STEPS, Course, adapt_from_probe, added_by, at_probe
 from distill.adaptation.guard import Verdict, cool, cooled_losses, gain_of, groups_of
@@ -24,7 +25,7 @@ from distill.adapters.insert import POOLED, added_parameters, choose_layers, rem
 from distill.adapters.layer import adapters_of, routers_of
 from distill.adapters.spectral import start_from_svd
 from distill.data.image_set import ImageSet
-from distill.data.intake import choose_device, data_name, describe, read_images
+from distill.data.intake import choose_device, describe, read_images
 from distill.data.named import PHANTOMS
 from distill.data.pixels import build_pixels
 from distill.data.training_data import TrainingData
@@ -32,19 +33,19 @@ from distill.data.views import ViewSpec
 from distill.evaluation.predict import Predictions, calibrate, judge, score, summary
 from distill.methods.build import method_losses
 from distill.methods.step import Branches, Weights
-from distill.networks.heads import head_of, load_heads, save_heads
 from distill.networks.layout import channels_last
-from distill.networks.models import Model, adapt_model, count_macs, count_parameters, feature_width, weights_hash
+from distill.networks.models import Model, adapt_model, count_macs, count_parameters, feature_width
 from distill.progress import say, track
 from distill.report.outcome import RunResult, images_digest, write_result
 from distill.run import Run, opened_run, start_run
 from distill.settings.adapt import AdapterOptions, AdaptSettings
+from distill.settings.continual import ContinualOptions
 from distill.settings.data import DataOptions
 from distill.settings.hidden import check_names_file
 from distill.settings.teacher import TeacherOptions
 from distill.settings.training import RunOptions, TrainingOptions
 from distill.teacher.peft_folder import starts_of, write_peft
-from distill.teacher.teachers import check_teacher, load_teacher
+from distill.teacher.teachers import check_teacher
 from distill.teacher.teaching import BANKS, BankPlan, TeacherSource, check_bank, prepare_teacher, stated_input
 from distill.training.answers import predict
 from distill.training.batches import Batches
@@ -72,6 +73,7 @@ def _adapt(settings: AdaptSettings, command: str, opened: Run) -> int:
     device = choose_device(settings.device)
     check_adaptable(settings.teacher)
     check_teacher(settings.teacher, weights=settings.teacher_weights)
+    earlier = continual(settings.teacher, settings.part(ContinualOptions))
     if settings.bank is not None:
         check_bank(settings.bank)
     if settings.threads:
@@ -81,13 +83,17 @@ def _adapt(settings: AdaptSettings, command: str, opened: Run) -> int:
         check_names_file(settings.out)
     say("data", describe(images))
     stated = stated_input(settings.part(TeacherOptions))
-    teacher = load_teacher(settings.teacher, weights=settings.teacher_weights, stated=stated)
+    original = earlier.begin(settings.teacher, settings.teacher_weights, stated)
+    teacher, name = original.teacher, earlier.name_of(images, settings.task_name)
+    trials = earlier.trials(moves=settings.method != "linear")
     model, spec = adaptable(settings.teacher, teacher, images, seed=settings.seed, pooling=settings.slice_pooling)
     adapter = settings.part(AdapterOptions)
     views = ViewSpec(flip=0.5 if settings.flip else 0.0, solid=model.spec.solid)
     plan = BankPlan(settings.bank, settings.banked_views if adapter.pooled else 0, runtime=settings.bank_runtime, threads=settings.threads)
     source = TeacherSource(settings.teacher, settings.teacher_weights, loaded=teacher, stated=stated)
     signals = prepare_teacher(source, plan, images, views, device, probe_seed=settings.split_seed)
+    original = replace(original, public=original.public or signals.facts["teacher_public"])
+    signals.facts["teacher_public"], plain_spec = original.public, model.spec
     pool = count_parameters(model.slice_pool) if model.spec.bag else 0
     plain = count_parameters(model) - count_parameters(model.head) - pool
     if adapter.pooled:
@@ -108,6 +114,8 @@ def _adapt(settings: AdaptSettings, command: str, opened: Run) -> int:
     with track("pixels") as update:
         data = TrainingData(images, spec, views, build_pixels(run, images, spec, update))
     branches = Branches(model)
+    if settings.method != "linear":
+        branches.keeping = earlier.keeping(teacher.net, signals.sd)
 
     def answer(judged: Branches, rows: Any) -> Predictions:
         return predict(judged, data.pixels, spec, rows, device=device, bank=signals.bank, bank_rows=signals.rows, probe=signals.probe,
@@ -136,6 +144,7 @@ def _adapt(settings: AdaptSettings, command: str, opened: Run) -> int:
     if settings.peft and unmerged is None:
         say("peft", "nothing to write: the probe is kept, and no weight changed")
     folded = merged(adapter, branches, data, answer, seed=settings.seed, device=device)
+    outcomes = earlier.outcomes(trials, branches.student, run, seed=settings.seed, bootstrap=settings.bootstrap, device=device)
     predictions = {split: answer(branches, images.rows(split)) for split in ("val", "test")}
     calibrations = {branch: calibrate(images, getattr(predictions["val"], branch), predictions["val"].rows)
                     for branch in ("student", "probe")}
@@ -145,12 +154,11 @@ def _adapt(settings: AdaptSettings, command: str, opened: Run) -> int:
     macs = count_macs(branches.student, spec.height, spec.width)
     result = RunResult(branches.student, spec, images, predictions, calibrations, splits, history, [], macs, signals.facts,
                        record(settings), command)
-    earlier = load_heads(Path(settings.teacher)) if Path(settings.teacher).is_dir() else []
 
     def also(folder: Path) -> None:
-        save_heads(folder, [*earlier, head_of(branches.student, data_name(images), earlier)])
+        earlier.write(folder, name, branches.student, original, plain_spec, outcomes, data)
         if unmerged is not None:
-            write_peft(folder / "peft", unmerged, starts, signals.facts["teacher"], weights_hash(teacher.net))
+            write_peft(folder / "peft", unmerged, starts, signals.facts["teacher"], original.net_hash)
 
     write_result(settings.out, result, kind="teacher", overwrite=opened.overwrite, also=also,
                  more={"adapters": {"method": settings.method, "added": added, "kept": len(branches.student.spec.adapters),

@@ -15,15 +15,15 @@ from torch import nn
 
 from distill.adapters.insert import SLICES
 from distill.data.image_set import ImageSet
-from distill.networks.checkpoint import load_checkpoint, read_config
+from distill.networks.checkpoint import read_config
 from distill.networks.encoders import PREFIX, TransformersNet
-from distill.networks.models import Model, ModelSpec
+from distill.networks.models import Model, ModelSpec, build_model
 from distill.networks.nets import pooling_of, renew_classifier
 from distill.networks.own import PREFIX as OWN
 from distill.networks.slices import Pooling
 from distill.networks.solid import SolidNet
 from distill.teacher.teacher import Teacher, fed
-from distill.teacher.timm_folder import is_timm_folder
+from distill.teacher.teachers import FolderNet
 from runtimes.errors import USAGE, UserError
 from runtimes.files.folder import MANIFEST
 from runtimes.images.spec import ImageSpec
@@ -57,11 +57,12 @@ def adaptable(name: str, teacher: Teacher, images: ImageSet, *, seed: int, pooli
     check_adaptable(name)
     teacher = replace(teacher, net=copy.deepcopy(teacher.net))
     spec = fed(teacher.image_spec, images)
-    if Path(name).is_dir() and not is_timm_folder(Path(name)):
-        parent = load_checkpoint(Path(name)).model
+    if isinstance(teacher.net, FolderNet):
+        parent = teacher.net.model
         model_spec = ModelSpec(parent.spec.arch, spec.height, spec.width, images.task, images.classes, parent.spec.arguments,
                                parent.spec.adapters)
-        net = parent.net
+        net = build_model(parent.spec).net  # whose adapters learn, unlike the teacher's, which are frozen
+        net.load_state_dict(parent.net.state_dict(), strict=True)
     elif isinstance(teacher.net, TransformersNet):
         encoder: Any = teacher.net.encoder
         width = teacher.features(torch.zeros(1, 3, spec.height, spec.width)).shape[1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 
 from distill.settings.adapt import AdaptSettings
+from distill.settings.continual import with_task_names
 from runtimes.commands.flags import command_line, parse
 from runtimes.errors import finish
 
@@ -21,7 +22,7 @@ def main() -> None:
 
     def command() -> int:
         settings = parse(AdaptSettings, sys.argv[1:], "rd-adapt", "Adapt a frozen teacher to a task with low-rank experts.",
-                         examples=EXAMPLES)
+                         examples=EXAMPLES, spelled=with_task_names)
         from distill.adaptation.adapt import adapt
 
         return adapt(settings, command_line("rd-adapt"))

@@ -13,6 +13,7 @@ from functools import cached_property
 from torch import Tensor, nn
 
 from distill.evaluation.losses import task_loss
+from distill.methods.keep import Keeping
 from distill.methods.reprogram import Reprogram
 from distill.networks.models import Model, class_scores
 from distill.networks.slices import mean_of_slices
@@ -61,6 +62,8 @@ class Branches(nn.Module):
             self.add_module(name, module)
         self.__dict__["stages"] = stages  # pieces of the student, no modules beside it
         self.stages: Stages | None
+        self.__dict__["keeping"] = None  # what holds the student to its earlier answers: no part of what is trained, either
+        self.keeping: Keeping | None
 
     @property
     def reprogramming(self) -> tuple[str, ...]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from distill.networks.architectures import SIDES
 from distill.networks.foreign_config import foreign_config, preprocessor_config
 from distill.networks.json_values import is_count, is_number, shown
@@ -22,7 +24,7 @@ from runtimes.errors import UserError
 from runtimes.files.folder import check_files, read_json, read_manifest, write_atomic, write_json
 from runtimes.images.spec import ImageSpec
 
-WEIGHTS = "model.safetensors"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 EVERY_CLASS = "every class"  # what one temperature for all classes is kept under
 UNTESTED = "fitted by an earlier version, which did not test it on other images"
 
@@ -75,13 +77,24 @@ def save_checkpoint(folder: Path, model: Model, image_spec: ImageSpec, calibrati
 
     A network of the user's own is written as a program beside them, in place of its code.
     """
-    from safetensors.torch import save
-
     spec = model.spec
-    config = {
-        **foreign_config(spec, image_spec, feature_width(model)),
+    write_json(folder / CONFIG, config_of(model, image_spec, calibration, licences))
+    write_json(folder / "preprocessor_config.json", preprocessor_config(image_spec))
+    if spec.arch.startswith(OWN):
+        assert isinstance(model.net, OwnNet)
+        save_body(folder / PROGRAM, model.net.body, spec.height, spec.width)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.net.state_dict().items()}
+    if spec.arch.startswith(OWN):
+        state = {name: tensor.clone() for name, tensor in state.items()}  # layers of one's own may share weights, which the file cannot
+    write_atomic(folder / WEIGHTS, weights_bytes(state))
+
+
+def config_of(model: Model, image_spec: ImageSpec, calibration: Calibration, licences: dict[str, str] | None = None) -> dict[str, Any]:
+    """The content of a model's config.json."""
+    return {
+        **foreign_config(model.spec, image_spec, feature_width(model)),
         "rd": {
-            "model": spec.as_dict(),
+            "model": model.spec.as_dict(),
             "image": image_spec.as_dict(),
             "temperatures": list(calibration.temperatures),
             "thresholds": list(calibration.thresholds),
@@ -90,15 +103,13 @@ def save_checkpoint(folder: Path, model: Model, image_spec: ImageSpec, calibrati
             "licences": licences or {},
         },
     }
-    write_json(folder / "config.json", config)
-    write_json(folder / "preprocessor_config.json", preprocessor_config(image_spec))
-    if spec.arch.startswith(OWN):
-        assert isinstance(model.net, OwnNet)
-        save_body(folder / PROGRAM, model.net.body, spec.height, spec.width)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.net.state_dict().items()}
-    if spec.arch.startswith(OWN):
-        state = {name: tensor.clone() for name, tensor in state.items()}  # layers of one's own may share weights, which the file cannot
-    write_atomic(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
+
+
+def weights_bytes(state: dict[str, Tensor]) -> bytes:
+    """The bytes of model.safetensors: the same for the same tensors."""
+    from safetensors.torch import save
+
+    return save(state, metadata={"format": "pt"})
 
 
 def load_checkpoint(folder: Path, *kinds: str) -> Checkpoint:
@@ -127,8 +138,12 @@ def _own_model(spec: ModelSpec, folder: Path) -> Model:
 
 def read_config(folder: Path) -> tuple[ModelSpec, ImageSpec, Calibration]:
     """What config.json says of a model, every value checked; its weights are not looked at."""
-    path = folder / "config.json"
-    record = read_json(path).get("rd")
+    return parse_config(read_json(folder / CONFIG), folder / CONFIG)
+
+
+def parse_config(content: dict[str, Any], path: Path) -> tuple[ModelSpec, ImageSpec, Calibration]:
+    """What the content of a config.json says of a model, every value checked; path: where it stands, for errors."""
+    record = content.get("rd")
     missing = (["rd"] if not isinstance(record, dict) else
                [name for name in ("model", "image", "temperatures", "thresholds") if name not in record])
     if not isinstance(record, dict) or missing:

@@ -1,6 +1,6 @@
-"""Heads of the tasks a teacher was adapted to before: one linear classifier a task, kept beside the weights.
+"""Heads of the tasks a teacher was adapted to, as earlier versions kept them: one linear classifier a task, all on one network.
 
-Owns: TaskHead, heads.safetensors and its index in heads.json. Does not own: the newest head, which is the model's own.
+Owns: TaskHead, reading heads.safetensors and its index heads.json. Does not own: tasks as they are kept now (tasks.py).
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from distill.networks.models import Model, class_scores
 from runtimes.artifact.claims import class_names
 from runtimes.errors import UserError
-from runtimes.files.folder import read_json, write_atomic, write_json
+from runtimes.files.folder import read_json
 from runtimes.files.schema import check, list_of, object_of, one_of, text
 from runtimes.scores import TASKS, Task
 
@@ -32,28 +30,6 @@ class TaskHead:
     classes: tuple[str, ...]
     weight: Tensor
     bias: Tensor
-
-    def logits(self, features: Tensor) -> Tensor:
-        """Logits (B, classes) of pooled features (B, D)."""
-        return class_scores(torch.nn.functional.linear(features, self.weight, self.bias), self.task)
-
-
-def head_of(model: Model, name: str, heads: list[TaskHead]) -> TaskHead:
-    """A model's own head under a name of its own among those taken."""
-    used = {head.name for head in heads}
-    count = next(number for number in range(1, len(used) + 2) if (name if number == 1 else f"{name}-{number}") not in used)
-    head = model.head
-    return TaskHead(name if count == 1 else f"{name}-{count}", model.spec.task, model.spec.classes,
-                    head.weight.detach().cpu().clone(), head.bias.detach().cpu().clone())
-
-
-def save_heads(folder: Path, heads: list[TaskHead]) -> None:
-    """Write the heads of all tasks so far, oldest first."""
-    from safetensors.torch import save
-
-    tensors = {f"{head.name}.{part}": getattr(head, part).contiguous() for head in heads for part in ("weight", "bias")}
-    write_atomic(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
-    write_json(folder / INDEX, {"heads": [{"name": head.name, "task": head.task, "classes": list(head.classes)} for head in heads]})
 
 
 def load_heads(folder: Path) -> list[TaskHead]:

@@ -227,10 +227,15 @@ def count_macs(model: nn.Module, height: int, width: int) -> int:
 
 def weights_hash(module: nn.Module) -> str:
     """SHA-256 over names, shapes, dtypes and bytes of all weights and buffers."""
+    return state_hash(module.state_dict())
+
+
+def state_hash(state: Mapping[str, Tensor]) -> str:
+    """The same of a state dict."""
     import hashlib
 
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         values = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
         digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())

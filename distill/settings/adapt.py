@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from distill.adapters.experts import AdapterSpec, theory_scale
+from distill.settings.continual import ContinualOptions, check_task_name
 from distill.settings.data import DataOptions
 from distill.settings.group import Group, flag
 from distill.settings.teacher import TeacherOptions
@@ -109,13 +110,15 @@ class AdapterOptions(Group):
 
 
 @dataclass(frozen=True)
-class AdaptSettings(RunOptions, TrainingOptions, AdapterOptions, TeacherOptions, DataOptions):
+class AdaptSettings(RunOptions, TrainingOptions, ContinualOptions, AdapterOptions, TeacherOptions, DataOptions):
     """Adapt a frozen teacher to a task with low-rank experts: data + teacher -> a teacher folder."""
 
     out: Path = Path("teacher")
     """Folder to write."""
     teacher: str = "efficientnet-lite0"
     """timm or short name, folder of rd-adapt or rd-distill, or hf:ID."""
+    task_name: str | None = None
+    """What this task is called in the folder (short: --task NAME); as the data when not given."""
     slice_pooling: Annotated[Literal["attention", "mean"], Expert] = "attention"
     """How the features of slices become one of the volume."""
     epochs: int = 10
@@ -134,6 +137,10 @@ class AdaptSettings(RunOptions, TrainingOptions, AdapterOptions, TeacherOptions,
     def check(self) -> None:
         """Refuse values out of range and settings that cannot both hold."""
         super().check()
+        check_task_name(self.task_name)
+        if self.keep_old == "distil" and self.pooled and self.method != "linear":
+            raise UserError(f"--keep-old distil holds layers to what they answered, and --method {self.method} behind the pool adds one "
+                            "that every earlier head would see through; use --keep-old experts, or --place blocks", USAGE)
         if self.merge_aware and (self.select == "best" or self.keep_experts == "best"):
             chosen = "--select best" if self.select == "best" else "--keep-experts best"
             raise UserError(f"--merge-aware changes the gates until the last epoch; leave {chosen} out", USAGE)

@@ -22,7 +22,7 @@ class DataOptions(Group):
     data: str = "phantom"
     """Folder of class folders, CSV file, MedMNIST .npz or name, NIfTI volumes in these, or phantom, phantom-volumes (synthetic)."""
     task: Literal["binary", "multiclass", "multilabel", "ordinal"] | None = None
-    """Read off the labels when not given."""
+    """Kind of labels, read off them when not given; any other word names a task of the teacher's folder, as --task-name does."""
     label: str | None = None
     """CSV column that holds the label."""
     uncertain: Literal["unknown", "positive", "negative"] = "unknown"

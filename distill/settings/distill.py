@@ -20,6 +20,7 @@ from distill.settings.teacher import TeacherOptions
 from distill.settings.training import RunOptions, TrainingOptions
 from runtimes.commands.settings import Expert
 from runtimes.errors import USAGE, UserError
+from runtimes.scores import TASKS
 
 # What --adapt passes on of the teacher.
 AS_ADAPTED = ("teacher_size", "teacher_weights", "teacher_mean", "teacher_std", "teacher_pool", "teacher_resize", "bank_views",
@@ -45,6 +46,8 @@ class DistillSettings(RunOptions, TrainingOptions, SelectionOptions, MethodOptio
     """PEFT folder (LoRA) to merge into the teacher, such as rd-adapt --peft writes; it must fit the teacher's weights."""
     second_teacher: Annotated[str | None, Expert] = None
     """A further teacher, named as --teacher is: its features are banked behind the first one's, at no cost for the student."""
+    second_task_name: Annotated[str | None, Expert] = None
+    """Which task of the folder that --second-teacher names; the newest when not given."""
     bank_seed: Annotated[int, Expert] = 0
     """Seed of the banked views."""
     bank_grid: Annotated[int, Expert] = 0
@@ -108,6 +111,12 @@ def contradictions(settings: DistillSettings) -> list[tuple[bool, str]]:
          f"--second-teacher {settings.second_teacher} needs a bank; --method {method} has none"),
         (settings.second_teacher is not None and adapt != "none",
          f"--adapt {adapt} adapts one teacher; run rd-adapt first and give its folder as --teacher or --second-teacher"),
+        (settings.second_task_name is not None and settings.second_teacher is None,
+         f"--second-task-name {settings.second_task_name} is about --second-teacher; name one, or leave it out"),
+        (settings.task_name is not None and not banked,
+         f"--task {settings.task_name} is about a teacher; --method {method} has none (kinds of labels are {', '.join(TASKS)})"),
+        (settings.task_name is not None and adapt != "none",
+         f"--adapt {adapt} adapts the teacher to the data at hand, which is a task of its own; leave --task {settings.task_name} out"),
         (method == "auto" and (settings.prune_rounds or 1) > 1,
          "--method auto chooses after pruning; with --prune-rounds above 1 name a method"),
         (row is not None and row.same_places and settings.views != "tied",

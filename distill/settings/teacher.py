@@ -20,6 +20,8 @@ class TeacherOptions(Group):
 
     teacher: str = "efficientnet-lite0"
     """timm or short name, folder of rd-distill or rd-adapt, .pt2 or .onnx file, hf:ID, astra (3D), or bank:FOLDER."""
+    task_name: Annotated[str | None, Expert] = None
+    """Which task of a teacher's folder (short: --task NAME; rd-info lists them); the newest when not given."""
     teacher_size: Annotated[int | None, Expert] = None
     """Teacher input side in pixels; the teacher's own when not given."""
     teacher_weights: str | None = None

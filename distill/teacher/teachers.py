@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distill.networks.checkpoint import load_checkpoint, read_config
+from distill.networks.checkpoint import Checkpoint, read_config
 from distill.networks.encoder_folder import check_encoder, local_folder
 from distill.networks.encoders import TokenPooling, TransformersNet
 from distill.networks.models import Model, weights_hash
@@ -24,6 +24,7 @@ from distill.networks.nets import pool_otherwise, pooling_of
 from distill.networks.own import IMAGENET_MEAN, IMAGENET_STD
 from distill.networks.programs import image_sides, load_program
 from distill.networks.students import SHORT_NAMES, check_weights, timm_name
+from distill.networks.tasks import load_task, tasks_named
 from distill.teacher import dinov2_small
 from distill.teacher.bank import bank_views_of
 from distill.teacher.hf_folder import from_encoder
@@ -38,6 +39,7 @@ from distill.teacher.volume_teachers import check_volume_teacher, from_volume_te
 from runtimes.errors import USAGE, UserError
 from runtimes.files.folder import MANIFEST, read_manifest, sha256_file
 from runtimes.images.spec import ImageSpec
+from runtimes.scores import TASKS
 
 A_STATE = "weights alone; name its network, and the file as --teacher-weights"
 # What else a file of a network may be, and what to do with it.
@@ -50,12 +52,13 @@ WAYS_OUT = {
 
 @dataclass(frozen=True)
 class Asked:
-    """A teacher as a user asks for it; flag: what messages call its name."""
+    """A teacher as a user asks for it; flag: what messages call its name; task: of a folder that holds several."""
 
     name: str
     weights: str | None = None
     stated: TeacherInput = field(default_factory=TeacherInput)
     flag: str = "--teacher"
+    task: str | None = None
 
     @property
     def path(self) -> Path:
@@ -83,14 +86,15 @@ class Kind:
 
 
 def load_teacher(name: str, *, size: int | None = None, weights: str | None = None, adapter: Path | None = None,
-                 stated: TeacherInput | None = None) -> Teacher:
+                 stated: TeacherInput | None = None, task: str | None = None) -> Teacher:
     """Load and freeze a teacher: eval mode, no gradients, hash of its weights taken.
 
     name: of any kind (KINDS). adapter: a PEFT folder to merge into a timm network or an `hf:` encoder. stated: what a user says of its
-    images and features; size is short for that of it. Raises UserError naming what to install or where to put a missing file.
+    images and features; size is short for that of it. task: of a folder that holds several, the newest when not given. Raises UserError
+    naming what to install or where to put a missing file.
     """
     stated = stated or TeacherInput(size)
-    asked = Asked(name, weights, stated)
+    asked = Asked(name, weights, stated, task=task)
     teacher = _checked(asked, adapter).load(asked)
     if adapter is not None:
         teacher = _with_adapter(teacher, adapter)
@@ -98,12 +102,13 @@ def load_teacher(name: str, *, size: int | None = None, weights: str | None = No
     return frozen(teacher, "another --teacher-size", name, stated.size if weights != "random" else None)
 
 
-def check_teacher(name: str, *, weights: str | None = None, adapter: Path | None = None, flag: str = "--teacher") -> None:
+def check_teacher(name: str, *, weights: str | None = None, adapter: Path | None = None, flag: str = "--teacher",
+                  task: str | None = None) -> None:
     """UserError where a teacher's name, folder, weights or adapter is not there, or asks for what is refused; no weights are loaded.
 
     name: also `bank:FOLDER`. flag: what the message calls it. An ID of the hub has its configs fetched, and timm's hub its weights.
     """
-    _checked(Asked(name, weights, flag=flag), adapter)
+    _checked(Asked(name, weights, flag=flag, task=task), adapter)
 
 
 def sees_volumes(name: str) -> bool:
@@ -121,6 +126,9 @@ def _checked(asked: Asked, adapter: Path | None) -> Kind:
     kind = next(kind for kind in KINDS if kind.takes(asked))
     if asked.weights and kind.brings_weights:
         raise UserError(f"--teacher-weights {asked.weights}: teacher {asked.name} brings its own weights; leave it out", USAGE)
+    if asked.task is not None and kind.check is not _check_ours:
+        raise UserError(f"--task {asked.task}: teacher {asked.name} is no folder of rd-adapt, and these alone hold tasks; leave it out "
+                        f"(kinds of labels are {', '.join(TASKS)})", USAGE)
     kind.check(asked)
     if adapter is not None:
         if not kind.adaptable:
@@ -144,6 +152,8 @@ def _check_file(asked: Asked) -> None:
 def _check_ours(asked: Asked) -> None:
     read_manifest(asked.path, "student", "teacher")
     read_config(asked.path)
+    if asked.task is not None:
+        tasks_named(asked.path, asked.task)
 
 
 def _check_timm(asked: Asked) -> None:
@@ -213,28 +223,34 @@ def _with_adapter(teacher: Teacher, folder: Path) -> Teacher:
 
 def _from_folder(asked: Asked) -> Teacher:
     folder, size = asked.path, asked.stated.size
-    checkpoint = load_checkpoint(folder)
+    checkpoint = load_task(folder, asked.task)
     spec = checkpoint.image_spec
     if size and size != spec.height:
         raise UserError(f"--teacher-size {size}: teacher {folder} was trained at {spec.height}x{spec.width}; leave it out")
+    return of_checkpoint(checkpoint, folder.name if asked.task is None else f"{folder.name}, task {asked.task}")
 
-    class Features(nn.Module):
-        """The checkpoint's network up to its pooled features; of a teacher of volumes those of a slice."""
 
-        def __init__(self, model: Model) -> None:
-            super().__init__()
-            self.model = model
+class FolderNet(nn.Module):
+    """A checkpoint's network up to its pooled features; of a teacher of volumes those of a slice."""
 
-        def forward(self, pixels: Tensor) -> Tensor:
-            return self.model.adapted(self.model.trunk(pixels))
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
 
-    net = Features(checkpoint.model).eval()
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, h, w) to features (B, D)."""
+        return self.model.adapted(self.model.trunk(pixels))
+
+
+def of_checkpoint(checkpoint: Checkpoint, name: str) -> Teacher:
+    """A checkpoint as a teacher of this name."""
+    spec, net = checkpoint.image_spec, FolderNet(checkpoint.model).eval()
     usual = ImageSpec(spec.height, spec.width)  # channels, levels and volumes are those of the images at hand, all else is as it was
     if spec.volume is not None and spec.volume.solid:
         wide = spec
     else:
         wide = replace(spec, channels=3, dtype=usual.dtype, window=usual.window, windows=(), volume=None)
-    return Teacher(folder.name, net, wide, weights_hash(net), str(checkpoint.manifest.get("licence", "unknown")),
+    return Teacher(name, net, wide, weights_hash(net), str(checkpoint.manifest.get("licence", "unknown")),
                    pooling=POOLED[pooling_of(checkpoint.model.net)])
 
 

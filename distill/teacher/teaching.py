@@ -59,7 +59,7 @@ class TeacherSource:
     """Where a teacher comes from: its name as typed, and what replaces its own input side and weights or is merged into them.
 
     own: the teacher itself, where Python hands one over in place of a name. loaded: the one that the name names, where it is at hand.
-    stated: what a user says of its images and features.
+    stated: what a user says of its images and features. task: of a folder that holds several.
     """
 
     name: str
@@ -68,6 +68,7 @@ class TeacherSource:
     own: Teacher | None = None
     loaded: Teacher | None = None
     stated: TeacherInput | None = None
+    task: str | None = None
 
 
 def stated_input(options: TeacherOptions) -> TeacherInput:
@@ -90,13 +91,13 @@ class BankPlan:
 
 
 def prepare_teacher(source: TeacherSource, plan: BankPlan, images: ImageSet, views: ViewSpec, device: str, *,
-                    second: str | None = None, probe_seed: int = 0) -> TeacherSignals:
+                    second: str | None = None, second_task: str | None = None, probe_seed: int = 0) -> TeacherSignals:
     """Load the teacher, build or open its bank, audit it, and fit the probe; of two teachers the features stand side by side."""
     bank, facts = bank_teacher(source, plan, images, views, device)
     if second is not None:
         own = None if plan.folder is None or second.startswith("bank:") else Path(f"{plan.folder}-second")
         size = source.stated.size if source.stated is not None and is_volume_teacher(second) else None
-        beside = TeacherSource(second, stated=TeacherInput(size))
+        beside = TeacherSource(second, stated=TeacherInput(size), task=second_task)
         other, more = bank_teacher(beside, replace(plan, folder=own, grid=0), images, views, device)
         bank = bank.joined(other)
         facts |= {name: f"{facts[name]} + {more[name]}" for name in ("teacher", "teacher_public", "licence")}
@@ -115,7 +116,7 @@ def bank_teacher(source: TeacherSource, plan: BankPlan, images: ImageSet, views:
                  "teacher_hash": bank.key["teacher_hash"], "licence": "unknown"}
         return bank, facts
     teacher = source.own or source.loaded or load_teacher(source.name, weights=source.weights, adapter=source.adapter,
-                                                          stated=source.stated)
+                                                          stated=source.stated, task=source.task)
     before = weights_hash(teacher.net)  # not teacher.hash, which for a .pt2 is that of the whole file
     teacher.introduce()
     base = teacher.image_spec

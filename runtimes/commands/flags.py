@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
@@ -27,12 +27,12 @@ NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9](?:_?\d)*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\
 
 
 def parse(kind: type[Settings], arguments: Sequence[str], prog: str, description: str | None = None, *,
-          writes: bool = True, examples: Examples = ()) -> Settings:
+          writes: bool = True, examples: Examples = (), spelled: Callable[[Sequence[str]], list[str]] = list) -> Settings:
     """Read settings from defaults, then the YAML file of --config, then flags; a wrong key or value is exit code 2.
 
     description: above the flags in --help; the docstring of the settings when not given. writes: whether the command writes files,
     in which names that are not UTF-8 cannot stand. examples: what --help begins with; with some, a command typed alone prints them and
-    ends with exit code 0, as help and version do.
+    ends with exit code 0, as help and version do. spelled: short forms in the words, those of the file's too, written out.
     """
     if (page := _page(kind, arguments, prog, description or " ".join((kind.__doc__ or "").split()), examples)) is not None:
         print(page)
@@ -49,7 +49,7 @@ def parse(kind: type[Settings], arguments: Sequence[str], prog: str, description
     path = config_path(arguments)
     begins_with_its_own = bool(arguments) and not arguments[0].startswith("-")
     words = [*yaml_flags(kind, path, positionals=not begins_with_its_own), *arguments] if path else list(arguments)
-    return tyro.cli(kind, prog=prog, description=description, args=words, config=(tyro.conf.AvoidSubcommands,))
+    return tyro.cli(kind, prog=prog, description=description, args=spelled(words), config=(tyro.conf.AvoidSubcommands,))
 
 
 def _page(kind: type[Any], arguments: Sequence[str], prog: str, description: str, examples: Examples) -> str | None:

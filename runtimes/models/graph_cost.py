@@ -384,6 +384,16 @@ def _split(node: Node, inputs: list[Shaped]) -> list[Shaped]:
         data.value, range(int(start), int(start) + size), axis)) for start, size in zip(starts, sizes, strict=False)]
 
 
+def _top_k(node: Node, inputs: list[Shaped]) -> list[Shaped]:
+    data = inputs[0]
+    axis = _axis(int(node.attributes.get("axis", -1)), len(data.shape))
+    (count,) = _known(inputs[1], "k")
+    if not 0 < count <= data.shape[axis]:
+        raise ValueError(f"the {count} largest of {data.shape[axis]}")
+    shape = (*data.shape[:axis], count, *data.shape[axis + 1:])
+    return [Shaped(shape, data.integer), Shaped(shape, True)]
+
+
 def _concat(node: Node, inputs: list[Shaped]) -> list[Shaped]:
     first = inputs[0].shape
     axis = _axis(int(node.attributes["axis"]), len(first))
@@ -441,5 +451,5 @@ RULES: dict[str, Callable[[Node, list[Shaped]], Any]] = {
     **dict.fromkeys(("AveragePool", "Conv", "ConvTranspose", "GlobalAveragePool", "GlobalMaxPool", "MaxPool"), _window),
     "Gemm": _product, "MatMul": _product, "Einsum": _einsum, "Reshape": _reshape, "Shape": _shape, "Constant": _constant,
     "ConstantOfShape": _constant_of_shape, "Expand": _expand, "Tile": _tile, "Range": _range, "Pad": _pad, "Slice": _slice,
-    "Split": _split, "Concat": _concat, "Gather": _gather, "Squeeze": _squeeze, "Unsqueeze": _unsqueeze, "Transpose": _transpose,
-    "Flatten": _flatten}
+    "Split": _split, "TopK": _top_k, "Concat": _concat, "Gather": _gather, "Squeeze": _squeeze, "Unsqueeze": _unsqueeze,
+    "Transpose": _transpose, "Flatten": _flatten}

@@ -28,8 +28,8 @@ OPERATORS = frozenset([
     "LpNormalization", "MatMul", "Max", "MaxPool", "Min", "Mish", "Mul", "Neg", "Not", "PRelu", "Pad", "Pow",
     "QuantizeLinear", "Range", "Reciprocal", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
     "ReduceSum", "Relu", "Reshape", "Selu", "Shape", "Sigmoid", "Sign", "Sin", "Slice", "Softmax", "Softplus",
-    "Softsign", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "Transpose", "Trilu", "Unsqueeze",
-    "Where",
+    "Softsign", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "TopK", "Transpose", "Trilu",
+    "Unsqueeze", "Where",
 ])
 
 

@@ -29,7 +29,7 @@ SINCE = {operator: versions for versions, names in {
     (6,): "Elu HardSigmoid InstanceNormalization Selu",
     (7,): "Cos Sin",
     (9, 20): "ConstantOfShape",
-    (11,): "Conv ConvTranspose Range",
+    (11,): "Conv ConvTranspose Range TopK",
     (11, 19): "AveragePool",
     (12,): "Einsum MaxPool",
     (13,): "Abs ArgMax Ceil Clip Concat Erf Exp Expand Flatten Floor Gather Gemm Greater Less Log LogSoftmax MatMul Max Min Neg "

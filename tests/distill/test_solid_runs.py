@@ -20,6 +20,8 @@ from distill.dry_run import dry_run
 from distill.networks import solid
 from distill.networks.checkpoint import load_checkpoint
 from distill.networks.inflated_resnet import InflatedResNet
+from distill.networks.models import weights_hash
+from distill.networks.tasks import load_task
 from distill.settings.adapt import AdaptSettings
 from distill.settings.distill import DistillSettings
 from distill.teacher.bank import open_bank
@@ -117,6 +119,19 @@ def test_an_adapted_teacher_of_volumes_keeps_its_features_and_teaches(shallow: P
     assert (spec.arch, spec.slices, dict(spec.arguments)) == ("inflated/resnet152", 32, {"channels": 1, "ras": True})
     assert load_teacher("teacher").image_spec.slices == 32
     assert run(**VOLUMES, teacher="teacher", teacher_weights=None, teacher_size=None, method="rd") == 0
+
+
+def test_the_original_of_a_teacher_of_volumes_is_found_again_for_a_second_task(shallow: Path) -> None:
+    own: dict[str, Any] = {"method": "molre", "data": "phantom-volumes", "phantom_images": (12, 10, 10), "epochs": 1, "min_steps": 2,
+                           "batch": 4, "bank_views": 1, "bootstrap": 5, "device": "cpu", "bank_runtime": "torch"}
+    first: dict[str, Any] = {"teacher": "merlin", "teacher_weights": str(shallow), "teacher_size": 32}
+    for flags in ({**first, "out": Path("one"), "task_name": "head"}, {"teacher": "one", "split_seed": 1, "out": Path("two")},
+                  {**first, "split_seed": 1, "out": Path("fresh")}):
+        assert adapt(AdaptSettings(**(own | flags)), "rd-adapt --test") == 0
+    one, two, fresh, again = (weights_hash(checkpoint.model.net) for checkpoint in (
+        *(load_checkpoint(Path(name)) for name in ("one", "two", "fresh")), load_task(Path("two"), "head")))
+    assert two == fresh
+    assert one == again
 
 
 @pytest.mark.parametrize(("changes", "words"), [

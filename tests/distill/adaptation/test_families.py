@@ -154,9 +154,11 @@ def test_a_pooling_that_was_stated_is_trained_and_shipped(tmp_path: Path, name: 
     assert load_checkpoint(run.folder).spec.arguments["pooling"] == pool
 
 
-def test_a_second_task_goes_on_with_the_pooling_of_the_first(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep_old", ["experts", "none"])
+def test_a_second_task_goes_on_with_the_pooling_of_the_first(tmp_path: Path, keep_old: str) -> None:
     first = adapted(tmp_path, {**teacher_of(tmp_path, "tiny_vit"), "teacher_pool": "cls+mean"})
-    second = adapted(tmp_path, {"teacher": str(first.folder), "out": tmp_path / "second", "bank": tmp_path / "second-bank"})
+    second = adapted(tmp_path, {"teacher": str(first.folder), "out": tmp_path / "second", "bank": tmp_path / "second-bank",
+                                "keep_old": keep_old, "accept_forgetting": True})
     check_shipped(second)
     assert second.features.shape == (3, 48)
 
@@ -191,7 +193,8 @@ def test_layers_that_are_read_and_never_called_are_a_usage_error_when_there_are_
 
 def test_an_adapter_behind_the_pool_stays_when_blocks_are_adapted_after_it(tmp_path: Path) -> None:
     first = adapted(tmp_path, {**teacher_of(tmp_path, "tiny_vit"), "method": "molre", "adapt_share": 0.5})
-    second = adapted(tmp_path, {"teacher": str(first.folder), "out": tmp_path / "second", "bank": tmp_path / "second-bank"})
+    second = adapted(tmp_path, {"teacher": str(first.folder), "out": tmp_path / "second", "bank": tmp_path / "second-bank",
+                                "keep_old": "none", "accept_forgetting": True})
     check_shipped(second)
     assert set(load_checkpoint(tmp_path / "second").spec.adapters) == {POOLED}
 

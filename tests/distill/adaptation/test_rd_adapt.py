@@ -19,8 +19,8 @@ from distill.adaptation import adapt as story
 from distill.adaptation.adapt import adapt
 from distill.commands import distill
 from distill.networks.checkpoint import load_checkpoint
-from distill.networks.heads import load_heads
 from distill.networks.models import weights_hash
+from distill.networks.tasks import load_task, read_tasks
 from distill.settings.adapt import AdaptSettings
 from distill.settings.distill import DistillSettings
 from distill.teacher.forward import onnx_forward, torch_forward
@@ -110,19 +110,20 @@ def test_onnx_runtime_answers_as_torch_behind_an_ensemble_of_experts_and_their_h
 
 
 @pytest.mark.parametrize("method", ["lora", "spectral"])
-def test_a_second_task_goes_on_from_the_folder_and_every_head_is_kept(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_network_goes_on_to_a_second_task_and_every_head_is_kept(method: str, capsys: pytest.CaptureFixture[str]) -> None:
     run(method=method, out=Path("first"))
     first = load_checkpoint(Path("first")).model
-    again = {"method": method, "teacher": "first", "teacher_size": None, "teacher_weights": None, "split_seed": 1}
+    again = {"method": method, "teacher": "first", "teacher_size": None, "teacher_weights": None, "split_seed": 1, "keep_old": "none",
+             "accept_forgetting": True}
     run(**again, out=Path("second"))
-    heads = load_heads(Path("second"))
-    assert [one.name for one in heads] == ["phantom (synthetic head CT)", "phantom (synthetic head CT)-2"]
-    assert torch.equal(heads[0].weight, first.head.weight)
-    second = load_checkpoint(Path("second")).model
-    assert torch.equal(heads[1].weight, second.head.weight)
-    features = second.features(torch.randn(2, 3, 160, 160))
-    torch.testing.assert_close(heads[1].logits(features), second.logits(features))
-    assert heads[0].logits(features).shape == (2, 6)
+    names = read_tasks(Path("second")).names
+    assert names == ("phantom (synthetic head CT)", "phantom (synthetic head CT)-2")
+    second, old = load_checkpoint(Path("second")).model, load_task(Path("second"), names[0]).model
+    assert torch.equal(old.head.weight, first.head.weight)
+    assert not torch.equal(old.head.weight, second.head.weight)
+    x = torch.randn(2, 3, 160, 160)
+    assert torch.equal(old.features(x), second.features(x)), "one network, two heads"
+    assert not torch.equal(old.features(x), first.features(x))
     assert len(second.spec.adapters) == len(first.spec.adapters)
     assert ("going on with" in capsys.readouterr().out) == (method == "spectral")
     if method == "spectral":
@@ -133,7 +134,7 @@ def test_a_second_task_goes_on_from_the_folder_and_every_head_is_kept(method: st
 def test_a_second_adapter_behind_the_pool_is_refused() -> None:
     run(method="molre", out=Path("first"))
     with pytest.raises(UserError, match="behind its pool already"):
-        run(method="molre", teacher="first", teacher_size=None, teacher_weights=None)
+        run(method="molre", teacher="first", teacher_size=None, teacher_weights=None, keep_old="none")
 
 
 def test_merge_aware_training_ends_in_plain_weights() -> None:

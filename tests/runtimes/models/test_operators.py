@@ -188,6 +188,8 @@ EXAMPLES = [
     (node("Squeeze", "x"), {"x": data(1, 4, 1, 5)}), (node("Unsqueeze", "x", "a"), {"x": data(4, 5), "a": np.asarray([0, -1])}),
     (node("ReduceMean", "x", "a", keepdims=0), {"x": data(3, 4, 5), "a": np.asarray([-1, 0])}),
     (node("ArgMax", "x", axis=1), {"x": data(3, 4)}),
+    (helper.make_node("TopK", ["x", "k"], ["logits", "places"]), {"x": data(3, 4), "k": np.asarray([2])}),
+    (helper.make_node("TopK", ["x", "k"], ["most", "logits"], axis=0), {"x": data(3, 4), "k": np.asarray([3])}),
     (node("Flatten", "x", axis=-1), {"x": data(3, 4, 5)}), (node("Expand", "x", "s"), {"x": data(3, 1), "s": np.asarray([2, 1, 6])}),
     (node("Tile", "x", "s"), {"x": data(3, 1), "s": np.asarray([2, 4])}),
     (node("Concat", "x", "y", axis=-1), {"x": data(3, 1), "y": data(3, 4)}),
