@@ -35,7 +35,7 @@ from distill.teacher.forward import choose_forward
 from distill.teacher.teacher import fed
 from distill.teacher.teachers import load_teacher
 from distill.teacher.teaching import stated_input
-from distill.training.pretrain import has_first_stage
+from distill.training.pretrain import first_steps, has_first_stage
 
 STEPS = 5  # timed, after two that warm up
 SLOW_S = 2.0  # a call as long as that is timed once: a volume through a large teacher takes a quarter of a minute
@@ -134,7 +134,7 @@ def _tell_student(settings: DistillSettings, arch: str, images: ImageSet, device
                   f"({1000 * step_s:.0f} ms a step of the student alone)")
     first = 0
     if has_first_stage(settings.part(MethodOptions), images, given_weights=settings.student_weights is not None):
-        first = training_steps(len(images.rows("train")), settings.batch, settings.epochs, max(settings.pretrain_steps, steps))
+        first = first_steps(settings.part(MethodOptions), steps)
         say("pretrain", f"{first:,} steps before these, on the teacher's features of every training image, about {spoken(first * step_s)}")
     return (first + steps) * step_s
 

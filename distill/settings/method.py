@@ -62,8 +62,8 @@ class MethodOptions(Group):
     pretrain: Literal["auto", "on", "off"] = "auto"
     """on: before it sees a label, the student learns the teacher's features of every training image; auto: where at least half of the
     training images carry no label and the student starts from random weights."""
-    pretrain_steps: Annotated[int, Expert] = 2400
-    """Fewest steps of that first stage; never fewer than the training itself has."""
+    pretrain_steps: Annotated[int | None, Expert] = None
+    """Steps of that first stage; twice those of the training when not given."""
 
     def check(self) -> None:
         """Refuse values out of range."""

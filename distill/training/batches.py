@@ -63,6 +63,7 @@ class Batches:
     stages: tuple[str, ...] = ()
     mixup: float = 0.0
     live: LiveTeacher | None = None
+    steps: int | None = None
 
     @property
     def mixed(self) -> bool:
@@ -70,8 +71,8 @@ class Batches:
         return len(self.labelled) < len(self.rows)
 
     def steps_per_epoch(self, epochs: int, min_steps: int) -> int:
-        """Batches an epoch: one turn through all training images, more when the run would have fewer than `min_steps`."""
-        return max(-(-len(self.rows) // self.batch), -(-min_steps // max(epochs, 1)))
+        """Batches an epoch: one turn through all training images, more when the run would have fewer than `min_steps`; or `steps`."""
+        return self.steps or max(-(-len(self.rows) // self.batch), -(-min_steps // max(epochs, 1)))
 
     def pick(self, step: int) -> tuple[NDArray[np.int64], int]:
         """Image indices of a step and how many of them, from the front, show their labels."""

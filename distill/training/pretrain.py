@@ -44,11 +44,16 @@ def has_first_stage(method: MethodOptions, images: ImageSet, *, given_weights: b
     return METHODS[method.method].bank and not given_weights and 2 * int(labelled.sum()) <= len(labelled)
 
 
+def first_steps(method: MethodOptions, following: int) -> int:
+    """Steps of a first stage before a training of so many."""
+    return method.pretrain_steps or 2 * following
+
+
 def pretrain(recipe: Recipe, data: TrainingData, student: Model, signals: TeacherSignals, folder: Path, *,
              resume: bool) -> tuple[Model, list[dict[str, Any]]]:
     """The student whose trunk has learnt the teacher's features on all training images, and a row an epoch; the state lies in `folder`.
 
-    At least as many steps, of as many images, as the training that follows.
+    As many steps as are asked for, else twice those of the training that follows; each of as many images.
     """
     folder.mkdir(parents=True, exist_ok=True)
     images, training = data.images, recipe.training
@@ -60,9 +65,11 @@ def pretrain(recipe: Recipe, data: TrainingData, student: Model, signals: Teache
     batches = Batches(data.pixels, torch.from_numpy(images.labels), rows, rows, data.spec, data.views, recipe.seed,
                       training.batch + recipe.method.labelled_batch * mixed, 0, recipe.method.views, signals.bank, signals.rows,
                       images.hashes, signals.bank.key["seed"], live=signals.live)
-    epochs = training.epochs
     # what follows counts its steps by smaller batches
-    least = max(recipe.method.pretrain_steps, epochs * replace(batches, batch=training.batch).steps_per_epoch(epochs, training.min_steps))
+    epochs, following = training.epochs, replace(batches, batch=training.batch).steps_per_epoch(training.epochs, training.min_steps)
+    steps = first_steps(recipe.method, epochs * following)
+    epochs = min(epochs, steps)
+    batches = replace(batches, steps=-(-steps // epochs))
     branches = trunk.build(student, signals)
     shown = np.sort(np.random.default_rng(0).permutation(images.rows("val"))[:WATCHED_IMAGES])
 
@@ -71,7 +78,7 @@ def pretrain(recipe: Recipe, data: TrainingData, student: Model, signals: Teache
         return {"val_loss": distance, "score": -distance}
 
     with track("pretrain") as update:
-        history = fit(branches, batches, partial(method_losses, "trunk"), Weights(), epochs=epochs, min_steps=least, lr=training.lr,
+        history = fit(branches, batches, partial(method_losses, "trunk"), Weights(), epochs=epochs, min_steps=0, lr=training.lr,
                       weight_decay=training.weight_decay, phi_lr=1.0, phi_weight_decay=0.0, warmup=training.warmup, decay="none", ema=0.0,
                       precision=training.precision, device=recipe.device, class_weights=None, seed=recipe.seed, folder=folder,
                       resume=resume, evaluate=judged, select="last", progress=update, resumed=partial(say_resumed, epochs))
