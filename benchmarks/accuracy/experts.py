@@ -71,7 +71,6 @@ class Setting:
 
 DEFAULTS, SIZED = ("linear", "molre"), ("linear", "mlp", "molre")
 ALL = (*SIZED, "low-rank, no gates", "molre, focal loss")
-PHANTOM_20K: dict[str, Any] = {**LITE0, "bank_views": 1, "data": "phantom", "phantom_images": (20000, 1000, 2000)}
 SETTINGS = {
     "BUSI": Setting({**LITE0, "bank_views": 4, "data": str(SHARED / "busi_256px")}, DEFAULTS, 5),
     "pneumonia, 47 labels": Setting({**LITE0, "bank_views": 4}, DEFAULTS, 5, labels=1),
@@ -81,15 +80,16 @@ SETTINGS = {
     "phantom": Setting({**LITE0, "bank_views": 4, "data": "phantom"}, DEFAULTS, 5),
     "NIH 1000": Setting({**LITE0, "bank_views": 4, "data": str(SHARED / "nih_cxr14_1000_64px" / "labels.csv")}, DEFAULTS, 5),
     "phantom, 5,000 images": Setting({**LITE0, "bank_views": 1, "data": "phantom", "phantom_images": (5000, 1000, 2000)}, ALL),
-    "phantom, 20,000 images": Setting(PHANTOM_20K, SIZED),
-    "phantom, 20,000 images, 20 findings": Setting(PHANTOM_20K, SIZED, pairs=True),
+    "phantom volumes, attention": Setting({**VOLUMES, "data": "phantom-volumes"}, DEFAULTS),
+    "phantom, 20,000 images, 20 findings": Setting(
+        {**LITE0, "bank_views": 1, "data": "phantom", "phantom_images": (20000, 1000, 2000)}, SIZED, pairs=True),
     "pneumonia, 470 labels, dinov2-small": Setting({**DINO, "bank_views": 4}, SIZED, labels=10),
     "pneumonia, 4,708 labels, dinov2-small": Setting({**DINO, "bank_views": 1, "data": str(SHARED / "pneumoniamnist_rebuilt.npz")}, SIZED),
-    "BUSI, dinov2-small": Setting({**DINO, "bank_views": 4, "data": str(SHARED / "busi_256px")}, SIZED),
     "NIH 1000, dinov2-small": Setting({**DINO, "bank_views": 4, "data": str(SHARED / "nih_cxr14_1000_64px" / "labels.csv")}, SIZED),
-    "phantom volumes, attention": Setting({**VOLUMES, "data": "phantom-volumes"}, DEFAULTS),
+    "BUSI, dinov2-small": Setting({**DINO, "bank_views": 4, "data": str(SHARED / "busi_256px")}, SIZED),
     "hippocampus, attention": Setting({**VOLUMES, **HIPPOCAMPUS}, DEFAULTS),
 }
+LATE = ("NIH 1000, dinov2-small", "BUSI, dinov2-small", "hippocampus, attention")  # after the blocks
 LAST_SEEDS = 3  # of MoLRE trained to its last step, unlooked at
 BLOCKS, BLOCK_SEEDS = ("BUSI", "pneumonia, 470 labels", "NIH 1000"), 3
 INSIDE = {name: ADAPTERS[name] for name in ("lora", "lora, PiSSA start", "mixture, start from zero", "spectral")}
@@ -116,15 +116,14 @@ class Mlp(Members):
 
 
 def runs(seeds: int, work: Path) -> Iterator[Run]:
-    """Behind the pool, set by set; then inside blocks, seed by seed; volumes, which take minutes each, last."""
-    slow = [name for name in SETTINGS if name.endswith("attention")]
-    yield from (run for name in SETTINGS if name not in slow for run in pooled_runs(name, seeds))
+    """Behind the pool, set by set; inside blocks, seed by seed; then further sets behind the pool."""
+    yield from (run for name in SETTINGS if name not in LATE for run in pooled_runs(name, seeds))
     for seed in range(min(seeds, BLOCK_SEEDS)):
         for name in BLOCKS:
             for method, flags in INSIDE.items():
                 data = data_of(SETTINGS[name], work, seed)
                 yield Run(f"{name}, inside blocks", method, seed, ("--data", data, "--skip-bad-images", *flags, *ADAPTING))
-    yield from (run for name in slow for run in pooled_runs(name, seeds))
+    yield from (run for name in LATE for run in pooled_runs(name, seeds))
 
 
 def pooled_runs(name: str, seeds: int) -> Iterator[Run]:
