@@ -236,6 +236,7 @@ def test_a_killed_run_resumes_to_the_same_weights(changes: dict[str, Any], monke
     ({"method": "spectral", "rank": 999}, "--adapt-layers"), ({"teacher": "bank:x"}, "shows no layers"),
     ({"method": "moe", "peft": True}, "--peft needs"), ({"merge_aware": 0.5, "select": "best"}, "--select best"),
     ({"merge_aware": 0.5, "keep_experts": "best"}, "--keep-experts best"),
+    ({"method": "molre", "merge_aware": 0.5}, "--merge-aware is for gates beside layers"),
     ({"select": "best", "keep_experts": "better"}, "--keep-experts better takes the epoch"),
     ({"adapt_layers": "pointwise"}, "--adapt-layers pointwise"), ({"epochs": 0}, "--epochs")])
 def test_what_cannot_be_is_a_usage_error_in_words(changes: dict[str, Any], told: str) -> None:
