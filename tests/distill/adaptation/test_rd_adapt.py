@@ -168,13 +168,15 @@ def test_an_approximate_fold_is_measured_and_refused_above_its_limit_without_los
 @pytest.mark.parametrize("changes", [{"method": "lora"}, {"method": "spectral"}, {"method": "moe", "merge_aware": 0.5}, {"method": "molre"},
                                      {"method": "linear"}], ids=lambda changes: "-".join(map(str, changes.values())))
 def test_where_experts_gain_nothing_the_frozen_network_with_the_probe_as_its_head_is_written(
-        changes: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    run(**changes, keep_experts="better", epochs=4, lr=0.05)  # a rate that spoils what is trained
+        changes: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("adapt", "from_probe"):  # on twelve images chance decides; what it decides is tested elsewhere
+        monkeypatch.setattr(f"distill.adaptation.{module}.gain_of", lambda *_: (0.01, 0.02))
+    run(**changes, keep_experts="better")
     assert "the probe is kept" in capsys.readouterr().out
     facts = read_json(Path("teacher") / "metrics.json")
     verdict = facts["adapters"]["experts"]
     assert not verdict["used"]
-    assert verdict["gain"] <= verdict["error"]
+    assert (verdict["gain"], verdict["error"]) == (0.01, 0.02)
     assert verdict["images"] == (16 if changes["method"] in ("molre", "linear") else 12)
     model = load_checkpoint(Path("teacher")).model
     assert model.spec.adapters == {}
