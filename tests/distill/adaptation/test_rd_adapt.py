@@ -198,8 +198,10 @@ def test_a_network_is_trained_where_that_helps_and_the_epoch_of_the_least_loss_i
     verdict = facts["adapters"]["experts"]
     assert verdict["used"]
     assert verdict["gain"] > verdict["error"]
-    losses = [float(row["val_loss"]) for row in csv.DictReader(Path("teacher/summary.csv").read_text().splitlines())]
-    assert verdict["trained"] == f"epoch {1 + losses.index(min(losses))} of 10"
+    scores = [float(row["score"]) for row in csv.DictReader(Path("teacher/summary.csv").read_text().splitlines())]
+    assert verdict["trained"] == f"epoch {10 - scores[::-1].index(max(scores))} of 10"
+    kept = facts["splits"]["val"]["student"]
+    assert kept["auroc"]["value"] >= facts["splits"]["val"]["probe"]["auroc"]["value"]
 
 
 class Killed(BaseException):
