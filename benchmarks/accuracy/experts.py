@@ -71,7 +71,6 @@ class Setting:
 
 DEFAULTS, SIZED = ("linear", "molre"), ("linear", "mlp", "molre")
 ALL = (*SIZED, "low-rank, no gates", "molre, focal loss")
-PHANTOM_20K: dict[str, Any] = {**LITE0, "bank_views": 1, "data": "phantom", "phantom_images": (20000, 1000, 2000)}
 SETTINGS = {
     "BUSI": Setting({**LITE0, "bank_views": 4, "data": str(SHARED / "busi_256px")}, DEFAULTS, 5),
     "pneumonia, 47 labels": Setting({**LITE0, "bank_views": 4}, DEFAULTS, 5, labels=1),
@@ -81,15 +80,16 @@ SETTINGS = {
     "phantom": Setting({**LITE0, "bank_views": 4, "data": "phantom"}, DEFAULTS, 5),
     "NIH 1000": Setting({**LITE0, "bank_views": 4, "data": str(SHARED / "nih_cxr14_1000_64px" / "labels.csv")}, DEFAULTS, 5),
     "phantom, 5,000 images": Setting({**LITE0, "bank_views": 1, "data": "phantom", "phantom_images": (5000, 1000, 2000)}, ALL),
-    "phantom, 20,000 images": Setting(PHANTOM_20K, SIZED),
-    "phantom, 20,000 images, 20 findings": Setting(PHANTOM_20K, SIZED, pairs=True),
+    "phantom volumes, attention": Setting({**VOLUMES, "data": "phantom-volumes"}, DEFAULTS),
+    "phantom, 20,000 images, 20 findings": Setting(
+        {**LITE0, "bank_views": 1, "data": "phantom", "phantom_images": (20000, 1000, 2000)}, SIZED, pairs=True),
     "pneumonia, 470 labels, dinov2-small": Setting({**DINO, "bank_views": 4}, SIZED, labels=10),
     "pneumonia, 4,708 labels, dinov2-small": Setting({**DINO, "bank_views": 1, "data": str(SHARED / "pneumoniamnist_rebuilt.npz")}, SIZED),
-    "BUSI, dinov2-small": Setting({**DINO, "bank_views": 4, "data": str(SHARED / "busi_256px")}, SIZED),
     "NIH 1000, dinov2-small": Setting({**DINO, "bank_views": 4, "data": str(SHARED / "nih_cxr14_1000_64px" / "labels.csv")}, SIZED),
-    "phantom volumes, attention": Setting({**VOLUMES, "data": "phantom-volumes"}, DEFAULTS),
+    "BUSI, dinov2-small": Setting({**DINO, "bank_views": 4, "data": str(SHARED / "busi_256px")}, SIZED),
     "hippocampus, attention": Setting({**VOLUMES, **HIPPOCAMPUS}, DEFAULTS),
 }
+LATE = ("NIH 1000, dinov2-small", "BUSI, dinov2-small", "hippocampus, attention")  # after the blocks
 LAST_SEEDS = 3  # of MoLRE trained to its last step, unlooked at
 BLOCKS, BLOCK_SEEDS = ("BUSI", "pneumonia, 470 labels", "NIH 1000"), 3
 INSIDE = {name: ADAPTERS[name] for name in ("lora", "lora, PiSSA start", "mixture, start from zero", "spectral")}
@@ -116,15 +116,14 @@ class Mlp(Members):
 
 
 def runs(seeds: int, work: Path) -> Iterator[Run]:
-    """Behind the pool, set by set; then inside blocks, seed by seed; volumes, which take minutes each, last."""
-    slow = [name for name in SETTINGS if name.endswith("attention")]
-    yield from (run for name in SETTINGS if name not in slow for run in pooled_runs(name, seeds))
+    """Behind the pool, set by set; inside blocks, seed by seed; then further sets behind the pool."""
+    yield from (run for name in SETTINGS if name not in LATE for run in pooled_runs(name, seeds))
     for seed in range(min(seeds, BLOCK_SEEDS)):
         for name in BLOCKS:
             for method, flags in INSIDE.items():
                 data = data_of(SETTINGS[name], work, seed)
                 yield Run(f"{name}, inside blocks", method, seed, ("--data", data, "--skip-bad-images", *flags, *ADAPTING))
-    yield from (run for name in slow for run in pooled_runs(name, seeds))
+    yield from (run for name in LATE for run in pooled_runs(name, seeds))
 
 
 def pooled_runs(name: str, seeds: int) -> Iterator[Run]:
@@ -258,33 +257,36 @@ def apart(images: ImageSet, rows: NDArray[np.int64], one: NDArray[np.float32], o
 
 
 def table(rows: list[dict[str, Any]], split: str) -> str:
-    """Markdown: a line a setting and head; AUROC in points, mean (sd over seeds); differences to the probe with intervals over seeds."""
-    heads = ("data", "experts", "seeds", "probe", "guarded", "guarded minus probe (over seeds)", "used", "held-out gain, mean of seeds",
-             "best look minus probe (over seeds)", "its interval over images, mean of seeds", "last step minus probe")
+    """Markdown: a line a setting and head; AUROC in points, mean (sd over seeds); differences to the probe.
+
+    With intervals over seeds; "over images" is the mean over seeds of each seed's interval over test images, or patients.
+    """
+    heads = ("data", "experts", "seeds", "probe", "guarded", "minus probe, over seeds", "used", "held-out gain", "best look minus probe",
+             "over images", "last step minus probe")
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for setting, method in dict.fromkeys((row["setting"], row["method"]) for row in rows):
         own = [row for row in rows if (row["setting"], row["method"]) == (setting, method)]
-        value = {way: [row["splits"][split][way]["auroc"] for row in own if way in row["splits"][split]]
-                 for way in ("probe", "student", "best", "last")}
-        inner = [row["splits"][split].get("difference", {}).get("best") for row in own]
-        inner = [entry for entry in inner if entry]
+
+        def gap(way: str, own: list[dict[str, Any]] = own) -> str:
+            pairs = [[row["splits"][split][name]["auroc"] for name in (way, "probe")] for row in own if way in row["splits"][split]]
+            return over([100 * (one - other) for one, other in pairs]) if pairs else ""
+
+        inner = [entry for row in own if (entry := row["splits"][split].get("difference", {}).get("best"))]
         images = " to ".join(f"{100 * statistics.mean(entry[end] for entry in inner):+.1f}" for end in ("low", "high")) if inner else ""
-        cells = [setting, method, str(len(own)), points(value["probe"]), points(value["student"]), over(value["student"], value["probe"]),
-                 f"{sum(row['verdict']['used'] for row in own)} of {len(own)}",
-                 f"{statistics.mean(row['verdict']['gain'] for row in own):+.4f}",
-                 over(value["best"], value["probe"]) if len(value["best"]) == len(own) else "", images,
-                 over(value["last"], value["probe"]) if len(value["last"]) == len(own) else ""]
+        reached = [points([row["splits"][split][way]["auroc"] for row in own]) for way in ("probe", "student")]
+        cells = [setting, method, str(len(own)), *reached, gap("student"), f"{sum(row['verdict']['used'] for row in own)} of {len(own)}",
+                 f"{statistics.mean(row['verdict']['gain'] for row in own):+.4f}", gap("best"), images, gap("last")]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def over(one: list[float], other: list[float]) -> str:
-    """Mean difference in points with its 95 % interval over seeds (Student's t)."""
-    gaps = 100 * (np.asarray(one) - np.asarray(other))
-    if len(gaps) < 2 or not gaps.any():
-        return f"{gaps.mean():+.1f}" if gaps.any() else "0"
-    half = stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / math.sqrt(len(gaps))
-    return f"{gaps.mean():+.2f} ({gaps.mean() - half:+.2f} to {gaps.mean() + half:+.2f})"
+def over(gaps: list[float]) -> str:
+    """Mean of differences in points with its 95 % interval over seeds (Student's t)."""
+    mean = statistics.mean(gaps)
+    if len(gaps) < 2 or not any(gaps):
+        return f"{mean:+.2f}" if any(gaps) else "0"
+    half = stats.t.ppf(0.975, len(gaps) - 1) * statistics.stdev(gaps) / math.sqrt(len(gaps))
+    return f"{mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})"
 
 
 if __name__ == "__main__":

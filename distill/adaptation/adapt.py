@@ -235,6 +235,8 @@ def train(options: AdapterOptions, training: TrainingOptions, data: TrainingData
 
     def score(predictions: Predictions) -> float:
         known = images.labelled[predictions.rows]
+        if not known.any():
+            return 0.0
         return -float(cooled_losses(torch.from_numpy(predictions.student[known]), images, predictions.rows[known])[0].mean())
 
     def set_gates(step: int, total: int) -> None:
@@ -257,6 +259,8 @@ def judged_by_validation(options: AdapterOptions, images: ImageSet, history: lis
         return Verdict(True, 0.0, 0.0, 0, 0, f"{count} epochs")
     rows = watched_rows(images, WATCHED_IMAGES)
     rows = rows[images.labelled[rows]]
+    if not len(rows):
+        return Verdict(keep == "best", 0.0, 0.0, 0, 0, f"epoch {epoch} of {count}")
     predictions = answer(branches, rows)
     assert predictions.probe is not None
     start, _ = cooled_losses(torch.from_numpy(predictions.probe), images, rows)

@@ -73,6 +73,9 @@ class AdapterOptions(Group):
             raise UserError(f"--merge-aware {self.merge_aware} must be at least 0 and below 1", USAGE)
         if self.merge_aware and self.method == "lora":
             raise UserError("--merge-aware is for gates; lora has none and folds exactly as it is", USAGE)
+        if self.merge_aware and self.pooled and self.method != "linear":
+            raise UserError("--merge-aware is for gates beside layers, which fold into their weights; behind the pool there is none: use "
+                            "--place blocks", USAGE)
         if self.method == "linear" and (self.place == "blocks" or self.merge != "exact" or self.merge_aware or self.peft):
             raise UserError("--method linear trains no adapter: leave --place, --merge, --merge-aware and --peft out", USAGE)
         if self.init == "pissa" and self.method != "lora":

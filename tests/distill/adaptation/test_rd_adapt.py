@@ -169,13 +169,15 @@ def test_an_approximate_fold_is_measured_and_refused_above_its_limit_without_los
 @pytest.mark.parametrize("changes", [{"method": "lora"}, {"method": "spectral"}, {"method": "moe", "merge_aware": 0.5}, {"method": "molre"},
                                      {"method": "linear"}], ids=lambda changes: "-".join(map(str, changes.values())))
 def test_where_experts_gain_nothing_the_frozen_network_with_the_probe_as_its_head_is_written(
-        changes: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    run(**changes, keep_experts="better", epochs=4, lr=0.05)  # a rate that spoils what is trained
+        changes: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("adapt", "from_probe"):  # on twelve images chance decides; what it decides is tested elsewhere
+        monkeypatch.setattr(f"distill.adaptation.{module}.gain_of", lambda *_: (0.01, 0.02))
+    run(**changes, keep_experts="better")
     assert "the probe is kept" in capsys.readouterr().out
     facts = read_json(Path("teacher") / "metrics.json")
     verdict = facts["adapters"]["experts"]
     assert not verdict["used"]
-    assert verdict["gain"] <= verdict["error"]
+    assert (verdict["gain"], verdict["error"]) == (0.01, 0.02)
     assert verdict["images"] == (16 if changes["method"] in ("molre", "linear") else 12)
     model = load_checkpoint(Path("teacher")).model
     assert model.spec.adapters == {}
@@ -197,8 +199,10 @@ def test_a_network_is_trained_where_that_helps_and_the_epoch_of_the_least_loss_i
     verdict = facts["adapters"]["experts"]
     assert verdict["used"]
     assert verdict["gain"] > verdict["error"]
-    losses = [float(row["val_loss"]) for row in csv.DictReader(Path("teacher/summary.csv").read_text().splitlines())]
-    assert verdict["trained"] == f"epoch {1 + losses.index(min(losses))} of 10"
+    scores = [float(row["score"]) for row in csv.DictReader(Path("teacher/summary.csv").read_text().splitlines())]
+    assert verdict["trained"] == f"epoch {10 - scores[::-1].index(max(scores))} of 10"
+    kept = facts["splits"]["val"]["student"]
+    assert kept["auroc"]["value"] >= facts["splits"]["val"]["probe"]["auroc"]["value"]
 
 
 class Killed(BaseException):
@@ -237,6 +241,7 @@ def test_a_killed_run_resumes_to_the_same_weights(changes: dict[str, Any], monke
     ({"method": "spectral", "rank": 999}, "--adapt-layers"), ({"teacher": "bank:x"}, "shows no layers"),
     ({"method": "moe", "peft": True}, "--peft needs"), ({"merge_aware": 0.5, "select": "best"}, "--select best"),
     ({"merge_aware": 0.5, "keep_experts": "best"}, "--keep-experts best"),
+    ({"method": "molre", "merge_aware": 0.5}, "--merge-aware is for gates beside layers"),
     ({"select": "best", "keep_experts": "better"}, "--keep-experts better takes the epoch"),
     ({"adapt_layers": "pointwise"}, "--adapt-layers pointwise"), ({"epochs": 0}, "--epochs")])
 def test_what_cannot_be_is_a_usage_error_in_words(changes: dict[str, Any], told: str) -> None:
