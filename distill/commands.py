@@ -152,7 +152,7 @@ def story(settings: DistillSettings, command: str, opened: Run, networks: OwnNet
         if settings.method == "auto":
             assert signals is not None
             choices["choice"] = choose_method(recipe, settings.part(SelectionOptions), data, student, signals, run,
-                                              split_seed=settings.split_seed, resume=resume)
+                                              split_seed=settings.split_seed, given_weights=given_weights, resume=resume)
             method = replace(method, method=choices["choice"]["method"])
             recipe = replace(recipe, method=method)
         if signals is not None and has_first_stage(method, images, given_weights=given_weights or networks.student is not None):

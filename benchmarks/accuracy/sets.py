@@ -24,11 +24,11 @@ def three_sets(work: Path) -> dict[str, Path]:
             "NIH 1000": SHARED / "nih_cxr14_1000_64px" / "labels.csv"}
 
 
-def thinned(work: Path, name: str, count: int, seed: int) -> Path:
-    """A CSV of BUSI or NIH in which so many training images, drawn by seed, keep their label; all others train without one."""
+def thinned(work: Path, name: str, count: int, seed: int, *, keep_others: bool = True) -> Path:
+    """A CSV of BUSI or NIH in which so many training images, drawn by seed, keep their label; the others have none, or are left out."""
     source = {"BUSI": SHARED / "busi_256px" / "labels.csv", "NIH": SHARED / "nih_cxr14_1000_64px" / "labels.csv"}[name]
     folder = source.parent / "images" if name == "NIH" else source.parent
-    path = work / f"{name.lower()}-{count}-seed{seed}.csv"
+    path = work / f"{name.lower()}-{count}{'' if keep_others else '-alone'}-seed{seed}.csv"
     with source.open(newline="") as file:
         rows = list(csv.DictReader(file))
     train = [place for place, row in enumerate(rows) if row["split"] == "train"]
@@ -46,6 +46,7 @@ def thinned(work: Path, name: str, count: int, seed: int) -> Path:
     for place in train:
         if place not in shown:
             rows[place] |= dict.fromkeys(findings, "")
+    rows = [row for place, row in enumerate(rows) if keep_others or row["split"] != "train" or place in shown]
     for row in rows:
         row["image"] = str(folder / row["image"])
     with path.open("w", newline="") as file:

@@ -20,7 +20,7 @@ from distill.adaptation.adaptable import adaptable, check_adaptable
 from distill.adaptation.continual import continual
 from distill.adaptation.folding import FoldReport, batched, fold_teacher
 from distill.adaptation.from_probe import MANY, MANY_STEPS, MEMBERS, STEPS, Course, adapt_from_probe, added_by, at_probe
-from distill.adaptation.guard import Verdict, cool, cooled_losses, gain_of, groups_of
+from distill.adaptation.guard import Verdict, cool
 from distill.adapters.insert import POOLED, added_parameters, choose_layers, remove_unused
 from distill.adapters.layer import adapters_of, routers_of
 from distill.adapters.spectral import start_from_svd
@@ -38,6 +38,7 @@ from distill.networks.models import Model, adapt_model, count_macs, count_parame
 from distill.progress import say, track
 from distill.report.outcome import RunResult, images_digest, write_result
 from distill.run import Run, opened_run, start_run
+from distill.selection.judging import cooled_losses, gain_of, groups_of
 from distill.settings.adapt import AdapterOptions, AdaptSettings
 from distill.settings.continual import ContinualOptions
 from distill.settings.data import DataOptions

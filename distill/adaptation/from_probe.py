@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill.adaptation.guard import Verdict, cool, cooled_losses, gain_of, groups_of, judging_sets
+from distill.adaptation.guard import Verdict, cool
 from distill.adapters.experts import AdapterSpec
 from distill.adapters.insert import POOLED
 from distill.adapters.layer import Adapter, Router, balance_of, sparse_softmax
@@ -29,6 +29,7 @@ from distill.evaluation.losses import prevalence_weights, task_loss
 from distill.networks.models import Model, adapt_model, class_scores, count_parameters, feature_width
 from distill.networks.slices import SlicePool
 from distill.progress import track
+from distill.selection.judging import cooled_losses, gain_of, groups_of, judging_sets
 from distill.teacher.bank import FeatureBank
 from distill.teacher.probe import Probe, fit_linear, standardiser
 from distill.teacher.teaching import PROBE_ROWS, TeacherSignals, whole_features

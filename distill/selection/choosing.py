@@ -1,20 +1,20 @@
-"""--method auto and --student auto: what serves this data, by trials on held-out training images alone.
+"""--method auto and --student auto: what serves this data, by trials on images held out.
 
-Owns: the folds, what is tried, the choice. Does not own: which students are looked at (candidates.py), training (training.py).
-Validation and test images are not looked at.
+Owns: what is tried, the choice, the word on a teacher. Does not own: which students are looked at (candidates.py), training (training.py).
+Students are chosen by training images alone, methods by validation where it has enough labels; test images are not looked at.
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
-from distill.data.image_set import ImageSet
-from distill.data.splits import divide, merge_groups
 from distill.data.training_data import TrainingData
 from distill.evaluation.predict import judge
 from distill.methods.build import build_branches
@@ -24,9 +24,12 @@ from distill.progress import say, track
 from distill.pruning.budget import COST, Budget
 from distill.run import remove_run
 from distill.selection.candidates import Candidate, finalists, largest, screen, spec_of
+from distill.selection.folds import held_out
+from distill.selection.judging import cooled_losses, gain_of, groups_of, judging_sets
 from distill.settings.method import SelectionOptions
 from distill.settings.method_table import METHODS, TRIALS
 from distill.teacher.teaching import TeacherSignals, probe_teacher
+from distill.training.pretrain import has_first_stage, pretrain
 from distill.training.student import Recipe, run_on, train
 from runtimes.errors import UserError
 from runtimes.files import schema
@@ -38,6 +41,7 @@ SCREENED = "students.json"  # in the run's folder: every candidate so far
 
 ANEW = "start anew with --overwrite"
 SCORE = schema.number(-1e30, 1e30)
+TRIED = object_of({"score": SCORE, "losses": list_of(schema.number(0, 1e30))})
 SCREENED_ROWS = object_of({"tried": list_of(text()), "candidates": list_of(object_of(
     {"arch": text(), "family": text(), "cost": maybe(COST), "score": maybe(SCORE), "verdict": text()}))}, others=True)
 
@@ -52,39 +56,60 @@ class Timing:
 
 
 def choose_method(recipe: Recipe, selection: SelectionOptions, data: TrainingData, student: Model, signals: TeacherSignals, run: Path,
-                  *, split_seed: int, resume: bool) -> dict[str, Any]:
-    """The method with the best mean score (AUROC, or minus the loss) on held-out training images, and all scores by fold.
+                  *, split_seed: int, given_weights: bool, resume: bool) -> dict[str, Any]:
+    """The method of the least loss on images held out, all scores, and whether the teacher is worth it.
 
-    Each is trained --auto-steps from the same student; a killed run goes on at the next training.
+    Each is trained --auto-steps from the same student: judged by validation where it has enough labels, with a seed a trial, else on folds
+    of the training images. A killed run goes on at the next training.
     """
     methods = [name for name in TRIALS if not METHODS[name].stages or signals.bank.stages]
     if len(methods) < len(TRIALS):
         say("auto", "drd is left out: the bank holds no stages; --bank-grid 8 banks them")
-    folds = held_out(data.images, selection.auto_folds, split_seed)
-    trial_scores: dict[str, float] = read_json(run / NOTE) if resume and (run / NOTE).is_file() else {}
-    check(trial_scores, mapping_of(SCORE), str(run / NOTE), ANEW)
-    for number, fold in enumerate(folds):
-        own = probe_teacher(fold, signals.bank, signals.facts, seed=split_seed, tell=False)
+    images, count = data.images, selection.auto_folds
+    sets = judging_sets(images, split_seed, count)
+    if not sets:
+        raise UserError(f"--method auto divides the training images into {count} folds, and there are too few; give more images, fewer "
+                        "--auto-folds, or name a method")
+    by_validation = sets == [images]
+    trials: dict[str, Any] = read_json(run / NOTE) if resume and (run / NOTE).is_file() else {}
+    check(trials, mapping_of(TRIED), str(run / NOTE), ANEW)
+    for number in range(count):
+        own_set = images if by_validation else sets[number]
+        own = signals if by_validation else probe_teacher(own_set, signals.bank, signals.facts, seed=split_seed, tell=False)
+        trial = replace(recipe.shortened(selection.auto_steps), seed=recipe.seed + number * by_validation)
+        own_data, first = data.split_as(own_set), run / f"auto-first-{number}"
+        start = student
         for method in methods:
             name = f"{method}-{number}"
-            if name in trial_scores:
+            if name in trials:
                 continue
-            trial = recipe.shortened(selection.auto_steps, method)
-            trial_scores[name] = score_trial(trial, data.split_as(fold), copy.deepcopy(student), own, run / f"auto-{name}", resume=resume)
-            write_json(run / NOTE, trial_scores)
-    scores = {method: [trial_scores[f"{method}-{number}"] for number in range(len(folds))] for method in methods}
-    return describe_choice(scores)
+            if METHODS[method].bank and start is student and has_first_stage(trial.method, own_set, given_weights=given_weights):
+                start, _ = pretrain(trial, own_data, copy.deepcopy(student), own, first, resume=resume)
+            begin = start if METHODS[method].bank else student
+            score, reached = score_trial(trial.shortened(selection.auto_steps, method), own_data, copy.deepcopy(begin), own,
+                                        run / f"auto-{name}", resume=resume)
+            trials[name] = {"score": score, "losses": reached.tolist()}
+            write_json(run / NOTE, trials)
+        remove_run(first)
+    scores = {method: [trials[f"{method}-{number}"]["score"] for number in range(count)] for method in methods}
+    losses = {method: [np.asarray(trials[f"{method}-{number}"]["losses"]) for number in range(count)] for method in methods}
+    held = [images.rows("val")] if by_validation else [fold.rows("val") for fold in sets]
+    rows = np.concatenate([own[images.labelled[own]] for own in held])
+    return describe_choice(scores, losses, groups_of(images, rows), by_validation=by_validation)
 
 
 def score_trial(trial: Recipe, data: TrainingData, student: Model, signals: TeacherSignals | None, folder: Path, *,
-                resume: bool) -> float:
-    """The score that a student reaches on a fold's held-out images after the trial's steps."""
+                resume: bool) -> tuple[float, NDArray[np.float64]]:
+    """The score that a student reaches on a set's held-out images after the trial's steps, and the loss of each that carries a label."""
     folder.mkdir(exist_ok=True)
     signals = signals if METHODS[trial.method.method].bank else None
     branches = build_branches(trial.method, student, signals, len(data.images.rows("train")))
     train(trial, data, branches, signals, folder, resume=resume)
     remove_run(folder)
-    return judge(data.images, run_on(branches, data, "val", signals, trial.device))["score"]
+    predictions = run_on(branches, data, "val", signals, trial.device)
+    known = data.images.labelled[predictions.rows]
+    losses, _ = cooled_losses(torch.from_numpy(predictions.student[known]), data.images, predictions.rows[known])
+    return judge(data.images, predictions)["score"], losses
 
 
 def choose_student(recipe: Recipe, selection: SelectionOptions, budget: Budget, timing: Timing, like: ModelSpec, data: TrainingData,
@@ -122,7 +147,7 @@ def choose_student(recipe: Recipe, selection: SelectionOptions, budget: Budget, 
             continue
         student = build_student(spec_of(arch, like), None, recipe.seed)
         try:
-            score = score_trial(trial, data.split_as(fold), student, own, run / f"proxy-{place}", resume=resume)
+            score, _ = score_trial(trial, data.split_as(fold), student, own, run / f"proxy-{place}", resume=resume)
             candidates[place] = replace(candidates[place], score=score)
         except UserError as error:  # a network that this method cannot teach is no reason to stop
             candidates[place] = replace(candidates[place], verdict=f"cannot be taught: {error}")
@@ -151,39 +176,47 @@ def settled(candidates: list[Candidate], names: list[str]) -> tuple[str, list[di
     return best.arch, rows
 
 
-def describe_choice(scores: dict[str, list[float]]) -> dict[str, Any]:
-    """Say what each method reached and take the best mean; of equals the simpler."""
-    best = max(scores, key=lambda method: float(np.mean(scores[method])))
-    say("auto", "held-out training images, mean of " + f"{len(scores[best])} folds: "
-                + ", ".join(f"{method} {np.mean(values):.3f}" for method, values in scores.items()))
-    gains = [score - plain for score, plain in zip(scores[best], scores["vanilla"], strict=True)]
-    say("auto", f"taken: {best}" + ("" if best == "vanilla" else f", {np.mean(gains):+.3f} above vanilla "
-                                                                  f"(by fold {', '.join(f'{gain:+.3f}' for gain in gains)})"))
-    return {"method": best, "scores": scores}
+def describe_choice(scores: dict[str, list[float]], losses: dict[str, list[NDArray[np.float64]]], groups: NDArray[Any], *,
+                    by_validation: bool) -> dict[str, Any]:
+    """Take the method of the least mean loss, of equals the simpler, and say whether RD, the way to use a teacher, is worth it.
 
-
-def held_out(images: ImageSet, folds: int, seed: int) -> list[ImageSet]:
-    """The training images divided into folds by patient and near copy, stratified; each set validates on one and trains on the rest.
-
-    Validation and test images belong to no split of a fold; unlabelled images train, unless their patient is held out.
+    losses: of each trial's held-out images (n,), of folds one after another, of validation the same images in each; groups (n,) or of all
+    folds together: patients.
     """
-    rows = images.rows("train")
-    labels = images.labels[rows]
-    known = images.labelled[rows]
-    positives = labels == 1 if images.task == "multilabel" else labels[:, None] == np.arange(len(images.classes))
-    owners = [] if images.groups is None else [images.groups[rows].astype(str).tolist()]
-    near = [] if images.alike is None else [[str(number) for number in images.alike[rows].tolist()]]
-    groups = merge_groups([*owners, *near, *([[images.hashes[row] for row in rows]] if images.hashes else [])], len(rows))
-    part = np.full(len(rows), -1)
-    part[known] = divide(positives[known], groups[known], [1 / folds] * folds, seed)
-    home = dict(zip(groups[known].tolist(), part[known].tolist(), strict=True))
-    image_sets = []
-    for fold in range(folds):
-        split = np.full(len(images), "", dtype=object)
-        split[rows] = ["val" if mine == fold else "" if mine < 0 and home.get(group) == fold else "train"
-                       for mine, group in zip(part.tolist(), groups.tolist(), strict=True)]
-        if not (split == "val").any() or not (split == "train").any():
-            raise UserError(f"--method auto divides the training images into {folds} folds, and there are too few; give more images, fewer "
-                            "--auto-folds, or name a method")
-        image_sets.append(replace(images, split=split))
-    return image_sets
+    means = {method: float(np.mean(np.concatenate(own))) for method, own in losses.items()}
+    best = min(means, key=lambda method: means[method])
+    kind, parts = ("validation", "seeds") if by_validation else ("training", "folds")
+    seen = f"{len(groups):,} {kind} images held out, {len(losses[best])} {parts}"
+    say("auto", f"loss on {seen}: " + ", ".join(f"{method} {value:.4f}" for method, value in means.items()) + f"; taken: {best}")
+    word = worth(losses["vanilla"], losses["rd"], groups, by_validation=by_validation)
+    say("teacher", word.line())
+    return {"method": best, "scores": scores, "losses": means, "teacher": word.as_dict()}
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What a teacher is worth: what RD gains over the student alone in held-out loss an image, and its standard error."""
+
+    word: Literal["helps", "ties", "harms"]
+    gain: float
+    error: float
+    images: int
+
+    def line(self) -> str:
+        """One line for the user."""
+        told = {"helps": "it helps", "ties": "nothing to tell it from none", "harms": "it harms"}[self.word]
+        return f"{told}: rd gained {self.gain:+.4f} +- {self.error:.4f} over the student alone in held-out loss"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return asdict(self)
+
+
+def worth(alone: list[NDArray[np.float64]], taught: list[NDArray[np.float64]], groups: NDArray[Any], *, by_validation: bool) -> Worth:
+    """The verdict on losses of trials: the error is that over images, and of the same images in every trial also that over trials."""
+    join = (lambda own: np.mean(own, axis=0)) if by_validation else np.concatenate
+    gain, error = gain_of(join(alone), join(taught), groups)
+    if by_validation and len(alone) > 1:
+        gains = [float((one - other).mean()) for one, other in zip(alone, taught, strict=True)]
+        error = float(np.hypot(error, np.std(gains, ddof=1) / np.sqrt(len(gains))))
+    return Worth("helps" if gain > error else "harms" if gain < -error else "ties", gain, error, len(groups))

@@ -86,7 +86,8 @@ class SelectionOptions(Group):
     """Selection: the trials behind --method auto and --student auto."""
 
     auto_folds: Annotated[int, Expert] = 3
-    """Folds of the training images on which --method auto tries rd, drd, fitnet, kd and vanilla; --student auto uses the first."""
+    """Trials of each method by --method auto: on so many folds of the training images, or, where validation has 300 labelled images or
+    more than there are to train on, judged there from so many seeds. --student auto uses the first fold."""
     auto_steps: Annotated[int, Expert] = 400
     """Steps of each training of --method auto."""
     auto_students: Annotated[int, Expert] = 8

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     MethodName = str
 else:
     MethodName = Literal[(*METHODS, "auto")]
-TRIALS = ("vanilla", "kd", "fitnet", "rd", "drd")  # what --method auto tries, from the simple to the rich
+TRIALS = ("vanilla", "kd", "rd", "drd")  # what --method auto tries, from the simple to the rich
 
 
 def described() -> str:

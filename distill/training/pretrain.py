@@ -22,7 +22,7 @@ from distill.methods.step import Batch, Branches, Step, Weights
 from distill.networks.models import Model
 from distill.progress import track
 from distill.settings.method import MethodOptions
-from distill.settings.method_table import METHODS
+from distill.settings.method_table import needs_bank
 from distill.teacher.teaching import TeacherSignals
 from distill.training.batches import Batches
 from distill.training.fit import fit
@@ -41,7 +41,7 @@ def has_first_stage(method: MethodOptions, images: ImageSet, *, given_weights: b
     if method.pretrain != "auto":
         return method.pretrain == "on"
     labelled = images.labelled[images.rows("train")]
-    return METHODS[method.method].bank and not given_weights and 2 * int(labelled.sum()) <= len(labelled)
+    return needs_bank(method.method) and not given_weights and 2 * int(labelled.sum()) <= len(labelled)
 
 
 def first_steps(method: MethodOptions, following: int) -> int:

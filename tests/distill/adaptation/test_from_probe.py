@@ -16,12 +16,13 @@ from torch import Tensor
 
 from distill.adaptation import from_probe, guard
 from distill.adaptation.from_probe import Course, Members, adapt_from_probe, at_probe, folded, lifted
-from distill.adaptation.guard import Verdict, gain_of, judging_sets
+from distill.adaptation.guard import Verdict
 from distill.adapters.experts import AdapterSpec
 from distill.adapters.insert import POOLED
 from distill.data.image_set import ImageSet
 from distill.networks.models import Model, ModelSpec, build_model, class_scores
 from distill.networks.slices import mean_of_slices
+from distill.selection.judging import gain_of, judging_sets
 from distill.teacher.bank import FeatureBank, Shard
 from distill.teacher.probe import Probe, fit_probe
 from distill.teacher.teaching import TeacherSignals

@@ -12,8 +12,10 @@ from runs import class_folders, killed_in_epoch, refused, run, settings, tree
 from tiny import tiny_images
 
 from distill.networks.checkpoint import load_checkpoint
-from distill.selection import candidates
-from distill.selection.choosing import describe_choice, held_out
+from distill.selection import candidates, choosing
+from distill.selection.choosing import describe_choice, worth
+from distill.selection.folds import held_out
+from distill.selection.judging import judging_sets
 from runtimes.errors import BUDGET, UserError
 from runtimes.files.folder import read_json
 
@@ -28,11 +30,12 @@ def test_auto_takes_the_method_that_does_best_on_held_out_training_images_and_re
     said = capsys.readouterr().out
     assert "drd is left out: the bank holds no stages" in said
     choice = read_json(Path("whole/metrics.json"))["choice"]
-    assert set(choice["scores"]) == {"vanilla", "kd", "fitnet", "rd"}
+    assert set(choice["scores"]) == set(choice["losses"]) == {"vanilla", "kd", "rd"}
     assert all(len(found) == 2 for found in choice["scores"].values())
-    means = {method: np.mean(found) for method, found in choice["scores"].items()}
-    assert means[choice["method"]] == max(means.values())
+    assert choice["losses"][choice["method"]] == min(choice["losses"].values())
     assert f"taken: {choice['method']}" in said
+    assert "38 training images held out, 2 folds" in said
+    assert choice["teacher"]["gain"] == pytest.approx(choice["losses"]["vanilla"] - choice["losses"]["rd"])
     killed_in_epoch(monkeypatch, 5, **auto, out=Path("other"))
     assert run(**auto, out=Path("other"), resume=True) == 0
     assert read_json(Path("other/metrics.json"))["choice"] == choice
@@ -97,7 +100,65 @@ def test_folds_hold_out_each_labelled_training_image_once_by_patient_and_no_othe
         assert not {row // 4 for row in fold.rows("train")} & {row // 4 for row in fold.rows("val")}
 
 
+def losses_of(*means: float, count: int = 400, spread: float = 0.1, seed: int = 0) -> list[np.ndarray]:
+    random = np.random.default_rng(seed)
+    return [random.normal(mean, spread, count) for mean in means]
+
+
 def test_of_equal_methods_the_simpler_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
-    assert describe_choice({"vanilla": [0.5, 0.7], "rd": [0.6, 0.6]})["method"] == "vanilla"
-    assert describe_choice({"vanilla": [0.5, 0.7], "kd": [0.6, 0.5], "rd": [0.6, 0.7]})["method"] == "rd"
-    assert "+0.050 above vanilla (by fold +0.100, +0.000)" in capsys.readouterr().out
+    same = losses_of(0.5, 0.7)
+    scores = {"vanilla": [0.5, 0.7], "kd": [0.6, 0.7], "rd": [0.6, 0.7]}
+    groups = np.arange(800)
+    assert describe_choice(scores, {"vanilla": same, "kd": same, "rd": same}, groups, by_validation=False)["method"] == "vanilla"
+    better = [own - 0.1 for own in same]
+    choice = describe_choice(scores, {"vanilla": same, "kd": better, "rd": better}, groups, by_validation=False)
+    assert choice["method"] == "kd"
+    assert choice["teacher"]["word"] == "helps"
+    assert "800 training images held out, 2 folds" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("by_validation", [False, True])
+@pytest.mark.parametrize(("moved", "word"), [(0.2, "harms"), (0.0, "ties"), (-0.2, "helps")])
+def test_the_word_on_a_teacher_is_what_its_student_gained_beyond_its_error(moved: float, word: str, by_validation: bool) -> None:
+    alone = losses_of(0.6, 0.6, 0.6)
+    taught = [own + moved + noise for own, noise in zip(alone, losses_of(0, 0, 0, seed=1), strict=True)]
+    if not moved:
+        taught = [own + noise - noise.mean() for own, noise in zip(alone, losses_of(0, 0, 0, seed=1), strict=True)]
+    groups = np.arange(400 if by_validation else 1200)
+    found = worth(alone, taught, groups, by_validation=by_validation)
+    assert found.word == word
+    assert found.gain == pytest.approx(np.mean(alone) - np.mean(taught))
+    assert found.images == len(groups)
+
+
+def test_seeds_that_disagree_widen_the_error_where_validation_judges() -> None:
+    alone = losses_of(0.6, 0.6)
+    agree, apart = [own - 0.1 for own in alone], [alone[0] - 0.3, alone[1] + 0.1]
+    groups = np.arange(400)
+    assert worth(alone, agree, groups, by_validation=True).word == "helps"
+    assert worth(alone, apart, groups, by_validation=True).word == "ties"
+
+
+def test_validation_judges_where_it_has_more_labels_than_there_are_to_train_on_and_folds_do_else() -> None:
+    few = tiny_images(counts=(24, 12, 6), unlabelled=16)
+    assert judging_sets(few, 0, 2) == [few]
+    many = tiny_images(counts=(24, 12, 6))
+    assert all(len(fold.rows("test")) == 0 for fold in judging_sets(many, 0, 2))
+    assert judging_sets(tiny_images(counts=(24, 300, 6)), 0, 2)[0].split.tolist().count("val") == 300
+    assert judging_sets(tiny_images(counts=(3, 0, 1), unlabelled=2), 0, 2) == []
+
+
+def test_trials_of_taught_methods_begin_with_the_first_stage_that_the_run_will_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, int]] = []
+    real = choosing.pretrain
+
+    def counted(recipe: Any, *arguments: Any, **named: Any) -> Any:
+        calls.append((recipe.method.method, recipe.seed))
+        return real(recipe, *arguments, **named)
+
+    monkeypatch.setattr(choosing, "pretrain", counted)
+    folder = class_folders(Path("data"), tiny_images(counts=(30, 12, 12)))
+    auto: dict[str, Any] = {"data": str(folder), "method": "auto", "auto_folds": 2, "auto_steps": 2, "epochs": 1, "pretrain": "on"}
+    assert run(**auto) == 0
+    assert len(calls) == 2  # one a fold serves every taught method
+    assert not Path("student.partial").exists()
