@@ -121,6 +121,8 @@ def build_world(root: Path, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [(path.relative_to(root).as_posix(), path.parent.name) for path in sorted((root / "images").rglob("*.png"))]
     (root / "labels.csv").write_text("\n".join(["image,label", *(f"{path},{name}" for path, name in rows)]) + "\n", encoding="utf-8")
     class_folders(root / "more", {"any": 6}, seed=50_000)
+    for place, name in enumerate(("breast", "chest", "hand")):
+        class_folders(root / name, {"benign": 14, "malignant": 14}, seed=60_000 + 1000 * place)
     picture(root / "image.png", 1, size=(96, 96))
     random = np.random.default_rng(0)
     volumes = []
@@ -162,6 +164,8 @@ def expected(words: list[str]) -> set[int]:
     line = " ".join(words)
     if NO_GPU and line.startswith(NEEDS_GPU):
         return {5}
+    if "--keep-old distil" in line:  # on a few pictures one network may forget too much, which is refused
+        return {0, 3}
     return {0, 4} if "--compare" in words else {0, 1, 4} if "--latency-table" in words else {0}
 
 

@@ -49,7 +49,7 @@ class BudgetOptions(Group):
     """Runtime that --max-latency-ms is about."""
     latency_threads: Annotated[int, Expert] = 1
     """Threads of that runtime."""
-    latency_table: Path | None = None
+    latency_table: Annotated[Path | None, Expert] = None
     """Latencies of another device, by rd-bench --save-table: --max-latency-ms is then about that device; nothing is timed here."""
     importance: Annotated[Literal["auto", "magnitude", "taylor", "bn-scale"], Expert] = "auto"
     """What pruning keeps: large weights, weights whose loss would hurt, channels of large scales; auto: taylor with --student-weights."""
