@@ -38,9 +38,9 @@ PAIRS = {"repvit pruned to 60 M MACs": ("--student", "repvit", "--max-macs", "60
          "convnext-atto pruned to 50 M MACs": ("--student", "convnext-atto", "--max-macs", "50M", "--lr", "1e-3")}
 # Studies of larger students and larger sets take half the steps of the default, to fit a few hours of two cores; the same for every method.
 SHORT = ("--epochs", "20", "--min-steps", "600", "--bootstrap", "20")
-# The student of pneumonia's few labels.
+# The student of pneumonia's few labels, in one stage: what a first one adds is the label curve's question.
 PNEUMONIA_STUDENT = ("--student", "mobilenetv3_small_050", "--size", "64", "--min-steps", "600", "--epochs", "10", "--bootstrap", "20",
-                     "--audit", "0.002")
+                     "--audit", "0.002", "--pretrain", "off")
 # The student of the label curve, on three sets.
 LABEL_CURVE_STUDENT = ("--student", "mobilenetv3_small_050", "--size", "64", "--min-steps", "600", "--epochs", "5", "--bootstrap", "0",
                        "--audit", "0")
