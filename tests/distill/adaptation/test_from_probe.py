@@ -14,7 +14,7 @@ import torch
 from tiny import CLASSES, tiny_model
 from torch import Tensor
 
-from distill.adaptation import from_probe, guard
+from distill.adaptation import from_probe
 from distill.adaptation.from_probe import Course, Members, adapt_from_probe, at_probe, folded, lifted
 from distill.adaptation.guard import Verdict
 from distill.adapters.experts import AdapterSpec
@@ -22,6 +22,7 @@ from distill.adapters.insert import POOLED
 from distill.data.image_set import ImageSet
 from distill.networks.models import Model, ModelSpec, build_model, class_scores
 from distill.networks.slices import mean_of_slices
+from distill.selection import judging
 from distill.selection.judging import gain_of, judging_sets
 from distill.teacher.bank import FeatureBank, Shard
 from distill.teacher.probe import Probe, fit_probe
@@ -221,7 +222,7 @@ def test_folds_keep_groups_together_and_their_probes_see_no_held_out_image(monke
     images, features = drawn("binary")
     images = replace(images, groups=np.asarray([f"patient {row // 4}" for row in range(len(images))], dtype=object))
     folds = judging_sets(images, 0)
-    assert len(folds) == guard.FOLDS
+    assert len(folds) == judging.FOLDS
     held = [set(fold.rows("val").tolist()) for fold in folds]
     assert set.union(*held) == set(images.rows("train").tolist())
     seen: list[set[int]] = []
@@ -243,6 +244,7 @@ def test_too_few_images_to_divide_keep_the_probe() -> None:
     images, features = drawn("binary", 42)
     labels = images.labels.copy()
     labels[1:2], labels[0] = 1, 0
+    labels[images.rows("val")[1:]] = -1  # one labelled validation image judges nothing either
     images = replace(images, labels=labels)
     _, verdict, history = adapt_from_probe(course(), tiny_model("binary"), images, signals_of(images, features), "better", split_seed=0)
     assert (verdict.used, verdict.images, history) == (False, 0, [])
