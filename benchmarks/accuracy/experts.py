@@ -89,10 +89,10 @@ SETTINGS = {
     "BUSI, dinov2-small": Setting({**DINO, "bank_views": 4, "data": str(SHARED / "busi_256px")}, SIZED),
     "hippocampus, attention": Setting({**VOLUMES, **HIPPOCAMPUS}, DEFAULTS),
 }
-LATE = ("NIH 1000, dinov2-small", "BUSI, dinov2-small", "hippocampus, attention")  # after the blocks
+LATE = tuple(SETTINGS)[8:]  # after the blocks
 LAST_SEEDS = 3  # of MoLRE trained to its last step, unlooked at
 BLOCKS, BLOCK_SEEDS = ("BUSI", "pneumonia, 470 labels", "NIH 1000"), 3
-INSIDE = {name: ADAPTERS[name] for name in ("lora", "lora, PiSSA start", "mixture, start from zero", "spectral")}
+INSIDE = {name: ADAPTERS[name] for name in ("lora", "mixture, start from zero", "spectral", "lora, PiSSA start")}
 
 
 class Mlp(Members):
