@@ -77,7 +77,7 @@ SETTINGS = {
     "pneumonia, 470 labels": Setting({**LITE0, "bank_views": 4}, DEFAULTS, 5, labels=10),
     "pneumonia, 4,708 labels": Setting({**LITE0, "bank_views": 4, "data": str(SHARED / "pneumoniamnist_rebuilt.npz")}, DEFAULTS, 5),
     "BreastMNIST": Setting({**LITE0, "bank_views": 4, "data": str(SHARED / "breastmnist.npz")}, DEFAULTS, 5),
-    "phantom": Setting({**LITE0, "bank_views": 4, "data": "phantom"}, DEFAULTS, 5),
+    "phantom": Setting({**LITE0, "bank_views": 4, "data": "phantom"}, SIZED, 5),
     "NIH 1000": Setting({**LITE0, "bank_views": 4, "data": str(SHARED / "nih_cxr14_1000_64px" / "labels.csv")}, DEFAULTS, 5),
     "phantom, 5,000 images": Setting({**LITE0, "bank_views": 1, "data": "phantom", "phantom_images": (5000, 1000, 2000)}, ALL),
     "phantom volumes, attention": Setting({**VOLUMES, "data": "phantom-volumes"}, DEFAULTS),
@@ -89,10 +89,10 @@ SETTINGS = {
     "BUSI, dinov2-small": Setting({**DINO, "bank_views": 4, "data": str(SHARED / "busi_256px")}, SIZED),
     "hippocampus, attention": Setting({**VOLUMES, **HIPPOCAMPUS}, DEFAULTS),
 }
-LATE = ("NIH 1000, dinov2-small", "BUSI, dinov2-small", "hippocampus, attention")  # after the blocks
+LATE = tuple(SETTINGS)[8:]  # after the blocks
 LAST_SEEDS = 3  # of MoLRE trained to its last step, unlooked at
 BLOCKS, BLOCK_SEEDS = ("BUSI", "pneumonia, 470 labels", "NIH 1000"), 3
-INSIDE = {name: ADAPTERS[name] for name in ("lora", "lora, PiSSA start", "mixture, start from zero", "spectral")}
+INSIDE = {name: ADAPTERS[name] for name in ("lora", "mixture, start from zero", "spectral", "lora, PiSSA start")}
 
 
 class Mlp(Members):

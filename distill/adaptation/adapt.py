@@ -19,7 +19,7 @@ from torch import Tensor
 from distill.adaptation.adaptable import adaptable, check_adaptable
 from distill.adaptation.continual import continual
 from distill.adaptation.folding import FoldReport, batched, fold_teacher
-from distill.adaptation.from_probe import MANY, MANY_STEPS, MEMBERS, STEPS, Course, adapt_from_probe, added_by, at_probe
+from distill.adaptation.from_probe import MEMBERS, Course, adapt_from_probe, added_by, at_probe, most_steps
 from distill.adaptation.guard import Verdict, cool
 from distill.adapters.insert import POOLED, added_parameters, choose_layers, remove_unused
 from distill.adapters.layer import adapters_of, routers_of
@@ -179,9 +179,9 @@ def course_of(options: AdapterOptions, training: TrainingOptions, images: ImageS
               device: str) -> Course:
     """How members behind the pool are trained by the options of adapters and of training."""
     assert training.lr is not None
-    labelled = int(images.labelled[images.rows("train")].sum())
-    return Course(None if options.method == "linear" else options.spec(width), MEMBERS, MANY_STEPS if labelled >= MANY else STEPS,
-                  training.batch, training.lr, decay, training.focal_gamma, options.balance, seed, device)
+    steps = most_steps(int(images.labelled[images.rows("train")].sum()), training.batch)
+    return Course(None if options.method == "linear" else options.spec(width), MEMBERS, steps, training.batch, training.lr,
+                  decay, training.focal_gamma, options.balance, seed, device)
 
 
 def build_adapters(options: AdapterOptions, model: Model, spec: ImageSpec, teacher: str) -> Model:

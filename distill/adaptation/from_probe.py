@@ -37,10 +37,11 @@ from distill.training.batches import stream
 from runtimes.errors import UserError
 
 # Chosen on held-out images: benchmarks/STUDIES.md, "Experts from the probe".
-STEPS, MANY_STEPS, MANY = 400, 800, 2000  # most steps, and of how many labelled images on there are more
-LOOK = 25  # steps between two looks at held-out images
+TURNS, STEPS, MOST_STEPS = 20, 400, 6400  # turns through the labelled images, but so many steps at least and at most
+LOOKS, LOOK = 32, 25  # looks at held-out images on the way, and the fewest steps between two
 MEMBERS = 5
 DROPOUT = 0.5
+MAP_RATE = 0.1  # of linear maps beside attention: it is what is to be learnt there, and they would outrun it
 SMALLEST_DIRECTION = 1e-3  # of the head's largest: where the probe hardly looks, experts cannot be lifted to features
 ROWS = 2000  # slices or images answered together
 
@@ -59,6 +60,16 @@ class Course:
     balance: float
     seed: int
     device: str
+
+    @property
+    def look(self) -> int:
+        """Steps between two looks at held-out images."""
+        return max(LOOK, self.steps // LOOKS)
+
+
+def most_steps(labelled: int, batch: int) -> int:
+    """Steps that are looked at for so many labelled images: more of them bear a longer training."""
+    return min(MOST_STEPS, max(STEPS, TURNS * labelled // batch))
 
 
 def added_by(course: Course, model: Model) -> int:
@@ -226,7 +237,7 @@ def judged(curves: list[Tensor], rows: list[NDArray[np.int64]], images: ImageSet
     place = min(range(1, len(looks)), key=lambda index: float(looks[index][0].mean()))
     (start, _), (end, temperature) = looks[0], looks[place]
     gain, error = gain_of(start, end, groups_of(images, held))
-    history = [{"epoch": index, "step": min(index * LOOK, course.steps), "lr": course.lr, "held_out_loss": float(losses.mean()),
+    history = [{"epoch": index, "step": min(index * course.look, course.steps), "lr": course.lr, "held_out_loss": float(losses.mean()),
                 "temperature": heat} for index, (losses, heat) in enumerate(looks)]
     verdict = Verdict(keep == "best" or gain > error, gain, error, len(held), folds, f"{history[place]['step']} steps", temperature)
     return verdict, history
@@ -234,7 +245,7 @@ def judged(curves: list[Tensor], rows: list[NDArray[np.int64]], images: ImageSet
 
 def train_members(course: Course, model: Model, images: ImageSet, signals: TeacherSignals, probe: Probe,
                   make: Callable[..., Members] = Members) -> Iterator[tuple[int, Members, float]]:
-    """Train members on the labelled training images; (steps, members, loss) at the start, every LOOK steps and at the end."""
+    """Train members on the labelled training images; (steps, members, loss) at the start, at every look and at the end."""
     train = images.rows("train")
     train = train[images.labelled[train]]
     labels = torch.from_numpy(images.labels)
@@ -244,7 +255,9 @@ def train_members(course: Course, model: Model, images: ImageSet, signals: Teach
         pool = copy.deepcopy(model.slice_pool).requires_grad_() if attends(model) else None
         members = make(probe, course.spec, course.members, pool).to(course.device)
     features = BankedFeatures(signals.bank, signals.rows, probe, course.device)
-    optimiser = torch.optim.AdamW([{"params": [value], "weight_decay": 0.0 if is_bias(name) else course.weight_decay}
+    slower = {"map", "shift"} if members.pool is not None else set()
+    optimiser = torch.optim.AdamW([{"params": [value], "weight_decay": 0.0 if is_bias(name) else course.weight_decay,
+                                    "lr": course.lr * (MAP_RATE if name in slower else 1)}
                                    for name, value in members.named_parameters()], lr=course.lr, fused=True)
     members.eval()
     yield 0, members, 0.0
@@ -269,7 +282,7 @@ def train_members(course: Course, model: Model, images: ImageSet, signals: Teach
         if not torch.isfinite(loss.detach()):
             raise UserError(f"the loss is not finite at step {step}; lower --lr (now {course.lr:g})")
         optimiser.step()
-        if (step + 1) % LOOK == 0 or step + 1 == course.steps:
+        if (step + 1) % course.look == 0 or step + 1 == course.steps:
             members.eval()
             yield step + 1, members, float(loss.detach())
 
