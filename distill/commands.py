@@ -35,6 +35,8 @@ from distill.report.outcome import RunResult, images_digest, write_result
 from distill.run import Run, opened_run, start_run
 from distill.selection.candidates import spec_of
 from distill.selection.choosing import Timing, choose_method, choose_student
+from distill.selection.first_stage import FirstStageChoice, choose_first_stage, is_open
+from distill.selection.trials import open_trials
 from distill.settings.data import DataOptions
 from distill.settings.distill import DistillSettings
 from distill.settings.hidden import check_names_file
@@ -46,7 +48,7 @@ from distill.settings.training import RunOptions, TrainingOptions
 from distill.teacher.teacher import Teacher
 from distill.teacher.teachers import check_teacher, load_teacher, sees_volumes
 from distill.teacher.teaching import BANKS, BankPlan, TeacherSource, check_bank, live_teacher, prepare_teacher, stated_input
-from distill.training.pretrain import FirstStage, has_first_stage, pretrain
+from distill.training.pretrain import FirstStage, pretrain
 from distill.training.student import Recipe, distils_probe, peak_lr, run_on, task_gradients, train, train_a_little
 from runtimes.commands.flags import record
 from runtimes.errors import USAGE, UserError
@@ -149,18 +151,25 @@ def story(settings: DistillSettings, command: str, opened: Run, networks: OwnNet
                 resume=resume, gradients=lambda model: task_gradients(recipe, data, model),
                 train=lambda model, number: train_a_little(recipe, settings.prune_steps, data, model, signals, run / f"round-{number}",
                                                            resume=resume))
-        if settings.method == "auto":
-            assert signals is not None
-            choices["choice"] = choose_method(recipe, settings.part(SelectionOptions), data, student, signals, run,
-                                              split_seed=settings.split_seed, given_weights=given_weights, resume=resume)
-            method = replace(method, method=choices["choice"]["method"])
-            recipe = replace(recipe, method=method)
-        if signals is not None and has_first_stage(method, images, given_weights=given_weights or networks.student is not None):
-            student, first = first_stage(recipe, data, student, signals, run / "pretrain", resume=resume)
-            choices["pretrain"] = {"epochs": len(first), "start": first[0]["val_loss"], "end": first[-1]["val_loss"]}
-            say("pretrain", f"features of every training image, labels unread: 1 - cosine to the teacher's {first[-1]['val_loss']:.3f} on "
-                            f"validation ({first[0]['val_loss']:.3f} after the first epoch)")
-        facts = signals.facts if signals and (METHODS[method.method].bank or "pretrain" in choices) else {}
+        first = FirstStageChoice(used=method.pretrain == "on")
+        undecided = is_open(method, images, given_weights=given_weights or networks.student is not None)
+        if signals is not None and (undecided or settings.method == "auto"):
+            trials = open_trials(recipe, settings.part(SelectionOptions), data, student, signals, run, split_seed=settings.split_seed,
+                                 resume=resume)
+            if undecided:
+                first = choose_first_stage(trials)
+                choices["pretrain"] = first.as_dict()
+            if settings.method == "auto":
+                choices["choice"] = choose_method(trials, first=first.used)
+                method = replace(method, method=choices["choice"]["method"])
+                recipe = replace(recipe, method=method)
+        begins = first.used and (METHODS[method.method].bank or method.pretrain == "on")
+        if signals is not None and begins:
+            student, epochs = first_stage(recipe, data, student, signals, run / "pretrain", resume=resume)
+            choices["pretrain"] = first.as_dict() | {"epochs": len(epochs), "start": epochs[0]["val_loss"], "end": epochs[-1]["val_loss"]}
+            say("pretrain", f"features of every training image, labels unread: 1 - cosine to the teacher's {epochs[-1]['val_loss']:.3f} on "
+                            f"validation ({epochs[0]['val_loss']:.3f} after the first epoch)")
+        facts = signals.facts if signals and (METHODS[method.method].bank or begins) else {}
         signals = signals if METHODS[method.method].bank else None
     row = METHODS[method.method]
     target = "linear probe" if distils_probe(method, images) else "teacher branch"

@@ -23,6 +23,8 @@ from distill.networks.layout import channels_last
 from distill.networks.models import Model, ModelSpec, count_macs, count_parameters
 from distill.networks.students import build_student
 from distill.progress import say
+from distill.selection.first_stage import is_open
+from distill.selection.judging import judging_sets
 from distill.settings.data import DataOptions
 from distill.settings.distill import DistillSettings
 from distill.settings.hidden import check_names_file
@@ -35,7 +37,7 @@ from distill.teacher.forward import choose_forward
 from distill.teacher.teacher import fed
 from distill.teacher.teachers import load_teacher
 from distill.teacher.teaching import stated_input
-from distill.training.pretrain import first_steps, has_first_stage
+from distill.training.pretrain import first_steps
 
 STEPS = 5  # timed, after two that warm up
 SLOW_S = 2.0  # a call as long as that is timed once: a volume through a large teacher takes a quarter of a minute
@@ -132,11 +134,21 @@ def _tell_student(settings: DistillSettings, arch: str, images: ImageSet, device
     step_s = timed(_training_step(model, images, settings.batch, device))
     say("method", f"{settings.method}, {steps:,} steps of {settings.batch} images, about {spoken(steps * step_s)} "
                   f"({1000 * step_s:.0f} ms a step of the student alone)")
-    first = 0
-    if has_first_stage(settings.part(MethodOptions), images, given_weights=settings.student_weights is not None):
-        first = first_steps(settings.part(MethodOptions), steps)
-        say("pretrain", f"{first:,} steps before these, on the teacher's features of every training image, about {spoken(first * step_s)}")
-    return (first + steps) * step_s
+    before = _steps_before(settings, images, steps)
+    if before:
+        most, judged = ("", "") if settings.pretrain == "on" else ("up to ", "to judge whether it pays, and then ")
+        say("pretrain", f"{most}{before:,} steps before these, {judged}on the teacher's features of every training image, about "
+                        f"{spoken(before * step_s)}")
+    return (before + steps) * step_s
+
+
+def _steps_before(settings: DistillSettings, images: ImageSet, following: int) -> int:
+    """Steps of a first stage, and of the trials that judge it where it is not asked for."""
+    first = first_steps(settings.part(MethodOptions), following)
+    if is_open(settings.part(MethodOptions), images, given_weights=settings.student_weights is not None):
+        sets = judging_sets(images, settings.split_seed, settings.auto_folds)
+        return (len(sets) * settings.auto_steps + first) * bool(sets)
+    return first if settings.pretrain == "on" else 0
 
 
 def training_steps(images: int, batch: int, epochs: int, fewest: int) -> int:

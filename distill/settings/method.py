@@ -61,7 +61,7 @@ class MethodOptions(Group):
     number, such as 0.4; 0 switches it off. Labels are not needed."""
     pretrain: Literal["auto", "on", "off"] = "auto"
     """on: before it sees a label, the student learns the teacher's features of every training image; auto: where at least half of the
-    training images carry no label and the student starts from random weights."""
+    training images carry no label, and a linear probe of the teacher is better than the student alone on images held out."""
     pretrain_steps: Annotated[int | None, Expert] = None
     """Steps of that first stage; twice those of the training when not given."""
 
@@ -89,7 +89,7 @@ class SelectionOptions(Group):
     """Trials of each method by --method auto: on so many folds of the training images, or, where validation has 300 labelled images or
     more than there are to train on, judged there from so many seeds. --student auto uses the first fold."""
     auto_steps: Annotated[int, Expert] = 400
-    """Steps of each training of --method auto."""
+    """Steps of each training of --method auto, and of those by which --pretrain auto judges."""
     auto_students: Annotated[int, Expert] = 8
     """Networks that --student auto tries, of all that fit the budget."""
     proxy_steps: Annotated[int, Expert] = 150

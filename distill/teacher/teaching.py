@@ -27,7 +27,7 @@ from distill.teacher.bank import FeatureBank, bank_key, bank_name, open_bank
 from distill.teacher.banking import CPU_BATCH, GPU_BATCH, build_bank
 from distill.teacher.forward import choose_forward, torch_forward
 from distill.teacher.live import LiveTeacher
-from distill.teacher.probe import Probe, fit_probe, standardiser
+from distill.teacher.probe import STRENGTHS, Probe, fit_probe, standardiser
 from distill.teacher.public_names import OWN_TEACHER, public_teacher
 from distill.teacher.teacher import Teacher, TeacherInput, fed
 from distill.teacher.teachers import load_teacher
@@ -207,8 +207,11 @@ def whole_features(bank: FeatureBank, rows: NDArray[np.int64], views: NDArray[np
 
 
 def probe_teacher(images: ImageSet, bank: FeatureBank, facts: dict[str, Any], *, seed: int = 0,
-                  tell: bool = True) -> TeacherSignals:
-    """Fit the linear probe on banked views of the labelled training images and say what it reaches on validation."""
+                  tell: bool = True, strengths: tuple[float, ...] = STRENGTHS) -> TeacherSignals:
+    """Fit the linear probe on banked views of the labelled training images and say what it reaches on validation.
+
+    strengths: of its penalty, as scikit-learn's C, among which validation chooses.
+    """
     rows = bank.indices(images.hashes)
     train = images.rows("train")
     known = train[images.labelled[train]]
@@ -220,7 +223,7 @@ def probe_teacher(images: ImageSet, bank: FeatureBank, facts: dict[str, Any], *,
     val = images.rows("val")
     outputs = len(images.classes) - (images.task == "ordinal")
     probe = fit_probe(features, torch.from_numpy(images.labels[pairs[:, 0]]), whole_features(bank, rows[val]),
-                      torch.from_numpy(images.labels[val]), images.task, outputs)
+                      torch.from_numpy(images.labels[val]), images.task, outputs, strengths)
     logits = probe.logits(whole_features(bank, rows[val])).numpy()
     reached = judge(images, Predictions(val, logits, None, None, None))
     auroc = reached.get("val_auroc_student")

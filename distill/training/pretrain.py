@@ -1,6 +1,7 @@
 """First every image, then the labels: the stage in which a student's trunk learns a teacher's features before any label is read.
 
-Owns: whether a run begins with it, how long it is, its batches, its resuming. Does not own: its loss (methods/trunk.py), the loop (fit.py).
+Owns: how long it is, its batches, its resuming. Does not own: whether a run begins with it (selection/first_stage.py), its loss
+(methods/trunk.py), the loop (fit.py).
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distill.data.image_set import ImageSet
 from distill.data.training_data import TrainingData
 from distill.methods import trunk
 from distill.methods.build import method_losses
@@ -22,7 +22,6 @@ from distill.methods.step import Batch, Branches, Step, Weights
 from distill.networks.models import Model
 from distill.progress import track
 from distill.settings.method import MethodOptions
-from distill.settings.method_table import needs_bank
 from distill.teacher.teaching import TeacherSignals
 from distill.training.batches import Batches
 from distill.training.fit import fit
@@ -34,14 +33,6 @@ class FirstStage(Protocol):
 
     def __call__(self, recipe: Recipe, data: TrainingData, student: Model, signals: TeacherSignals, folder: Path, *,
                  resume: bool) -> tuple[Model, list[dict[str, Any]]]: ...
-
-
-def has_first_stage(method: MethodOptions, images: ImageSet, *, given_weights: bool) -> bool:
-    """Whether a run begins with it: as asked, else where it was measured to pay (benchmarks/accuracy/label_curve.py)."""
-    if method.pretrain != "auto":
-        return method.pretrain == "on"
-    labelled = images.labelled[images.rows("train")]
-    return needs_bank(method.method) and not given_weights and 2 * int(labelled.sum()) <= len(labelled)
 
 
 def first_steps(method: MethodOptions, following: int) -> int:

@@ -12,10 +12,11 @@ from runs import class_folders, killed_in_epoch, refused, run, settings, tree
 from tiny import tiny_images
 
 from distill.networks.checkpoint import load_checkpoint
-from distill.selection import candidates, choosing
-from distill.selection.choosing import describe_choice, worth
+from distill.selection import candidates, trials
+from distill.selection.choosing import describe_choice
 from distill.selection.folds import held_out
 from distill.selection.judging import judging_sets
+from distill.selection.trials import worth
 from runtimes.errors import BUDGET, UserError
 from runtimes.files.folder import read_json
 
@@ -150,13 +151,13 @@ def test_validation_judges_where_it_has_more_labels_than_there_are_to_train_on_a
 
 def test_trials_of_taught_methods_begin_with_the_first_stage_that_the_run_will_have(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, int]] = []
-    real = choosing.pretrain
+    real = trials.pretrain
 
     def counted(recipe: Any, *arguments: Any, **named: Any) -> Any:
         calls.append((recipe.method.method, recipe.seed))
         return real(recipe, *arguments, **named)
 
-    monkeypatch.setattr(choosing, "pretrain", counted)
+    monkeypatch.setattr(trials, "pretrain", counted)
     folder = class_folders(Path("data"), tiny_images(counts=(30, 12, 12)))
     auto: dict[str, Any] = {"data": str(folder), "method": "auto", "auto_folds": 2, "auto_steps": 2, "epochs": 1, "pretrain": "on"}
     assert run(**auto) == 0
