@@ -75,13 +75,16 @@ def perform(run: Run, work: Path) -> dict[str, Any]:
 
 
 def outcome(rows: list[dict[str, Any]], curve: list[dict[str, Any]], setting: str, split: str) -> tuple[float, float, float]:
-    """RD by default minus the student alone, in points, with its interval over seeds."""
+    """RD by default minus the student alone, in points, with its interval over seeds.
+
+    Of strong teachers' runs, which the label curve made both ways, those with a first stage where auto's row says that it is taken.
+    """
     labels = ", ".join(setting.split(", ")[:2]).removesuffix(" alone")
     alone = scores(curve, f"{labels}, no teacher", split).get("vanilla", {})
     own = scores(rows, setting, split).get("rd", {})
-    if not own:  # of the label curve: with a first stage where it is the default
-        ways = scores(curve, setting, split)
-        own = ways.get("rd" if int(labels.split()[1]) in FULL else "first stage, rd", {})
+    if not own:
+        begun = [row.get("pretrain", {}).get("used", False) for row in rows if row["setting"] == setting and row["method"] == "auto"]
+        own = scores(curve, setting, split).get("first stage, rd" if any(begun) else "rd", {})
     return paired(own, alone) if own and alone else (float("nan"),) * 3
 
 
