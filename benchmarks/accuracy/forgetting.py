@@ -130,17 +130,19 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def experts() -> list[str]:
-    """Rows of --keep-old experts: each task is a fresh adapter bit for bit, so its figures are those of the study of adapters."""
-    fresh = [row for row in read_rows(RESULTS / "adapters.jsonl") if "teacher" in row]
+    """Rows of --keep-old experts: each task is a fresh adapter bit for bit, so its figures are those of the study of experts."""
+    path = RESULTS / "experts.jsonl"
+    fresh = read_rows(path) if path.is_file() else []
     lines = []
-    for method in ("lora", ZERO, "spectral", "molre, behind the pool"):
-        own = {name: [row["teacher"]["splits"]["test"]["student"]["auroc"] for row in fresh
-                      if (row["setting"], row["method"]) == (name, method)]
-               for name in ("BUSI", "pneumonia, 470 labels", "NIH 1000")}
-        learnt = [points(values) for values in own.values()]
-        cells = [f"{FORWARD}, or any", f"{method}, experts", str(max(map(len, own.values()))), ", ".join(learnt),
-                 ", ".join(learnt[:-1]), "0", "0 %"]
-        lines.append(f"| {' | '.join(cells)} |")
+    for method, place in (("lora", ", inside blocks"), (ZERO, ", inside blocks"), ("spectral", ", inside blocks"), ("molre", "")):
+        rows = {name: [row for row in fresh if (row["setting"], row["method"]) == (name + place, method)]
+                for name in ("BUSI", "pneumonia, 470 labels", "NIH 1000")}
+        own = {name: [row["splits"]["test"]["student"]["auroc"] for row in found] for name, found in rows.items()}
+        if all(own.values()):
+            learnt = [points(values) for values in own.values()]
+            cells = [f"{FORWARD}, or any", f"{method}{place or ', behind the pool'}, experts", str(max(map(len, own.values()))),
+                     ", ".join(learnt), ", ".join(learnt[:-1]), "0", "0 %"]
+            lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
