@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.accuracy.label_curve import SHARES, shared, teachers
+from benchmarks.accuracy.label_curve import FULL, SHARES, shared, teachers
 from benchmarks.accuracy.paired import paired, scores, told
 from benchmarks.accuracy.pneumonia import few_labels
 from benchmarks.accuracy.recipes import LABEL_CURVE_STUDENT
@@ -27,7 +27,6 @@ from benchmarks.record import RESULTS, read_rows
 WEAK = {"random weights": ("--teacher", "efficientnet-lite0", "--teacher-weights", "random", "--teacher-size", "64"),
         "dinov2-small, class token": ("--teacher", "dinov2-small", "--teacher-pool", "cls", "--teacher-size", "112")}
 CASES = {"pneumonia": (24, 470), "BUSI": (47, 548), "NIH": (53, 530)}
-FULL = (470, 548, 530)  # every training image carries a label
 WORTH = 1.0  # point of AUROC: what helps by less, or harms by less, ties
 # The word is asked of two trials of each method; the training that follows is not what is looked at.
 AUTO, AUTO_SEEDS = ("--method", "auto", "--auto-folds", "2", "--epochs", "1", "--min-steps", "1", "--pretrain-steps", "800"), 1
