@@ -35,7 +35,7 @@ from distill.report.outcome import RunResult, images_digest, write_result
 from distill.run import Run, opened_run, start_run
 from distill.selection.candidates import spec_of
 from distill.selection.choosing import Timing, choose_method, choose_student
-from distill.selection.first_stage import FirstStageChoice, choose_first_stage, is_open
+from distill.selection.length import FEWEST, choose_length, is_open
 from distill.selection.trials import open_trials
 from distill.settings.data import DataOptions
 from distill.settings.distill import DistillSettings
@@ -136,7 +136,8 @@ def story(settings: DistillSettings, command: str, opened: Run, networks: OwnNet
         signals = replace(signals, live=live_teacher(source, plan, images, run / "teacher", device))
     given_weights = settings.student_weights is not None
     lr = peak_lr(settings.lr, given_weights=given_weights)
-    recipe = Recipe(method, replace(settings.part(TrainingOptions), lr=lr), settings.seed, device)
+    steps = FEWEST if settings.min_steps is None else settings.min_steps
+    recipe = Recipe(method, replace(settings.part(TrainingOptions), lr=lr, min_steps=steps), settings.seed, device)
     choices: dict[str, Any] = {}
     with torch.random.fork_rng():
         if student is None:
@@ -151,22 +152,22 @@ def story(settings: DistillSettings, command: str, opened: Run, networks: OwnNet
                 resume=resume, gradients=lambda model: task_gradients(recipe, data, model),
                 train=lambda model, number: train_a_little(recipe, settings.prune_steps, data, model, signals, run / f"round-{number}",
                                                            resume=resume))
-        first = FirstStageChoice(used=method.pretrain == "on")
-        undecided = is_open(method, images, given_weights=given_weights or networks.student is not None)
+        begins = method.pretrain == "on"
+        undecided = is_open(settings.method, settings.part(TrainingOptions), images)
         if signals is not None and (undecided or settings.method == "auto"):
             trials = open_trials(recipe, settings.part(SelectionOptions), data, student, signals, run, split_seed=settings.split_seed,
                                  resume=resume)
-            if undecided:
-                first = choose_first_stage(trials)
-                choices["pretrain"] = first.as_dict()
             if settings.method == "auto":
-                choices["choice"] = choose_method(trials, first=first.used)
+                choices["choice"] = choose_method(trials, first=begins)
                 method = replace(method, method=choices["choice"]["method"])
                 recipe = replace(recipe, method=method)
-        begins = first.used and (METHODS[method.method].bank or method.pretrain == "on")
+            if undecided and METHODS[method.method].bank:
+                length = choose_length(trials)
+                choices["length"] = length.as_dict()
+                recipe = replace(recipe, training=replace(recipe.training, min_steps=length.min_steps))
         if signals is not None and begins:
             student, epochs = first_stage(recipe, data, student, signals, run / "pretrain", resume=resume)
-            choices["pretrain"] = first.as_dict() | {"epochs": len(epochs), "start": epochs[0]["val_loss"], "end": epochs[-1]["val_loss"]}
+            choices["pretrain"] = {"epochs": len(epochs), "start": epochs[0]["val_loss"], "end": epochs[-1]["val_loss"]}
             say("pretrain", f"features of every training image, labels unread: 1 - cosine to the teacher's {epochs[-1]['val_loss']:.3f} on "
                             f"validation ({epochs[0]['val_loss']:.3f} after the first epoch)")
         facts = signals.facts if signals and (METHODS[method.method].bank or begins) else {}

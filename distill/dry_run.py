@@ -23,14 +23,15 @@ from distill.networks.layout import channels_last
 from distill.networks.models import Model, ModelSpec, count_macs, count_parameters
 from distill.networks.students import build_student
 from distill.progress import say
-from distill.selection.first_stage import is_open
 from distill.selection.judging import judging_sets
+from distill.selection.length import FEWEST, LONG, is_open
 from distill.settings.data import DataOptions
 from distill.settings.distill import DistillSettings
 from distill.settings.hidden import check_names_file
 from distill.settings.method import MethodOptions
 from distill.settings.student import StudentOptions
 from distill.settings.teacher import TeacherOptions
+from distill.settings.training import TrainingOptions
 from distill.teacher.bank import open_bank
 from distill.teacher.banking import CPU_BATCH
 from distill.teacher.forward import choose_forward
@@ -111,7 +112,7 @@ def _tell_bank(settings: DistillSettings, images: ImageSet, device: str) -> floa
                 f"({1000 * row_s:.1f} ms a row)" + ("; --second-teacher is not estimated" if settings.second_teacher else ""))
     if not settings.live:
         return rows * row_s
-    looks = settings.batch * training_steps(len(images.rows("train")), settings.batch, settings.epochs, settings.min_steps)
+    looks = settings.batch * training_steps(len(images.rows("train")), settings.batch, settings.epochs, fewest_steps(settings))
     say("", f"and {looks:,} looks during the training (--bank-views live), about {spoken(looks * row_s)}")
     return (rows + looks) * row_s
 
@@ -126,7 +127,7 @@ def _tell_student(settings: DistillSettings, arch: str, images: ImageSet, device
     spec = student_image_spec(settings.part(StudentOptions), images, arch=arch)
     model = build_student(ModelSpec(arch, spec.height, spec.width, images.task, images.classes, network_arguments(arch, spec),
                                     slices=spec.slices, pooling=settings.slice_pooling), settings.student_weights, settings.seed)
-    steps = training_steps(len(images.rows("train")), settings.batch, settings.epochs, settings.min_steps)
+    steps = training_steps(len(images.rows("train")), settings.batch, settings.epochs, fewest_steps(settings))
     say("student", f"{arch}, {count_parameters(model) / 1e6:.2f} M parameters, "
                    f"{count_macs(model, spec.height, spec.width) / 1e6:.1f} M MACs at {spec.width} px, on {device}; "
                    f"pixels {size(pixel_bytes(images, spec))} on disk while it trains"
@@ -134,21 +135,22 @@ def _tell_student(settings: DistillSettings, arch: str, images: ImageSet, device
     step_s = timed(_training_step(model, images, settings.batch, device))
     say("method", f"{settings.method}, {steps:,} steps of {settings.batch} images, about {spoken(steps * step_s)} "
                   f"({1000 * step_s:.0f} ms a step of the student alone)")
-    before = _steps_before(settings, images, steps)
+    before = first_steps(settings.part(MethodOptions), steps) if settings.pretrain == "on" else 0
     if before:
-        most, judged = ("", "") if settings.pretrain == "on" else ("up to ", "to judge whether it pays, and then ")
-        say("pretrain", f"{most}{before:,} steps before these, {judged}on the teacher's features of every training image, about "
+        say("pretrain", f"{before:,} steps before these, on the teacher's features of every training image, about "
                         f"{spoken(before * step_s)}")
+    if is_open(settings.method, settings.part(TrainingOptions), images):
+        sets = judging_sets(images, settings.split_seed, settings.auto_folds)
+        more = len(sets) * settings.auto_steps + max(0, LONG - steps)
+        say("length", f"up to {more:,} steps more, where trials of {settings.auto_steps:,} steps find the teacher's probe better than the "
+                      f"student alone, about {spoken(more * step_s)}")
+        before += more
     return (before + steps) * step_s
 
 
-def _steps_before(settings: DistillSettings, images: ImageSet, following: int) -> int:
-    """Steps of a first stage, and of the trials that judge it where it is not asked for."""
-    first = first_steps(settings.part(MethodOptions), following)
-    if is_open(settings.part(MethodOptions), images, given_weights=settings.student_weights is not None):
-        sets = judging_sets(images, settings.split_seed, settings.auto_folds)
-        return (len(sets) * settings.auto_steps + first) * bool(sets)
-    return first if settings.pretrain == "on" else 0
+def fewest_steps(settings: DistillSettings) -> int:
+    """Fewest steps of the run, before any is added by what trials find."""
+    return FEWEST if settings.min_steps is None else settings.min_steps
 
 
 def training_steps(images: int, batch: int, epochs: int, fewest: int) -> int:

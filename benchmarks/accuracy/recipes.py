@@ -40,7 +40,7 @@ PAIRS = {"repvit pruned to 60 M MACs": ("--student", "repvit", "--max-macs", "60
 SHORT = ("--epochs", "20", "--min-steps", "600", "--bootstrap", "20")
 # The student of pneumonia's few labels, in one stage: what a first one adds is the label curve's question.
 PNEUMONIA_STUDENT = ("--student", "mobilenetv3_small_050", "--size", "64", "--min-steps", "600", "--epochs", "10", "--bootstrap", "20",
-                     "--audit", "0.002", "--pretrain", "off")
+                     "--audit", "0.002")
 # The student of the label curve, on three sets.
 LABEL_CURVE_STUDENT = ("--student", "mobilenetv3_small_050", "--size", "64", "--min-steps", "600", "--epochs", "5", "--bootstrap", "0",
                        "--audit", "0")

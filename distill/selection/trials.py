@@ -1,7 +1,7 @@
 """Short trainings on images held out: the evidence behind a choice, noted one by one, so that a killed run goes on at the next.
 
 Owns: which images judge a trial, its score and losses, what a gain in them is worth. Does not own: what is chosen from them (choosing.py,
-first_stage.py), training.
+length.py), training.
 """
 
 from __future__ import annotations

@@ -34,8 +34,9 @@ class DistillSettings(RunOptions, TrainingOptions, SelectionOptions, MethodOptio
 
     out: Path = Path("student")
     """Folder to write."""
-    min_steps: Annotated[int, Expert] = 1200
-    """Fewest steps of a run: small data sets are turned through more often."""
+    min_steps: Annotated[int | None, Expert] = None
+    """Fewest steps of a run: small data sets are turned through more often. When not given 1200, or 3000 where at least half of the
+    training images carry no label and the teacher's probe beats the student alone on images held out."""
     weight_decay: Annotated[float, Expert] = 0.02
     """AdamW weight decay of the student."""
     unlabelled: Path | None = None

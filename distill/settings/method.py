@@ -59,9 +59,8 @@ class MethodOptions(Group):
     mixup: Annotated[float, Expert] = 0.0
     """Mix each image with another of its batch, and what the teacher says of both alike: the share is drawn from Beta(a, a) of this
     number, such as 0.4; 0 switches it off. Labels are not needed."""
-    pretrain: Literal["auto", "on", "off"] = "auto"
-    """on: before it sees a label, the student learns the teacher's features of every training image; auto: where at least half of the
-    training images carry no label, and a linear probe of the teacher is better than the student alone on images held out."""
+    pretrain: Annotated[Literal["on", "off"], Expert] = "off"
+    """on: before it sees a label, the student learns the teacher's features of every training image."""
     pretrain_steps: Annotated[int | None, Expert] = None
     """Steps of that first stage; twice those of the training when not given."""
 
@@ -89,7 +88,7 @@ class SelectionOptions(Group):
     """Trials of each method by --method auto: on so many folds of the training images, or, where validation has 300 labelled images or
     more than there are to train on, judged there from so many seeds. --student auto uses the first fold."""
     auto_steps: Annotated[int, Expert] = 400
-    """Steps of each training of --method auto, and of those by which --pretrain auto judges."""
+    """Steps of each training of --method auto, and of those that judge how long a run is (--min-steps)."""
     auto_students: Annotated[int, Expert] = 8
     """Networks that --student auto tries, of all that fit the budget."""
     proxy_steps: Annotated[int, Expert] = 150

@@ -1,7 +1,6 @@
 """First every image, then the labels: the stage in which a student's trunk learns a teacher's features before any label is read.
 
-Owns: how long it is, its batches, its resuming. Does not own: whether a run begins with it (selection/first_stage.py), its loss
-(methods/trunk.py), the loop (fit.py).
+Owns: how long it is, its batches, its resuming. Does not own: its loss (methods/trunk.py), the loop (fit.py).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""--pretrain auto: judged on images held out, by the teacher's probe against the student alone; said, noted and the same after a kill."""
+"""How long a run is where most images carry no label: judged by the teacher's probe against the student alone, the same after a kill."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from runs import class_folders, killed_in_epoch, run, tree
 from tiny import tiny_bank, tiny_images, tiny_model
 
 from distill.data.image_set import ImageSet
-from distill.selection.first_stage import choose_first_stage, is_open
+from distill.selection import length as length_module
+from distill.selection.length import FEWEST, LONG, choose_length, is_open
 from distill.selection.trials import Trials, open_trials
-from distill.settings.method import MethodOptions, SelectionOptions
+from distill.settings.method import SelectionOptions
+from distill.settings.training import TrainingOptions
 from distill.teacher.teaching import probe_teacher
 from runtimes.files.folder import read_json
 
+SHORTER, LONGER = 12, 24  # steps, in place of those of real runs
 pytestmark = pytest.mark.usefixtures("in_empty_folder")
 
 
@@ -54,36 +57,36 @@ class Rehearsed:
 
 
 @pytest.mark.parametrize("by_validation", [False, True])
-@pytest.mark.parametrize(("moved", "used"), [(-0.3, True), (0.0, False), (0.3, False)])
-def test_a_first_stage_is_taken_where_the_probe_is_better_than_the_student_alone_beyond_the_error(
-        moved: float, used: bool, by_validation: bool, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("moved", "steps"), [(-0.3, LONG), (0.0, FEWEST), (0.3, FEWEST)])
+def test_a_run_is_longer_where_the_probe_is_better_than_the_student_alone_beyond_the_error(
+        moved: float, steps: int, by_validation: bool, capsys: pytest.CaptureFixture[str]) -> None:
     random = np.random.default_rng(0)
     alone = [random.normal(0.6, 0.1, 40) for _ in range(3)]
     noise = random.normal(0, 0.1, 40)
     trials: Any = Rehearsed(alone, [own + moved + noise - noise.mean() for own in alone], by_validation)
-    choice = choose_first_stage(trials)
-    assert choice.used is used
-    assert choice.evidence is not None
-    assert choice.evidence.gain == pytest.approx(-moved, abs=1e-9)
+    length = choose_length(trials)
+    assert length.min_steps == steps
+    assert length.evidence is not None
+    assert length.evidence.gain == pytest.approx(-moved, abs=1e-9)
     assert trials.performed == [("vanilla", number) for number in range(1 if by_validation else 3)], "validation judges one training"
     said = capsys.readouterr().out
-    assert ("first its features of every image, then the labels" in said) is used
-    assert ("--pretrain on" in said) is not used
+    assert f"{steps:,} steps" in said
+    assert f"{abs(moved):.4f} +- " in said
 
 
-def test_with_too_few_labels_to_divide_it_is_left_out_and_said(capsys: pytest.CaptureFixture[str]) -> None:
-    assert choose_first_stage(None).as_dict() == {"used": False, "evidence": None}
+def test_with_too_few_labels_to_divide_it_is_the_shorter_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert choose_length(None).as_dict() == {"min_steps": FEWEST, "evidence": None}
     assert "too few labels" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("changes", "unlabelled", "given_weights", "opened"), [
-    ({}, 20, False, True), ({}, 16, False, True), ({}, 15, False, False), ({}, 0, False, False), ({}, 20, True, False),
-    ({"pretrain": "on"}, 20, False, False), ({"pretrain": "off"}, 20, False, False),
-    ({"method": "vanilla"}, 20, False, False), ({"method": "auto"}, 20, False, True)])
-def test_it_is_a_question_where_a_teacher_meets_a_new_student_and_at_least_as_many_images_without_a_label(
-        changes: dict[str, Any], unlabelled: int, given_weights: bool, opened: bool) -> None:
+@pytest.mark.parametrize(("method", "changes", "unlabelled", "opened"), [
+    ("rd", {}, 20, True), ("rd", {}, 16, True), ("rd", {}, 15, False), ("rd", {}, 0, False), ("auto", {}, 20, True),
+    ("vanilla", {}, 20, False), ("rd", {"min_steps": 0}, 20, False), ("rd", {"min_steps": 5000}, 20, False),
+    ("rd", {"epochs": 1500}, 20, False), ("rd", {"epochs": 1499}, 20, True)])
+def test_it_is_a_question_where_a_teacher_speaks_of_at_least_as_many_images_without_a_label_and_a_run_would_be_short(
+        method: str, changes: dict[str, Any], unlabelled: int, opened: bool) -> None:
     images = tiny_images(counts=(16 + unlabelled, 6, 6), unlabelled=unlabelled)
-    assert is_open(MethodOptions(**changes), images, given_weights=given_weights) is opened
+    assert is_open(method, TrainingOptions(**changes), images) is opened
 
 
 def trials_of(images: ImageSet, folder: Path) -> Trials:
@@ -116,6 +119,8 @@ def test_a_folds_probe_does_not_read_the_labels_that_judge_it(tmp_path: Path) ->
 @pytest.mark.parametrize("counts", [(24, 9, 9), (24, 24, 9)])
 def test_a_run_notes_the_evidence_and_resumes_to_the_same_weights(monkeypatch: pytest.MonkeyPatch, counts: tuple[int, int, int],
                                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(length_module, "FEWEST", SHORTER)
+    monkeypatch.setattr(length_module, "LONG", LONGER)
     images = tiny_images(counts=counts)
     for split in ("train", "val", "test"):
         rows = images.rows(split)
@@ -123,15 +128,14 @@ def test_a_run_notes_the_evidence_and_resumes_to_the_same_weights(monkeypatch: p
                                     keys=[images.keys[row] for row in rows])
         class_folders(Path("data") / split, part)
     more = class_folders(Path("more"), tiny_images(counts=(40, 0, 0), seed=5))
-    own: dict[str, Any] = {"data": "data", "unlabelled": more, "auto_folds": 2, "auto_steps": 2, "epochs": 2}
+    own: dict[str, Any] = {"data": "data", "unlabelled": more, "auto_folds": 2, "auto_steps": 2, "epochs": 2, "min_steps": None}
     assert run(**own, out=Path("whole")) == 0
     judged = "24 validation images" if counts[1] == 24 else "24 training images"
     assert f"less loss than the student alone ({judged} held out)" in capsys.readouterr().out.replace("more loss", "less loss")
-    noted = read_json(Path("whole/metrics.json"))["pretrain"]
-    assert noted["used"] is (noted["evidence"]["word"] == "helps")
-    assert ("epochs" in noted) is noted["used"]
+    noted = read_json(Path("whole/metrics.json"))["length"]
+    assert noted["min_steps"] == (SHORTER if noted["evidence"]["word"] != "helps" else LONGER)
     for epoch in (1, 2):
         killed_in_epoch(monkeypatch, epoch, **own, out=Path(f"other-{epoch}"))
         assert run(**own, out=Path(f"other-{epoch}"), resume=True) == 0
-        assert read_json(Path(f"other-{epoch}/metrics.json"))["pretrain"] == noted
+        assert read_json(Path(f"other-{epoch}/metrics.json"))["length"] == noted
         assert tree(Path(f"other-{epoch}"))["model.safetensors"] == tree(Path("whole"))["model.safetensors"]
