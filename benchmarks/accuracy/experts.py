@@ -82,7 +82,7 @@ SETTINGS = {
     "phantom, 5,000 images": Setting({**LITE0, "bank_views": 1, "data": "phantom", "phantom_images": (5000, 1000, 2000)}, ALL),
     "phantom volumes, attention": Setting({**VOLUMES, "data": "phantom-volumes"}, DEFAULTS),
     "phantom, 20,000 images, 20 findings": Setting(
-        {**LITE0, "bank_views": 1, "data": "phantom", "phantom_images": (20000, 1000, 2000)}, SIZED, pairs=True),
+        {**LITE0, "bank_views": 1, "data": "phantom", "phantom_images": (20000, 1000, 2000)}, SIZED, 1, pairs=True),
     "pneumonia, 470 labels, dinov2-small": Setting({**DINO, "bank_views": 4}, SIZED, labels=10),
     "pneumonia, 4,708 labels, dinov2-small": Setting({**DINO, "bank_views": 1, "data": str(SHARED / "pneumoniamnist_rebuilt.npz")}, SIZED),
     "NIH 1000, dinov2-small": Setting({**DINO, "bank_views": 4, "data": str(SHARED / "nih_cxr14_1000_64px" / "labels.csv")}, SIZED),
@@ -91,7 +91,7 @@ SETTINGS = {
 }
 LATE = tuple(SETTINGS)[8:]  # after the blocks
 LAST_SEEDS = 3  # of MoLRE trained to its last step, unlooked at
-BLOCKS, BLOCK_SEEDS = ("BUSI", "pneumonia, 470 labels", "NIH 1000"), 3
+BLOCKS, BLOCK_SEEDS = ("BUSI", "pneumonia, 470 labels", "NIH 1000"), 2
 INSIDE = {name: ADAPTERS[name] for name in ("lora", "mixture, start from zero", "spectral", "lora, PiSSA start")}
 
 
