@@ -48,7 +48,7 @@ class Probe:
 
 
 def fit_probe(features: Tensor, labels: Tensor, val_features: Tensor, val_labels: Tensor, task: Task, outputs: int,
-              strengths: tuple[float, ...] = STRENGTHS) -> Probe:
+              strengths: tuple[float, ...] | None = None) -> Probe:
     """Fit logistic regression (cross-entropy, or per label, or ordinal) with the L2 strength C best on validation loss.
 
     features (n, D), labels as task_loss takes them; every row must be labelled. Warm-started from strong to weak penalty.
@@ -57,7 +57,7 @@ def fit_probe(features: Tensor, labels: Tensor, val_features: Tensor, val_labels
     inputs, held_out = (features - mean) / sd, (val_features - mean) / sd
     weight, bias = torch.zeros(features.shape[1], outputs), torch.zeros(outputs)
     best: tuple[float, Tensor, Tensor, float] | None = None
-    for strength in strengths:
+    for strength in strengths or STRENGTHS:
         weight, bias = fit_linear(inputs, labels, task, strength, weight, bias)
         with torch.no_grad():
             loss = float(task_loss(class_scores(held_out @ weight + bias, task), val_labels, task, focal_gamma=0.0))

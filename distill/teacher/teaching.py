@@ -27,7 +27,7 @@ from distill.teacher.bank import FeatureBank, bank_key, bank_name, open_bank
 from distill.teacher.banking import CPU_BATCH, GPU_BATCH, build_bank
 from distill.teacher.forward import choose_forward, torch_forward
 from distill.teacher.live import LiveTeacher
-from distill.teacher.probe import STRENGTHS, Probe, fit_probe, standardiser
+from distill.teacher.probe import Probe, fit_probe, standardiser
 from distill.teacher.public_names import OWN_TEACHER, public_teacher
 from distill.teacher.teacher import Teacher, TeacherInput, fed
 from distill.teacher.teachers import load_teacher
@@ -207,10 +207,10 @@ def whole_features(bank: FeatureBank, rows: NDArray[np.int64], views: NDArray[np
 
 
 def probe_teacher(images: ImageSet, bank: FeatureBank, facts: dict[str, Any], *, seed: int = 0,
-                  tell: bool = True, strengths: tuple[float, ...] = STRENGTHS) -> TeacherSignals:
+                  tell: bool = True, strengths: tuple[float, ...] | None = None) -> TeacherSignals:
     """Fit the linear probe on banked views of the labelled training images and say what it reaches on validation.
 
-    strengths: of its penalty, as scikit-learn's C, among which validation chooses.
+    strengths: of its penalty, as scikit-learn's C, among which validation chooses; those of probe.py when not given.
     """
     rows = bank.indices(images.hashes)
     train = images.rows("train")
