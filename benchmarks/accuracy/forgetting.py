@@ -42,7 +42,7 @@ def runs(seeds: int, work: Path) -> Iterator[Run]:
     three_sets(work)  # written once, before workers read it
     for way, weights in WEIGHTS.items():
         for weight in weights:
-            yield Run(CHOICE, f"lora, {way}, {weight}", 0, (*ADAPTERS["lora"], *KEEP[way], "--keep-weight", weight))
+            yield Run(CHOICE, f"lora, {way}, {weight}", 0, (*ADAPTERS["lora"], *TRAINED, *KEEP[way], "--keep-weight", weight))
     for seed in range(seeds):
         for order in (FORWARD, REVERSED):
             for way, flags in KEEP.items():
