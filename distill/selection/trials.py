@@ -7,7 +7,7 @@ length.py), training.
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,6 +52,7 @@ class Trials:
     split_seed: int
     resume: bool
     done: dict[str, Any]
+    probed: dict[int, TeacherSignals] = field(default_factory=dict)  # of folds: every trial of one hears the same probe
 
     @property
     def seen(self) -> str:
@@ -73,20 +74,23 @@ class Trials:
         """The teacher's bank with a probe that saw the trial's training images alone; its penalty is the one that validation chose."""
         if self.by_validation:
             return self.signals
-        bank, strength = self.signals.bank, self.signals.probe.strength
-        own = probe_teacher(self.images_of(number), bank, self.signals.facts, seed=self.split_seed, tell=False, strengths=(strength,))
-        return replace(own, live=self.signals.live)
+        if number not in self.probed:
+            strength = self.signals.probe.strength
+            own = probe_teacher(self.images_of(number), self.signals.bank, self.signals.facts, seed=self.split_seed, tell=False,
+                                strengths=(strength,))
+            self.probed[number] = replace(own, live=self.signals.live)
+        return self.probed[number]
 
-    def recipe_of(self, number: int) -> Recipe:
-        """The recipe of a trial by whatever method."""
-        return replace(self.recipe.shortened(self.steps), seed=self.recipe.seed + number * self.by_validation)
+    def recipe_of(self, number: int, method: str | None = None) -> Recipe:
+        """The recipe of a trial, by another method than the run's where one is named."""
+        return replace(self.recipe.shortened(self.steps, method), seed=self.recipe.seed + number * self.by_validation)
 
     def perform(self, method: str, number: int, begin: Model | None = None) -> None:
         """Train a copy of `begin`, else of the student, by a method, and note how it is judged; nothing where that was done before."""
         name = f"{method}-{number}"
         if name in self.done:
             return
-        recipe, folder = self.recipe_of(number).shortened(self.steps, method), self.run / f"auto-{name}"
+        recipe, folder = self.recipe_of(number, method), self.run / f"auto-{name}"
         start = copy.deepcopy(self.student if begin is None else begin)
         score, losses = score_trial(recipe, self.data.split_as(self.images_of(number)), start, self.signals_of(number), folder,
                                     resume=self.resume)
