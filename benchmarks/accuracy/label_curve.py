@@ -37,6 +37,8 @@ DOMAIN = "of the domain"
 # What is left out for time: further teachers in the middle of the curve, a first stage without a teacher after it for all but the best.
 FEWER, FEWER_WAYS = (24, 47, 53, 470, 530, 548), tuple(way for way in WAYS if way != "first stage, vanilla")
 FEWER_SEEDS = {"ImageNet": 1}
+# Of all seeds but the first: the numbers of labels that the question is about, with plain RD where every image carries one.
+LATER, LATER_WAYS, LATER_FULL_WAYS = (24, 47, 53, 470, 530, 548), ("rd", "first stage, rd", "rd, as long"), ("rd",)
 FULL = (470, 548, 530)  # every training image carries a label
 COUNTS = {"pneumonia": (24, 47, 94, 235, 470), "BUSI": (24, 47, 548), "NIH": (53, 530)}
 SHARES = {24: 0.5, 47: 1, 94: 2, 235: 5, 470: 10}  # pneumonia's counts as few_labels names them
@@ -56,18 +58,27 @@ def runs(seeds: int, work: Path) -> Iterator[Run]:
     for seed in range(seeds):
         for name, counts in COUNTS.items():
             for count in counts:
+                if seed and count not in LATER:
+                    continue
                 data, hidden = few_labels(work, SHARES[count], seed) if name == "pneumonia" else (thinned(work, name, count, seed), None)
                 own = ("--data", str(data), "--skip-bad-images", *LABEL_CURVE_STUDENT)
                 beside = () if hidden is None else ("--unlabelled", str(hidden))
                 yield Run(f"{name}, {count} labels, no teacher", "vanilla", seed, (*own, "--method", "vanilla"))
-                if count in FULL:
+                if count in FULL and not seed:
                     yield Run(f"{name}, {count} labels, no teacher", "vanilla, as long", seed, (*own, *LONG, "--method", "vanilla"))
                 for teacher, flags in teachers(name, work).items():
                     if seed >= FEWER_SEEDS.get(teacher, seeds):
                         continue
                     for way, more in WAYS.items():
-                        if teacher == DOMAIN or (count in FEWER and way in FEWER_WAYS):
+                        if way in ways_of(count, teacher, seed):
                             yield Run(f"{name}, {count} labels, {teacher}", way, seed, (*own, *beside, *flags, *more))
+
+
+def ways_of(count: int, teacher: str, seed: int) -> tuple[str, ...]:
+    """Which ways are tried with a teacher and a number of labels."""
+    if seed:
+        return LATER_FULL_WAYS if count in FULL else LATER_WAYS
+    return tuple(WAYS) if teacher == DOMAIN else FEWER_WAYS if count in FEWER else ()
 
 
 def perform(run: Run, work: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from benchmarks.accuracy.study import Run, conduct, distilled_here
 WEAK = {"random weights": ("--teacher", "efficientnet-lite0", "--teacher-weights", "random", "--teacher-size", "64"),
         "dinov2-small, class token": ("--teacher", "dinov2-small", "--teacher-pool", "cls", "--teacher-size", "112")}
 CASES = {"pneumonia": (24, 470), "BUSI": (47, 548), "NIH": (53, 530)}
+FEWER_SEEDS = {"NIH": 1}  # where every way is near chance
 STUDENT = ("--student", "mobilenetv3_small_050", "--size", "64", "--bootstrap", "0", "--audit", "0", "--skip-bad-images")
 WORTH = 1.0  # point of AUROC: what helps by less, or harms by less, ties
 # The word is asked of two trials of each method; the training that follows is not what is looked at.
@@ -41,7 +42,7 @@ def runs(seeds: int, work: Path) -> Iterator[Run]:
 def taught(seed: int, work: Path) -> Iterator[Run]:
     """Every run of a seed."""
     for name, counts in CASES.items():
-        for count in counts:
+        for count in counts if seed < FEWER_SEEDS.get(name, seed + 1) else ():
             with_others, alone = flags_of(name, count, seed, work)
             yield Run(f"{name}, {count} labels, no teacher", "vanilla", seed, (*alone, "--method", "vanilla"))
             for teacher, own in (WEAK | teachers(name, work)).items():
