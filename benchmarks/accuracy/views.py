@@ -71,14 +71,9 @@ def images_of(name: str, count: int, seed: int, work: Path) -> tuple[str, ...]:
 
 def teacher_of(name: str, teacher: str, work: Path) -> tuple[str, ...]:
     """Flags of a teacher, or of two."""
-    dino = ("dinov2-small", "--teacher-pool", "cls+mean", "--teacher-size", "112")
-    if teacher == PAIR[0]:
-        return "--teacher", PAIR[0], "--teacher-size", "96"
-    if teacher.startswith(PAIR[0]):
-        return "--teacher", *dino, "--second-teacher", PAIR[0]
-    if name == "NIH" or (teacher == "ImageNet" and name != "pneumonia"):
-        return "--teacher", "efficientnet-lite0", "--teacher-size", "64" if name == "NIH" else "96"
-    return ("--teacher", *dino) if teacher == PAIR[1] else teachers(name, work)[teacher]
+    known = {"ImageNet": ("--teacher", "efficientnet-lite0", "--teacher-size", "64"), **teachers(name, work)}
+    pair = {PAIR[0]: ("--teacher", PAIR[0], "--teacher-size", "96"), " + ".join(PAIR): (*known[PAIR[1]], "--second-teacher", PAIR[0])}
+    return {**known, **pair}[teacher]
 
 
 def perform(run: Run, work: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from distill.pruning.budget import COST, Budget
 from distill.run import remove_run
 from distill.selection.candidates import Candidate, finalists, largest, screen, spec_of
 from distill.selection.folds import held_out
-from distill.selection.trials import ANEW, Trials, score_trial, worth
+from distill.selection.trials import ANEW, Trials, judges_in_words, score_trial, worth
 from distill.settings.method import SelectionOptions
 from distill.settings.method_table import METHODS, TRIALS
 from distill.teacher.teaching import TeacherSignals, probe_teacher
@@ -143,8 +143,7 @@ def describe_choice(scores: dict[str, list[float]], losses: dict[str, list[NDArr
     """
     means = {method: float(np.mean(np.concatenate(own))) for method, own in losses.items()}
     best = min(means, key=lambda method: means[method])
-    kind, parts = ("validation", "seeds") if by_validation else ("training", "folds")
-    seen = f"{len(groups):,} {kind} images held out, {len(losses[best])} {parts}"
+    seen = f"{judges_in_words(len(groups), by_validation=by_validation)}, {len(losses[best])} {'seeds' if by_validation else 'folds'}"
     say("auto", f"loss on {seen}: " + ", ".join(f"{method} {value:.4f}" for method, value in means.items()) + f"; taken: {best}")
     word = worth(losses["vanilla"], losses["rd"], groups, by_validation=by_validation)
     told = {"helps": "it helps", "ties": "nothing to tell it from none", "harms": "it harms"}[word.word]

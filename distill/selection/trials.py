@@ -57,7 +57,7 @@ class Trials:
     @property
     def seen(self) -> str:
         """What judges, in words."""
-        return f"{len(self.groups):,} {'validation' if self.by_validation else 'training'} images held out"
+        return judges_in_words(len(self.groups), by_validation=self.by_validation)
 
     @property
     def groups(self) -> NDArray[Any]:
@@ -124,6 +124,11 @@ class Trials:
         logits = own.probe.logits(whole_features(own.bank, own.rows[rows]))
         own.bank.release()
         return cooled_losses(logits, images, rows)[0]
+
+
+def judges_in_words(images: int, *, by_validation: bool) -> str:
+    """How many images judge, and of which kind, in words."""
+    return f"{images:,} {'validation' if by_validation else 'training'} images held out"
 
 
 def open_trials(recipe: Recipe, selection: SelectionOptions, data: TrainingData, student: Model, signals: TeacherSignals, run: Path, *,
