@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from runtimes.artifact.trained import CONFIG, COUNT, FIGURE, METRICS, TASKS, TRAINED
 from runtimes.errors import UserError
 from runtimes.files.folder import MANIFEST, SIGNATURE, changed_files, read_json, read_manifest
 from runtimes.files.lock import described, holder, lives, parse_note
@@ -22,7 +23,7 @@ from runtimes.files.outputs import KINDS
 from runtimes.files.reading import read_file
 from runtimes.files.schema import Rule, anything, check, list_of, mapping_of, maybe, number, object_of, text, truth, whole
 from runtimes.files.strict_json import strict_json
-from runtimes.text import one_line
+from runtimes.text import counted, one_line
 
 COMMANDS = {"student": "rd-distill", "teacher": "rd-adapt", "bank": "rd-distill or rd-adapt", "artifact": "rd-export", "bench": "rd-bench",
             "soak": "rd-bench", "images": "distill.distil"}
@@ -33,20 +34,6 @@ HALF = re.compile(r"\.(.+)\.tmp-(?:old-)?\d+")  # a result that was being writte
 SMALL_BYTES, NOTE_BYTES = 1 << 24, 4096
 SHOWN_PACKAGES = ("torch", "timm", "onnxruntime", "openvino", "tensorrt")
 
-COUNT = whole(0, 2**62)
-FIGURE = object_of({}, {key: number(-1e9, 1e9) for key in ("value", "low", "high")}, others=True)
-BRANCHES = {key: object_of({}, {"auroc": FIGURE, "ece": FIGURE}, others=True) for key in ("student", "teacher", "probe")}
-METRICS = object_of({}, {"params": COUNT, "macs": COUNT, "splits": mapping_of(object_of({}, {"n": COUNT, **BRANCHES}, others=True))},
-                    others=True)
-CONFIG = object_of({"rd": object_of({"model": object_of(
-    {"arch": text(), "height": COUNT, "width": COUNT, "task": text(), "classes": list_of(text())}, {"slices": COUNT}, others=True)},
-    others=True)}, others=True)
-TRAINED = object_of({}, {"teacher": maybe(text()), "data": object_of(
-    {}, {"data": text(), "form": text(), "counts": mapping_of(COUNT)}, others=True),
-    "adapters": object_of({}, {"method": text(), "kept": COUNT}, others=True)}, others=True)
-TASK = {"name": text(), "config": CONFIG, "metrics": METRICS}
-TASKS = object_of({"newest": object_of({"name": text()}, others=True), "earlier": list_of(object_of(TASK, others=True))},
-                  {"images": mapping_of(COUNT)}, others=True)
 BANK = object_of({"key": object_of({"teacher": text()}, {
     "preprocessing": object_of({}, {"height": COUNT, "width": COUNT}, others=True), "seed": whole(-(2**63), 2**64), "grid": COUNT},
     others=True)}, {"images": COUNT, "rows": COUNT}, others=True)
@@ -211,7 +198,7 @@ def _trained(folder: Path, manifest: Mapping[str, Any]) -> _Reading:
 
 
 def _tasks(folder: Path, model: Mapping[str, Any], metrics: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
-    """The tasks of a teacher's folder with what each reached, oldest first, as facts and as lines; of one alone no lines."""
+    """The tasks of a teacher's folder with what each reached, oldest first, as facts and as lines."""
     content = _read(folder, "tasks.json", TASKS)
     if not content:
         return [], []
@@ -223,9 +210,10 @@ def _tasks(folder: Path, model: Mapping[str, Any], metrics: Mapping[str, Any]) -
         kept = content.get("images", {}).get(name, 0)
         tasks.append({"name": name, "task": spec.get("task"), "classes": spec.get("classes"), "auroc": aurocs, "images_kept": kept})
         reached = ", ".join(f"{split} AUROC {_figure(auroc)}" for split, auroc in aurocs.items()) or "no figures"
-        images = f"; {kept} images of patients kept" if kept else ""
-        lines.append(("task", f"{name}: {spec.get('task')}, {len(spec.get('classes', ()))} classes, {reached}{images}"))
-    return tasks, lines if len(lines) > 1 or any(task["images_kept"] for task in tasks) else []
+        images = f"; {counted(kept, 'image')} of patients kept" if kept else ""
+        classes = counted(len(spec.get("classes", ())), "class", "classes")
+        lines.append(("task", f"{name}: {spec.get('task')}, {classes}, {reached}{images}"))
+    return tasks, lines
 
 
 def _bank(folder: Path, manifest: Mapping[str, Any]) -> _Reading:

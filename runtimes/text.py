@@ -1,6 +1,7 @@
 """Text from outside - names, paths, commands - as it may be shown: on a terminal, in Markdown, in HTML, as a string of a program.
 
-Owns: which letters nobody sees, the escapes of each place, the sentence on a name that cannot be one. Does not own: what is shown.
+Owns: which letters nobody sees, the escapes of each place, the sentence on a name that cannot be one, a number with its noun.
+Does not own: what is shown.
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ def is_utf8(text: str) -> bool:
 def one_line(text: str) -> str:
     """Text for one line of a terminal, a report or a list: as printable, and line breaks are escapes too."""
     return _escaped(text, _python)
+
+
+def counted(count: int, noun: str, several: str = "") -> str:
+    """A number with its noun: 1 image, 2 images; several: where an s does not make it."""
+    return f"{count:,} {noun if count == 1 else several or noun + 's'}"
 
 
 def html_text(text: str) -> str:

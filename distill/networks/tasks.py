@@ -21,24 +21,19 @@ from torch import Tensor, nn
 
 from distill.adapters.insert import SLICES
 from distill.networks.checkpoint import CONFIG, WEIGHTS, Checkpoint, load_checkpoint, parse_config, weights_bytes
-from distill.networks.models import ModelSpec, build_model
+from distill.networks.models import ModelSpec, build_model, state_hash
 from distill.networks.nets import classifier_of
 from distill.networks.weight_files import first_line
-from runtimes.artifact.claims import class_name
+from runtimes.artifact import trained
 from runtimes.errors import USAGE, UserError
 from runtimes.files.folder import MANIFEST, check_files, read_json, read_manifest, sha256_file, write_atomic, write_json
-from runtimes.files.schema import anything, check, list_of, mapping_of, maybe, object_of, text, whole
+from runtimes.files.schema import check
+from runtimes.text import counted
 
 INDEX, TENSORS, IMAGES = "tasks.json", "tasks.safetensors", "tasks-images.safetensors"
 METRICS = "metrics.json"
 AGAIN = "make the folder again, or copy it again"
 MOST_BYTES = 1 << 28  # of the index: a line a tensor and task
-DIGESTS = mapping_of(text(64, least=64))
-DOCUMENTS = {"config": mapping_of(anything), "metrics": mapping_of(anything), "record": mapping_of(anything)}
-CONTENT = object_of({
-    "format": whole(1, 1), "newest": object_of({"name": class_name, "tensors": DIGESTS}),
-    "earlier": list_of(object_of({"name": class_name, "tensors": DIGESTS, **DOCUMENTS})),
-    "original": maybe(object_of({"teacher": mapping_of(anything), "tensors": DIGESTS})), "images": mapping_of(whole(1, 10**6))})
 
 
 @dataclass(frozen=True)
@@ -130,7 +125,19 @@ class TaskFolder:
         """A task's own network as it was, on the CPU, in eval mode; its manifest is what its own folder's said."""
         task = self.task(name)
         spec, image_spec, calibration = parse_config(dict(task.config), self.folder / INDEX)
-        return Checkpoint(loaded(spec, self.state(task.tensors), f"{self.folder}: task {name}"), image_spec, calibration, dict(task.record))
+        state = self.state(task.tensors)
+        model = loaded(spec, state, f"{self.folder / INDEX}: task {name}")
+        if (weights := task.record.get("weights_hash")) is not None and state_hash(state) != weights:
+            raise UserError(f"{self.folder / INDEX}: the tensors of task {name} are not the weights that its record says "
+                            f"({str(weights)[:16]}); {AGAIN}")
+        return Checkpoint(model, image_spec, calibration, dict(task.record))
+
+    def prove(self) -> None:
+        """UserError where a task, the original or kept images would not come back as they were written: every tensor is read."""
+        for task in self.tasks:
+            self.checkpoint(task.name)
+            self.kept(task.name)
+        self.tensors((self.original or {}).get("tensors", {}).values())
 
     def kept(self, name: str) -> KeptImages | None:
         """The images that were kept of a task; None where there are none."""
@@ -144,9 +151,13 @@ class TaskFolder:
             kept = KeptImages(arrays[f"{name}.levels"], arrays[f"{name}.labels"])
         except (SafetensorError, OSError, KeyError) as error:
             raise UserError(f"{self.folder / IMAGES} cannot be read ({type(error).__name__}: {error}); {AGAIN}") from None
-        if kept.levels.dtype != np.uint8 or kept.levels.ndim != 4 or not len(kept.levels) == len(kept.labels) == self.images[name]:
-            raise UserError(f"{self.folder / IMAGES} holds {kept.levels.shape} levels and {len(kept.labels)} labels of {name!r}, expected "
-                            f"{self.images[name]} images; {AGAIN}")
+        spec, count = self.task(name).spec, self.images[name]
+        if kept.levels.dtype != np.uint8 or kept.levels.ndim != 4 or kept.levels.shape[:3] != (count, spec.height, spec.width):
+            raise UserError(f"{self.folder / IMAGES} holds {kept.levels.dtype} levels of shape {kept.levels.shape} of {name!r}, expected "
+                            f"uint8 ({count}, {spec.height}, {spec.width}, channels); {AGAIN}")
+        if not _fit(kept.labels, count, spec):
+            raise UserError(f"{self.folder / IMAGES} holds labels of {name!r} that do not fit {counted(count, 'image')} of "
+                            f"{counted(len(spec.classes), 'class', 'classes')} of a {spec.task} task; {AGAIN}")
         return kept
 
 
@@ -158,6 +169,14 @@ def loaded(spec: ModelSpec, state: dict[str, Tensor], where: str) -> Any:
     except RuntimeError as error:
         raise UserError(f"{where} does not fit {spec.arch}: {first_line(error)}; {AGAIN}") from None
     return model.eval()
+
+
+def _fit(labels: NDArray[Any], count: int, spec: ModelSpec) -> bool:
+    """Whether labels are those of so many images of a task: a class each, or 0, 1 and nan a finding."""
+    if spec.task == "multilabel":
+        return labels.shape == (count, len(spec.classes)) and labels.dtype.kind == "f" and bool(
+            np.isin(labels[~np.isnan(labels)], (0, 1)).all())
+    return labels.shape == (count,) and labels.dtype.kind == "i" and bool(((labels >= 0) & (labels < len(spec.classes))).all())
 
 
 def digest_of(tensor: Tensor) -> str:
@@ -180,21 +199,52 @@ def has_tasks(name: str) -> bool:
 
 
 def read_tasks(folder: Path) -> TaskFolder:
-    """The tasks of a teacher folder, every byte compared with its manifest; UserError for a folder without an index, or a damaged one."""
+    """The tasks of a teacher folder, every byte compared with its manifest; UserError for a folder without an index, or a damaged one.
+
+    Every document is checked, and that each tensor is there; whether its bytes are right shows when it is read (TaskFolder.prove).
+    """
     manifest = read_manifest(folder, "teacher")
     check_files(folder, manifest)
     path = folder / INDEX
-    content = read_json(path, MOST_BYTES)
-    check(content, CONTENT, str(path), AGAIN)
-    newest = Task(content["newest"]["name"], read_json(folder / CONFIG), read_json(folder / METRICS), record_of(folder),
-                  content["newest"]["tensors"])
+    content, config, metrics = read_json(path, MOST_BYTES), read_json(folder / CONFIG), read_json(folder / METRICS)
+    for where, document, rule in ((path, content, trained.TASKS), (folder / CONFIG, config, trained.CONFIG),
+                                  (folder / METRICS, metrics, trained.METRICS), (folder / MANIFEST, manifest, trained.task_record)):
+        check(document, rule, str(where), AGAIN)
+    newest = Task(content["newest"]["name"], config, metrics, record_of(folder), content["newest"]["tensors"])
     tasks = (*(Task(**entry) for entry in content["earlier"]), newest)
     names = [task.name for task in tasks]
     if len(set(names)) < len(names):
         raise UserError(f"{path} names a task twice ({', '.join(names)}); {AGAIN}")
     if unknown := sorted(set(content["images"]) - set(names)):
         raise UserError(f"{path} keeps images of {unknown[0]!r}, which is none of its tasks; {AGAIN}")
+    for task in tasks[:-1]:
+        parse_config(dict(task.config), Path(f"{path}: task {task.name}"))
+    _check_tensors(folder, tasks, (content["original"] or {}).get("tensors", {}))
     return TaskFolder(folder, tasks, content["original"], content["images"])
+
+
+def _check_tensors(folder: Path, tasks: tuple[Task, ...], original: Mapping[str, str]) -> None:
+    """UserError where the files beside the index hold not the tensors that it names; none is read."""
+    newest, apart = tasks[-1].tensors, _keys(folder / TENSORS) if (folder / TENSORS).is_file() else None
+    if different := sorted(set(newest) ^ _keys(folder / WEIGHTS)):
+        raise UserError(f"{folder / INDEX} and {WEIGHTS} do not name the same tensors of the newest task ({different[0][:80]}); {AGAIN}")
+    held = {*newest.values(), *(apart or ())}
+    for whose, tensors in (*((f"task {task.name}", task.tensors) for task in tasks), ("the original", original)):
+        if (name := next((name for name, digest in tensors.items() if digest not in held), None)) is not None:
+            raise UserError(f"{folder} lacks {TENSORS}, which holds its earlier tasks; {AGAIN}" if apart is None else
+                            f"{folder / INDEX}: {name[:80]} of {whose} is {tensors[name][:16]}, which neither {WEIGHTS} nor {TENSORS} "
+                            f"holds; {AGAIN}")
+
+
+def _keys(path: Path) -> set[str]:
+    """Names of the tensors in a file, of which only the beginning is read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return set(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} cannot be read ({first_line(error)}); {AGAIN}") from None
 
 
 def record_of(folder: Path) -> dict[str, Any]:
@@ -204,7 +254,7 @@ def record_of(folder: Path) -> dict[str, Any]:
 
 
 def load_task(folder: Path, name: str | None, *kinds: str) -> Checkpoint:
-    """A folder's model by the name of its task, the newest where none is named; UserError (exit 2) for a folder without tasks."""
+    """A folder's model by the name of its task, the newest where none is named; UserError (exit 2) for a task that is not there."""
     if name is None:
         return load_checkpoint(folder, *kinds)
     tasks = tasks_named(folder, name)
@@ -213,7 +263,7 @@ def load_task(folder: Path, name: str | None, *kinds: str) -> Checkpoint:
 
 def tasks_named(folder: Path, name: str) -> TaskFolder:
     """A folder's tasks, of which one is asked for; UserError (exit 2) where it is not there, or the folder knows of no tasks."""
-    if not has_tasks(str(folder)):
+    if INDEX not in read_manifest(folder, "student", "teacher")["files"]:  # one that is named there and gone is a damaged folder's
         raise UserError(f"--task {name}: {folder} is no folder that holds tasks; expected one that rd-adapt wrote, or leave it out", USAGE)
     tasks = read_tasks(folder)
     tasks.task(name)

@@ -20,12 +20,10 @@ from distill.networks.tasks import AGAIN, digest_of
 from distill.teacher.teacher import Teacher
 from distill.teacher.teachers import FolderNet
 from distill.teacher.timm_network import PooledNet
+from runtimes.artifact.trained import ORIGINAL
 from runtimes.errors import UserError
-from runtimes.files.schema import check, object_of, text, truth, whole
+from runtimes.files.schema import check
 from runtimes.images.spec import ImageSpec
-
-RECORD = object_of({"name": text(least=1), "public": text(), "hash": text(64), "net_hash": text(64), "licence": text(), "pooling": text(),
-                    "channels": whole(1, 3), "assumed": text(), "folder": truth, "model": lambda *_: "", "image": lambda *_: ""})
 
 
 @dataclass(frozen=True)
@@ -63,9 +61,12 @@ def record_original(original: Original, spec: ModelSpec) -> tuple[dict[str, Any]
 
 def open_original(record: Mapping[str, Any], state: Mapping[str, Tensor], where: str) -> Original:
     """The original that a folder kept, frozen; UserError where its record or tensors make no network. where: what an error calls it."""
-    check(record, RECORD, where, AGAIN)
-    spec = ModelSpec.from_dict(record["model"])
-    net = build_net(spec.arch, spec.height, spec.width, spec.outputs, **spec.arguments)
+    check(record, ORIGINAL, where, AGAIN)
+    try:
+        spec = ModelSpec.from_dict(record["model"])
+        net = build_net(spec.arch, spec.height, spec.width, spec.outputs, **spec.arguments)
+    except UserError as error:
+        raise UserError(f"{where}: {error}; {AGAIN}") from None
     head = classifier_of(net)[-1]
     beginning = next(name for name, module in net.named_modules() if module is head) + "."
     try:

@@ -49,7 +49,7 @@ def command(*arguments: str | Path, cwd: Path | None = None) -> subprocess.Compl
 def printed(folder: Path) -> dict[str, str]:
     """The lines of a folder by their labels."""
     lines = folder_info(folder).lines()
-    assert 3 <= len(lines) <= 11
+    assert 3 <= len(lines) <= 12
     assert all(line == one_line(line) for line in lines)
     return {line[:9].rstrip(): line[10:] for line in lines}
 
@@ -85,6 +85,17 @@ def test_an_adapted_teacher_names_its_adapters_and_what_it_is_for() -> None:
     assert "adapted by moe, 14 adapters kept" in lines["teacher"]
     assert lines["test"].startswith("teacher AUROC ")
     assert lines["next"] == f"rd-distill --teacher {EARLIER / 'teacher'}"
+
+
+def test_a_teacher_of_one_task_shows_the_name_that_task_takes(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(EARLIER / "teacher", tmp_path / "teacher"))
+    write_json(folder / "tasks.json", {"format": 1, "newest": {"name": "breast", "tensors": {}}, "earlier": [], "original": None,
+                                       "images": {"breast": 1}})
+    reseal(folder)
+    model = read_json(folder / "config.json")["rd"]["model"]
+    line = printed(folder)["task"]
+    assert line.startswith(f"breast: {model['task']}, {len(model['classes'])} classes, val AUROC ")
+    assert line.endswith("; 1 image of patients kept")
 
 
 def test_a_bank_counts_its_rows() -> None:

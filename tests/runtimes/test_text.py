@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from runtimes.text import LONGEST_NAME, class_name_problem, code, fenced, html_text, literal, markdown, one_line, printable
+from runtimes.text import LONGEST_NAME, class_name_problem, code, counted, fenced, html_text, literal, markdown, one_line, printable
 
 PAGES = MarkdownIt("commonmark").enable("table").enable("strikethrough")
 ANY = st.text(st.one_of(st.sampled_from("`*_[]()<>!#+-.=|~\\&;:/ \n\t\x1b\u202e\u200b$1a"), st.characters(exclude_categories=["Cs"])))
@@ -135,3 +135,8 @@ def test_ordinary_class_names_of_any_language_are_taken() -> None:
     for name in ("0", "normal", "BI-RADS 4A", "肺炎", "потеря массы", "سرطان", "Größe > 3", "a/b|c", "x" * LONGEST_NAME, "<b>", "=1",
                        "😀", "immature granulocytes(myelocytes, metamyelocytes and promyelocytes)"):
         assert class_name_problem(name) == ""
+
+
+def test_one_of_a_thing_is_told_without_an_s() -> None:
+    assert [counted(count, "image") for count in (0, 1, 2, 1200)] == ["0 images", "1 image", "2 images", "1,200 images"]
+    assert [counted(count, "class", "classes") for count in (1, 2)] == ["1 class", "2 classes"]
