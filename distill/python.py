@@ -142,6 +142,8 @@ def distil(data: str | Path | Pairs = "phantom", *, teacher: str | Path | Teache
     underscores. quiet: print nothing. Works in a temporary folder; the bank is kept where `bank` names a folder. Raises UserError.
     """
     if settings.get("task") is not None and settings["task"] not in TASKS:  # of a teacher's folder, as --task NAME
+        if settings.get("task_name") not in (None, settings["task"]):
+            raise UserError(f"task {settings['task']!r} and task_name {settings['task_name']!r} name two tasks; name one", USAGE)
         settings = {**settings, "task": None, "task_name": settings["task"]}
     networks, names = _networks(teacher, student, settings)
     _check_keywords(settings)

@@ -50,9 +50,11 @@ def check_task_name(name: str | None) -> None:
     """UserError (exit 2) for a name that no task can have: a kind of labels, something near one, control characters."""
     if name is None:
         return
-    if name in TASKS or (near := difflib.get_close_matches(_letters(name), TASKS, 1, 0.85)):
-        raise UserError(f"--task {name}: {'a kind of labels' if name in TASKS else f'did you mean {near[0]}, a kind of labels?'} cannot be "
-                        "the name of a task, too; choose another name", USAGE)
+    if name in TASKS:
+        raise UserError(f"--task {name}: a kind of labels cannot be the name of a task, too; choose another name", USAGE)
+    if near := difflib.get_close_matches(_letters(name), TASKS, 1, 0.85):
+        raise UserError(f"--task {name}: did you mean {near[0]}, a kind of labels? The name of a task must not be so near to one; choose "
+                        "another name", USAGE)
     if len(name) > 100 or (problem := class_name(name, "--task")):
         raise UserError("--task names a task with more than 100 letters" if len(name) > 100 else problem, USAGE)
 
@@ -62,10 +64,18 @@ def _letters(name: str) -> str:
 
 
 def with_task_names(words: Sequence[str]) -> list[str]:
-    """A command line in which --task NAME, of a task, stands as --task-name NAME, and --task KIND, of labels, as it was."""
+    """A command line in which --task NAME, of a task, stands as --task-name NAME, and --task KIND, of labels, as it was.
+
+    UserError (exit 2) where two different tasks are named.
+    """
     spelled = list(words)
     for place, (word, following) in enumerate(pairwise(words)):
         if word == "--task" and following not in TASKS:
             spelled[place] = "--task-name"
-    return [f"--task-name={word.removeprefix('--task=')}" if word.startswith("--task=") and word.removeprefix("--task=") not in TASKS
-            else word for word in spelled]
+    spelled = [f"--task-name={word.removeprefix('--task=')}" if word.startswith("--task=") and word.removeprefix("--task=") not in TASKS
+               else word for word in spelled]
+    names = dict.fromkeys([following for word, following in pairwise(spelled) if word == "--task-name" and not following.startswith("--")] +
+                          [word.removeprefix("--task-name=") for word in spelled if word.startswith("--task-name=")])
+    if len(names) > 1:
+        raise UserError(f"--task and --task-name name {len(names)} tasks ({', '.join(map(repr, names))}); name one", USAGE)
+    return spelled

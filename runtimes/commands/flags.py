@@ -48,8 +48,9 @@ def parse(kind: type[Settings], arguments: Sequence[str], prog: str, description
                         USAGE)
     path = config_path(arguments)
     begins_with_its_own = bool(arguments) and not arguments[0].startswith("-")
-    words = [*yaml_flags(kind, path, positionals=not begins_with_its_own), *arguments] if path else list(arguments)
-    return tyro.cli(kind, prog=prog, description=description, args=spelled(words), config=(tyro.conf.AvoidSubcommands,))
+    of_file = spelled(yaml_flags(kind, path, positionals=not begins_with_its_own)) if path else []  # apart: what is typed overrides it
+    return tyro.cli(kind, prog=prog, description=description, args=[*of_file, *spelled(arguments)],
+                    config=(tyro.conf.AvoidSubcommands,))
 
 
 def _page(kind: type[Any], arguments: Sequence[str], prog: str, description: str, examples: Examples) -> str | None:
