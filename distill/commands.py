@@ -205,7 +205,8 @@ def check_names(settings: DistillSettings, networks: OwnNetworks = NAMED) -> str
         read_table(settings.latency_table)
     if settings.banked:
         if networks.teacher is None:
-            check_teacher(settings.teacher, weights=settings.teacher_weights, adapter=settings.teacher_adapter, task=settings.task_name)
+            check_teacher(settings.teacher, weights=settings.teacher_weights, adapter=settings.teacher_adapter, task=settings.task_name,
+                          stated=stated_input(settings.part(TeacherOptions)))
         if settings.second_teacher is not None:
             check_teacher(settings.second_teacher, flag="--second-teacher", task=settings.second_task_name)
         if settings.bank is not None:

@@ -103,12 +103,12 @@ def load_teacher(name: str, *, size: int | None = None, weights: str | None = No
 
 
 def check_teacher(name: str, *, weights: str | None = None, adapter: Path | None = None, flag: str = "--teacher",
-                  task: str | None = None) -> None:
+                  task: str | None = None, stated: TeacherInput | None = None) -> None:
     """UserError where a teacher's name, folder, weights or adapter is not there, or asks for what is refused; no weights are loaded.
 
     name: also `bank:FOLDER`. flag: what the message calls it. An ID of the hub has its configs fetched, and timm's hub its weights.
     """
-    _checked(Asked(name, weights, flag=flag, task=task), adapter)
+    _checked(Asked(name, weights, stated or TeacherInput(), flag, task), adapter)
 
 
 def sees_volumes(name: str) -> bool:
@@ -126,10 +126,10 @@ def _checked(asked: Asked, adapter: Path | None) -> Kind:
     kind = next(kind for kind in KINDS if kind.takes(asked))
     if asked.weights and kind.brings_weights:
         raise UserError(f"--teacher-weights {asked.weights}: teacher {asked.name} brings its own weights; leave it out", USAGE)
+    kind.check(asked)  # first: what is not there is no folder of anybody's
     if asked.task is not None and kind.check is not _check_ours:
         raise UserError(f"--task {asked.task}: teacher {asked.name} is no folder of rd-adapt, and these alone hold tasks; leave it out "
                         f"(kinds of labels are {', '.join(TASKS)})", USAGE)
-    kind.check(asked)
     if adapter is not None:
         if not kind.adaptable:
             raise _takes_no_adapter(asked.name, adapter)
@@ -151,9 +151,16 @@ def _check_file(asked: Asked) -> None:
 
 def _check_ours(asked: Asked) -> None:
     read_manifest(asked.path, "student", "teacher")
-    read_config(asked.path)
+    spec = read_config(asked.path)[1]
     if asked.task is not None:
-        tasks_named(asked.path, asked.task)
+        spec = tasks_named(asked.path, asked.task).checkpoint(asked.task).image_spec
+    _check_size(asked, spec)
+
+
+def _check_size(asked: Asked, spec: ImageSpec) -> None:
+    """UserError where a folder's teacher is asked for images of another size than its own."""
+    if (size := asked.stated.size) and size != spec.height:
+        raise UserError(f"{asked.flag}-size {size}: teacher {asked.path} was trained at {spec.height}x{spec.width}; leave it out", USAGE)
 
 
 def _check_timm(asked: Asked) -> None:
@@ -222,11 +229,9 @@ def _with_adapter(teacher: Teacher, folder: Path) -> Teacher:
 
 
 def _from_folder(asked: Asked) -> Teacher:
-    folder, size = asked.path, asked.stated.size
+    folder = asked.path
     checkpoint = load_task(folder, asked.task)
-    spec = checkpoint.image_spec
-    if size and size != spec.height:
-        raise UserError(f"--teacher-size {size}: teacher {folder} was trained at {spec.height}x{spec.width}; leave it out")
+    _check_size(asked, checkpoint.image_spec)
     return of_checkpoint(checkpoint, folder.name if asked.task is None else f"{folder.name}, task {asked.task}")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from distill.networks.architectures import SIDES, check_architecture
 from distill.networks.json_values import is_count, is_number, shown
+from distill.networks.tasks import INDEX
 from distill.teacher.processors import three_numbers
 from runtimes.errors import UserError
 from runtimes.files.folder import MANIFEST, read_json
@@ -38,12 +39,17 @@ class TimmFolder:
 
 
 def is_timm_folder(folder: Path) -> bool:
-    """Whether a folder describes a timm network and is none of ours."""
-    if (folder / MANIFEST).is_file():
+    """Whether a folder describes a timm network and is none of ours, whole or without its manifest.
+
+    Of ours that is a student, or a teacher of one task, whose network is all timm's; of others timm would take a part for the whole.
+    """
+    if (folder / MANIFEST).is_file() or (folder / INDEX).is_file():
         return False
     if (folder / OPEN_CLIP).is_file():
         return True
-    return (folder / CONFIG).is_file() and isinstance(read_json(folder / CONFIG).get("architecture"), str)
+    content = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    arch = content.get("architecture")
+    return isinstance(arch, str) and not ("rd" in content and " " in arch)
 
 
 def described(folder: Path, size: int | None = None) -> TimmFolder:

@@ -102,7 +102,8 @@ def write_manifest(folder: Path, kind: str, facts: dict[str, Any]) -> None:
 def read_manifest(folder: Path, *kinds: str, data: bytes | None = None) -> dict[str, Any]:
     """Read a folder's manifest and check that it is of an expected kind and format; data: its bytes, where they were read already."""
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; expected one of kind {' or '.join(kinds)}")
+        found = "is not a folder" if os.path.lexists(folder) else "does not exist"
+        raise UserError(f"{folder} {found}; expected a folder of kind {' or '.join(kinds)}")
     if not (folder / MANIFEST).is_file():
         raise UserError(f"{folder} has no {MANIFEST}; expected a finished folder of kind {' or '.join(kinds)}")
     manifest = read_json(folder / MANIFEST, MANIFEST_BYTES) if data is None else parse_json(data, folder / MANIFEST)

@@ -107,7 +107,7 @@ def test_another_kind_of_folder_is_refused_with_its_kind(tmp_path: Path) -> None
         load_checkpoint(folder)
     with pytest.raises(UserError, match="of kind 'teacher', expected student"):
         load_checkpoint(write(tmp_path / "teacher", tiny_model(), kind="teacher"), "student")
-    with pytest.raises(UserError, match="is not a folder"):
+    with pytest.raises(UserError, match="does not exist"):
         load_checkpoint(tmp_path / "nowhere")
 
 

@@ -356,7 +356,7 @@ def test_half_a_bank_is_no_bank(tmp_path: Path) -> None:
     (tmp_path / "bank" / "manifest.json").unlink()
     with pytest.raises(UserError, match=r"has no manifest\.json"):
         open_bank(tmp_path / "bank")
-    with pytest.raises(UserError, match="is not a folder"):
+    with pytest.raises(UserError, match="does not exist"):
         open_bank(tmp_path / "nothing")
 
 

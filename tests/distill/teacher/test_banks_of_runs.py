@@ -59,7 +59,7 @@ def test_a_bank_alone_teaches_without_its_teacher(capsys: pytest.CaptureFixture[
     assert "leave --teacher-size out" in refused(USAGE, **(alone | {"teacher_size": 64}), out=Path("three"))
     assert "views is" in refused(1, **alone, flip=False, out=Path("three"))  # the bank shows mirror images
     assert "seed is" in refused(1, **alone, views="tied", bank_seed=3, out=Path("three"))
-    assert "is not a folder" in refused(1, **(alone | {"teacher": "bank:gone"}), out=Path("three"))
+    assert "does not exist" in refused(1, **(alone | {"teacher": "bank:gone"}), out=Path("three"))
 
 
 def test_a_bank_of_another_teacher_is_caught_by_the_audit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -216,7 +216,7 @@ def test_wrong_input_ends_in_words(exported: Exported, tmp_path: Path) -> None:
     (tmp_path / "full" / "file").write_text("here")
     out = tmp_path / "out"
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"artifacts": (tmp_path / "nowhere",)}, "is not a folder"), ({"artifacts": (tmp_path / "empty",)}, "has no manifest.json"),
+        ({"artifacts": (tmp_path / "nowhere",)}, "does not exist"), ({"artifacts": (tmp_path / "empty",)}, "has no manifest.json"),
         ({"artifacts": (good.parent / "student",)}, "of kind 'student'"), ({"artifacts": (good, large)}, "decides multiclass"),
         ({"artifacts": (good, good)}, "twice"),
         ({"artifacts": (good, tensor)}, "different inputs"), ({"artifacts": (good,), "threads": (99,)}, "--threads 99"),
