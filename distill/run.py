@@ -125,8 +125,8 @@ def _note(run: Path) -> dict[str, Any] | None:
     try:
         note = read_json(run / NOTE)
     except UserError as error:
-        raise UserError(f"{error} It says what the interrupted run was started with; move {run} away, or name another --out",
-                        error.exit_code) from None
+        raise UserError(f"{str(error).removesuffix('; make it again')}; it says what the interrupted run was started with: move {run} "
+                        "away, or name another --out", error.exit_code) from None
     whole = isinstance(note.get("settings"), dict) and isinstance(note.get("parents"), dict) and "replaces" in note
     return note if whole else None
 
@@ -140,8 +140,10 @@ def check_parents(run: Path, parents: dict[str, Any]) -> None:
     run_parents = (_note(run) or {}).get("parents", {})
     changed = [name for name, value in run_parents.items() if parents.get(name) != value]
     if changed:
-        raise UserError(f"--resume: the {' and the '.join(changed)} of {run} are no longer those it was started with; "
-                        "bring them back, or start anew with --overwrite", USAGE)
+        several = changed != ["teacher"]  # images are many
+        raise UserError(f"--resume: the {' and the '.join(changed)} of {run} {'are' if several else 'is'} no longer "
+                        f"{'those' if several else 'the one'} it was started with; bring {'them' if several else 'it'} back, or start anew "
+                        "with --overwrite", USAGE)
 
 
 def what_decides(settings: dict[str, Any]) -> dict[str, Any]:
