@@ -73,8 +73,9 @@ def _adapt(settings: AdaptSettings, command: str, opened: Run) -> int:
     run = opened.folder
     device = choose_device(settings.device)
     check_adaptable(settings.teacher)
-    check_teacher(settings.teacher, weights=settings.teacher_weights)
-    earlier = continual(settings.teacher, settings.part(ContinualOptions))
+    stated = stated_input(settings.part(TeacherOptions))
+    check_teacher(settings.teacher, weights=settings.teacher_weights, stated=stated)
+    earlier = continual(settings.teacher, settings.part(ContinualOptions), stated, settings.task_name)
     if settings.bank is not None:
         check_bank(settings.bank)
     if settings.threads:
@@ -83,9 +84,9 @@ def _adapt(settings: AdaptSettings, command: str, opened: Run) -> int:
     if images.names:
         check_names_file(settings.out)
     say("data", describe(images))
-    stated = stated_input(settings.part(TeacherOptions))
     original = earlier.begin(settings.teacher, settings.teacher_weights, stated)
     teacher, name = original.teacher, earlier.name_of(images, settings.task_name)
+    earlier.check_kept(images, name)
     trials = earlier.trials(moves=settings.method != "linear")
     model, spec = adaptable(settings.teacher, teacher, images, seed=settings.seed, pooling=settings.slice_pooling)
     adapter = settings.part(AdapterOptions)

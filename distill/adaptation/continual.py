@@ -1,7 +1,8 @@
 """One task after another: what rd-adapt begins with, what holds the network, whether earlier tasks still answer, what the folder keeps.
 
 Owns: Continual, which knows the folder gone on from; the trial of earlier heads and its refusal; the images that stay. Does not own:
-training (adapt.py), the distance to earlier features (methods/keep.py), files (networks/tasks.py), the original (teacher/originals.py).
+training (adapt.py), which images a trial is on (trials.py), the distance to earlier features (methods/keep.py), files
+(networks/tasks.py), the original (teacher/originals.py).
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import numpy as np
 from torch import Tensor
 
 from distill.adaptation.earlier import earlier_tasks
+from distill.adaptation.trials import Trial, can_be_judged, check_places, find_trials, in_words, kept_rows
 from distill.data.image_set import ImageSet
-from distill.data.intake import data_name, images_for
+from distill.data.intake import data_name
 from distill.data.pixels import PixelStore, build_pixels
 from distill.data.training_data import TrainingData
 from distill.evaluation.predict import Predictions, calibrate, judge, score
@@ -24,7 +26,19 @@ from distill.methods.keep import Keeping
 from distill.methods.step import Branches
 from distill.networks.checkpoint import WEIGHTS, Calibration, Checkpoint, config_of
 from distill.networks.models import Model, ModelSpec, state_hash, weights_hash
-from distill.networks.tasks import AGAIN, KeptImages, Task, TaskFolder, digest_of, file_digest, gone_on, loaded, own_parts, write_tasks
+from distill.networks.tasks import (
+    AGAIN,
+    INDEX,
+    KeptImages,
+    Task,
+    TaskFolder,
+    digest_of,
+    file_digest,
+    gone_on,
+    loaded,
+    own_parts,
+    write_tasks,
+)
 from distill.progress import say
 from distill.settings.continual import ContinualOptions
 from distill.teacher.originals import Original, open_original, record_original
@@ -32,20 +46,9 @@ from distill.teacher.teacher import TeacherInput
 from distill.teacher.teachers import FolderNet, load_teacher
 from distill.training.answers import predict
 from runtimes.errors import PARITY, USAGE, UserError
+from runtimes.text import counted
 
 MOST_FORGOTTEN = 0.05  # of what was above chance
-
-
-@dataclass(frozen=True)
-class Trial:
-    """An earlier task whose network goes on, and the images that its head is tried on: its own validation images, or those that were kept.
-
-    images: of validation and test alone. Neither where none are at hand.
-    """
-
-    task: Task
-    images: ImageSet | None = None
-    kept: KeptImages | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Outcome:
     was: float | None
     now: float | None
     on: str
+    lacking: str = ""  # why it could not be tried
 
     @property
     def forgotten(self) -> float | None:
@@ -64,10 +68,16 @@ class Outcome:
             return None
         return (self.was - self.now) / (self.was - 0.5) if self.was > 0.5 else 0.0
 
+    def loss(self) -> str:
+        """What was lost, within a sentence."""
+        if self.was is None or self.now is None or self.forgotten is None:
+            return self.describe()
+        return f"{self.task.name} now AUROC {self.now:.3f}, was {self.was:.3f} ({100 * self.forgotten:.0f} %)"
+
     def describe(self) -> str:
         """The line that a user reads."""
         if self.was is None or self.now is None:
-            return f"{self.task.name}: not tried, its images are not at hand; it answers by the new network"
+            return f"{self.task.name}: not tried ({self.lacking or 'its AUROC is not defined'}); it answers by the new network"
         return f"{self.task.name}: now AUROC {self.now:.3f}, was {self.was:.3f} (on {self.on})"
 
 
@@ -77,31 +87,33 @@ class Continual:
 
     folder: TaskFolder | None
     options: ContinualOptions
+    original: Original | None = None  # that new experts stand on, of a folder with --keep-old experts
     more: dict[str, Tensor] = field(default_factory=dict)  # tensors of tasks that went on, by digest
 
     def begin(self, name: str, weights: str | None, stated: TeacherInput) -> Original:
         """The teacher that adapters are put on: the original of the folder, or what --teacher names, as it is."""
-        if self.folder is None or self.options.keep_old != "experts":
-            teacher = load_teacher(name, weights=weights, stated=stated)
-            return Original(teacher, weights_hash(teacher.net), "")
-        place, record = self.folder.folder, self.folder.original
-        if record is None:
-            raise UserError(f"--keep-old experts: {place} no longer holds the original that new experts would stand on: an earlier version "
-                            f"wrote it, and its experts began in the weights; adapt the original teacher again, or go on with "
-                            "--keep-old distil or none", USAGE)
-        if stated != TeacherInput(None if stated.size is None else record["teacher"].get("image", {}).get("height")):
-            raise UserError(f"--teacher {place} keeps how images reach its original; leave --teacher-size, -mean, -std, -pool, -resize and "
-                            "-channels out", USAGE)
-        return open_original(record["teacher"], self.folder.state(record["tensors"]), f"{place}: the original")
+        if self.original is not None:
+            return self.original
+        teacher = load_teacher(name, weights=weights, stated=stated)
+        return Original(teacher, weights_hash(teacher.net), "")
+
+    def check_kept(self, images: ImageSet, name: str) -> None:
+        """Say it where what --keep-images keeps of the new task could not be judged later; UserError (exit 2) for volumes."""
+        count = self.options.keep_images
+        if not count:
+            return
+        if images.volume is not None:
+            raise UserError(f"--keep-images {count}: volumes are not kept; leave it out, or use --keep-old experts", USAGE)
+        labels = images.labels[kept_rows(images, count)]
+        if not can_be_judged(labels, images.task, images.classes):
+            say("warning", f"--keep-images {count} keeps {in_words(labels, images.task, 'image')}: a later task could not try {name} on "
+                           "that; keep more, or more kinds of training images")
 
     def name_of(self, images: ImageSet, asked: str | None) -> str:
-        """What the new task is called: as asked, else as the data, numbered where that is taken; UserError (exit 2) for a name taken."""
-        taken = set(self.folder.names) if self.folder is not None else set()
+        """What the new task is called: as asked, else as the data, numbered where that is taken."""
         if asked is not None:
-            if asked in taken:
-                raise UserError(f"--task {asked} is there already: the folder holds {', '.join(map(repr, sorted(taken)))}; choose another "
-                                "name", USAGE)
             return asked
+        taken = set(self.folder.names) if self.folder is not None else set()
         name = data_name(images)
         return next(one for count in range(1, len(taken) + 2) if (one := name if count == 1 else f"{name}-{count}") not in taken)
 
@@ -112,13 +124,13 @@ class Continual:
         """
         if self.folder is None or self.options.keep_old == "experts" or not moves:
             return []
-        found = [self._trial(task) for task in self.shared()]
-        if (lacking := [trial.task.name for trial in found if trial.images is None and trial.kept is None]) and (
-                not self.options.accept_forgetting):
-            raise UserError(f"--keep-old {self.options.keep_old}: the images of {', '.join(lacking)} are not where they were, or no longer "
-                            "the same, so nobody could tell what is forgotten; name them with --old-data, keep every task with --keep-old "
-                            "experts, or go on with --accept-forgetting", USAGE)
-        return found
+        trials = find_trials(self.folder, self.shared(), self.options.old_data)
+        if (lacking := [trial for trial in trials if trial.lacking]) and not self.options.accept_forgetting:
+            moved = "" if all(trial.images is not None for trial in lacking) else "name images that have moved with --old-data, "
+            raise UserError(f"--keep-old {self.options.keep_old}: nobody could tell what is forgotten of "
+                            f"{'; of '.join(f'{trial.task.name} ({trial.lacking})' for trial in lacking)}: {moved}keep every task with "
+                            "--keep-old experts, or go on with --accept-forgetting", USAGE)
+        return trials
 
     def shared(self) -> list[Task]:
         """The tasks that answer by the newest network, each with a head of its own."""
@@ -132,21 +144,6 @@ class Continual:
         assert self.folder is not None
         return self.folder.checkpoint(self.folder.names[-1])
 
-    def _trial(self, task: Task) -> Trial:
-        assert self.folder is not None
-        beside = self.folder.folder if task is self.folder.tasks[-1] else None  # whose list of hidden names is beside it
-        parents = task.record.get("parents", {})
-        for data in (None, *self.options.old_data):
-            if not task.record.get("settings") or not parents.get("images"):
-                break
-            try:
-                images = images_for(dict(task.record), data, beside)
-            except (UserError, OSError):
-                continue
-            if images.digest == parents["images"]:
-                return Trial(task, _of_splits(images, "val", "test"))
-        return Trial(task, kept=self.folder.kept(task.name))
-
     def keeping(self, before: Any, sd: Tensor) -> Keeping | None:
         """What holds the network to what it answered, on kept images where there are some; None where nothing does.
 
@@ -157,8 +154,9 @@ class Continual:
         assert isinstance(before, FolderNet)
         kept = [(images.levels, self.folder.checkpoint(task.name).image_spec) for task in self.shared()
                 if (images := self.folder.kept(task.name)) is not None]
-        say("keep", f"held to its earlier features on {sum(len(levels) for levels, _ in kept)} images kept of earlier tasks" if kept else
-            "held to its earlier features on the new task's images; nothing of earlier tasks is kept")
+        count = counted(sum(len(levels) for levels, _ in kept), "image")
+        say("keep", "held to its earlier features on " + (f"{count} kept of earlier tasks" if kept else
+                                                          "the new task's images; nothing of earlier tasks is kept"))
         return Keeping(before.model, sd, self.options.keep_weight, kept)
 
     def outcomes(self, trials: list[Trial], network: Model, run: Path, *, seed: int, bootstrap: int, device: str) -> list[Outcome]:
@@ -167,13 +165,12 @@ class Continual:
                     for place, trial in enumerate(trials)]
         for outcome in outcomes:
             say("task", outcome.describe())
-        lost = [outcome for outcome in outcomes if (outcome.forgotten or 0.0) > MOST_FORGOTTEN]
+        lost = [outcome for outcome in outcomes if outcome.forgotten is None or outcome.forgotten > MOST_FORGOTTEN]
         if lost and not self.options.accept_forgetting:
-            figures = ", ".join(f"{outcome.task.name} now AUROC {outcome.now:.3f}, was {outcome.was:.3f} "
-                                f"({100 * (outcome.forgotten or 0):.0f} % of what was above chance)" for outcome in lost)
-            raise UserError(f"--keep-old {self.options.keep_old} forgets more than {100 * MOST_FORGOTTEN:.0f} %: {figures}; start anew "
-                            "with --keep-old experts, which forgets nothing, or take the result with --accept-forgetting (add --resume: "
-                            "nothing is trained again)", PARITY)
+            raise UserError(f"--keep-old {self.options.keep_old} forgets more than {100 * MOST_FORGOTTEN:.0f} % of what was above chance: "
+                            f"{', '.join(outcome.loss() for outcome in lost)}; start anew with --keep-old experts --overwrite, which "
+                            f"forgets nothing and removes {run}, or take the result as it is with --resume --accept-forgetting: nothing "
+                            "is trained again", PARITY)
         return outcomes
 
     def _outcome(self, trial: Trial, network: Model, run: Path, *, seed: int, bootstrap: int, device: str) -> Outcome:
@@ -188,7 +185,7 @@ class Continual:
         was = now = None
         metrics, calibration, on = {**task.metrics, "splits": {}}, _unknown(before.calibration), ""
         images = trial.images if trial.kept is None else _as_images(trial.kept, task.spec)
-        if images is not None:
+        if images is not None and len(images.rows("val")):
             pixels = (build_pixels(run, images, before.image_spec) if trial.kept is None else
                       PixelStore(trial.kept.levels, None))  # type: ignore[arg-type]  # no file is mapped
             answers = {name: {split: predict(Branches(model.to(device)), pixels, before.image_spec, images.rows(split), device=device,
@@ -196,13 +193,14 @@ class Continual:
                               if len(images.rows(split)) and (name == "now" or split == "val")}
                        for name, model in (("was", before.model), ("now", after))}
             was, now = (judge(images, answers[name]["val"]).get("val_auroc_student") for name in ("was", "now"))
-            on = f"{len(images.rows('val'))} " + ("of its validation images" if trial.kept is None else "images kept of it")
+            count = len(images.rows("val"))
+            on = f"{count} of its validation images" if trial.kept is None else f"{counted(count, 'image')} kept of it"
             if trial.kept is None:
                 calibration, metrics = _again(images, answers["now"], task.metrics, seed=seed, bootstrap=bootstrap)
         record = {**task.record, "weights_hash": weights_hash(after.to("cpu").net), "files": {WEIGHTS: file_digest(whole)},
                   "moved": {"keep_old": self.options.keep_old, "was": was, "now": now, "on": on}}
         config = config_of(after, before.image_spec, calibration, task.config["rd"].get("licences"))
-        return Outcome(replace(task, config=config, metrics=metrics, record=record), was, now, on)
+        return Outcome(replace(task, config=config, metrics=metrics, record=record), was, now, on, trial.lacking)
 
     def write(self, folder: Path, name: str, model: Model, original: Original, spec: ModelSpec, outcomes: list[Outcome],
               data: TrainingData) -> None:
@@ -237,7 +235,8 @@ class Continual:
         kept_for = f"the original{' and earlier tasks' if earlier else ''}"
         say("task", f"{name}: new" + (f"; {size / 1e3:,.0f} kB beside its weights keep {kept_for}" if size else ""))
         if images:
-            words = (f"{sum(len(kept.levels) for kept in images.values())} images of patients stay in this folder, for --keep-old distil "
+            count = sum(len(kept.levels) for kept in images.values())
+            words = (f"{counted(count, 'image')} of patients {'stays' if count == 1 else 'stay'} in this folder, for --keep-old distil "
                      f"({', '.join(f'{len(kept.levels)} of {task}' for task, kept in images.items())}): pixels and labels without names; "
                      "treat it as you treat the data")
             say("images", words)
@@ -245,23 +244,42 @@ class Continual:
                 card.write(f"\n**{words[0].upper()}{words[1:]}.**\n")
 
 
-def continual(name: str, options: ContinualOptions) -> Continual:
-    """What a run goes on from: the folder that --teacher names, where it holds tasks; UserError where it is damaged."""
+def continual(name: str, options: ContinualOptions, stated: TeacherInput, asked: str | None) -> Continual:
+    """What a run goes on from: the folder that --teacher names, where it holds tasks, looked through before any image is read.
+
+    asked: what the new task is to be called. UserError where the folder is damaged; with exit 2 for a name that is taken, an --old-data
+    that is nowhere, and where new experts cannot stand on the folder's original.
+    """
+    check_places(options.old_data)
     folder = earlier_tasks(name)
-    if folder is not None:
-        say("tasks", f"{folder.folder} holds {', '.join(folder.names)}; --keep-old {options.keep_old}")
-    return Continual(folder, options)
+    if folder is None:
+        return Continual(None, options)
+    if asked in folder.names:
+        raise UserError(f"--task {asked} is there already: {folder.folder} holds {', '.join(map(repr, folder.names))}; choose another name",
+                        USAGE)
+    original = _original(folder, stated) if options.keep_old == "experts" else None
+    folder.prove()
+    say("tasks", f"{folder.folder} holds {', '.join(folder.names)}; --keep-old {options.keep_old}")
+    return Continual(folder, options, original)
+
+
+def _original(folder: TaskFolder, stated: TeacherInput) -> Original:
+    """The original that a folder keeps; UserError where it is gone or damaged, or where other images than its own are stated."""
+    place, record = folder.folder, folder.original
+    if record is None:
+        raise UserError(f"--keep-old experts: {place} no longer holds the original that new experts would stand on: an earlier version "
+                        f"wrote it, and its experts began in the weights; adapt the original teacher again, or go on with "
+                        "--keep-old distil or none", USAGE)
+    if stated != TeacherInput(None if stated.size is None else record["teacher"]["image"]["height"]):
+        raise UserError(f"--teacher {place} keeps how images reach its original; leave --teacher-size, -mean, -std, -pool, -resize and "
+                        "-channels out", USAGE)
+    return open_original(record["teacher"], folder.state(record["tensors"]), f"{place / INDEX}: original.teacher")
 
 
 def keep_images(data: TrainingData, count: int) -> KeptImages:
-    """Some labelled training images as the network is fed, evenly spread over them; UserError (exit 2) for volumes."""
-    images = data.images
-    if images.volume is not None:
-        raise UserError(f"--keep-images {count}: volumes are not kept; leave it out, or use --keep-old experts", USAGE)
-    rows = images.rows("train")
-    rows = rows[images.labelled[rows]]
-    rows = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(np.int64)]
-    return KeptImages(data.pixels.rows(rows), images.labels[rows])
+    """Some labelled training images as the network is fed, evenly spread over them, of every outcome where that can be."""
+    rows = kept_rows(data.images, count)
+    return KeptImages(data.pixels.rows(rows), data.images.labels[rows])
 
 
 def _network(task: Task, own: tuple[str, ...]) -> Mapping[str, str]:
@@ -274,16 +292,6 @@ def _prove(written: TaskFolder, task: Task) -> None:
     state = written.state(task.tensors)
     if (expected := task.record.get("weights_hash")) is not None and state_hash(state) != expected:
         raise UserError(f"task {task.name} does not come back from {written.folder.name} as it was written; {AGAIN}, and report this")
-
-
-def _of_splits(images: ImageSet, *splits: str) -> ImageSet:
-    """Some splits of a set alone."""
-    rows = np.flatnonzero(np.isin(images.split, splits))
-    return replace(images, images=[images.images[int(row)] for row in rows], keys=tuple(images.keys[row] for row in rows),
-                   labels=images.labels[rows], split=images.split[rows], groups=None if images.groups is None else images.groups[rows],
-                   hashes=tuple(images.hashes[row] for row in rows) if images.hashes else (),
-                   names=tuple(images.names[row] for row in rows) if images.names else (),
-                   columns={name: tuple(values[row] for row in rows) for name, values in images.columns.items()})
 
 
 def _as_images(kept: KeptImages, spec: ModelSpec) -> ImageSet:

@@ -24,10 +24,17 @@ from distill.phantom.images import FINDINGS, PhantomImages
 from distill.phantom.volumes import LOCAL, PhantomVolumes
 from runtimes.errors import MISSING, USAGE, UserError
 
+MEDMNIST = re.compile(r"([a-z]+mnist(?:3d)?)(?:_(28|64|128|224))?")
+
+
+def is_there(data: str) -> bool:
+    """Whether --data names something: a path that is there, or a set known by name."""
+    return bool(data) and (data in PHANTOMS or Path(data).expanduser().exists() or MEDMNIST.fullmatch(data.lower()) is not None)
+
 
 def list_medmnist(name: str, task: str | None) -> Listing:
     """List a MedMNIST set by name, from the medmnist package's folder or downloaded by it; UserError on any failure."""
-    match = re.fullmatch(r"([a-z]+mnist(?:3d)?)(?:_(28|64|128|224))?", name.lower())
+    match = MEDMNIST.fullmatch(name.lower())
     forms = "a folder of class folders, a CSV, a MedMNIST .npz, the name of a MedMNIST set, or phantom"
     try:
         import medmnist
