@@ -156,7 +156,7 @@ def _outcomes(images: ImageSet, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
     there, absent = labels == 1, labels == 0
     fewer = np.minimum(there.sum(axis=0), absent.sum(axis=0))
     order = np.argsort(np.where(fewer > 0, fewer, len(rows) + 1), kind="stable")  # what has one outcome alone comes last
-    return np.asarray(np.stack([there[:, order], absent[:, order]], axis=2).reshape(len(rows), -1))
+    return np.asarray(np.stack([there[:, order], absent[:, order]], axis=2).reshape(len(rows), 2 * len(images.classes)))
 
 
 def _of_splits(images: ImageSet, *splits: str) -> ImageSet:

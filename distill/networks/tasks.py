@@ -218,7 +218,10 @@ def read_tasks(folder: Path) -> TaskFolder:
     if unknown := sorted(set(content["images"]) - set(names)):
         raise UserError(f"{path} keeps images of {unknown[0]!r}, which is none of its tasks; {AGAIN}")
     for task in tasks[:-1]:
-        parse_config(dict(task.config), Path(f"{path}: task {task.name}"))
+        try:
+            parse_config(dict(task.config), Path(f"{path}: task {task.name}"))
+        except UserError as error:
+            raise UserError(f"{str(error).removesuffix('; make the folder again')}; {AGAIN}") from None
     _check_tensors(folder, tasks, (content["original"] or {}).get("tensors", {}))
     return TaskFolder(folder, tasks, content["original"], content["images"])
 
