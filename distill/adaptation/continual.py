@@ -277,7 +277,7 @@ def _original(folder: TaskFolder, stated: TeacherInput) -> Original:
 
 
 def keep_images(data: TrainingData, count: int) -> KeptImages:
-    """Some labelled training images as the network is fed, evenly spread over them, of every outcome where that can be."""
+    """Some labelled training images as the network is fed, such that they can be judged where any of them can."""
     rows = kept_rows(data.images, count)
     return KeptImages(data.pixels.rows(rows), data.images.labels[rows])
 

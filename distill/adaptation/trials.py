@@ -131,13 +131,13 @@ def in_words(labels: NDArray[Any], task: Labels, noun: str, more: str = "") -> s
 
 
 def kept_rows(images: ImageSet, count: int) -> NDArray[np.int64]:
-    """Labelled training images evenly spread; where those lack an outcome, first an image of each outcome, the rarest first."""
+    """Labelled training images evenly spread; where those could not be judged, first an image of each outcome, the rarest first."""
     rows = images.rows("train")
     rows = rows[images.labelled[rows]]
     even = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(np.int64)
-    outcomes = _outcomes(images, rows)
-    if (outcomes[even].any(axis=0) == outcomes.any(axis=0)).all():
+    if can_be_judged(images.labels[rows[even]], images.task, images.classes):
         return rows[even]
+    outcomes = _outcomes(images, rows)
     chosen: list[int] = []
     for column in range(outcomes.shape[1]):
         if len(chosen) < count and outcomes[:, column].any() and not outcomes[chosen, column].any():

@@ -68,7 +68,8 @@ def _children(value: Any) -> Collection[Any]:
 def _check_finite(value: Any, key: str = "") -> None:
     """ValueError for NaN and Infinity, also where a number with an exponent has become one, with the key it stands under."""
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{key or 'the value'} is {value}, expected a finite number")
+        plain = key if key.isprintable() and len(key) <= 200 else repr(key[:200])  # as a sentence may hold it
+        raise ValueError(f"{plain or 'the value'} is {value}, expected a finite number")
     if isinstance(value, dict):
         for name, item in value.items():
             _check_finite(item, f"{key}.{name}" if key else name)

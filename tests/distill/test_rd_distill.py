@@ -17,12 +17,12 @@ from tiny import tiny_images
 
 from distill.commands import student_image_spec
 from distill.data.image_set import ImageSet
-from distill.run import NOTE
+from distill.run import NOTE, check_parents
 from distill.settings.student import StudentOptions
 from distill.teacher.bank import open_bank
 from distill.training import student as training
-from runtimes.errors import USAGE, finish
-from runtimes.files.folder import read_json, read_manifest
+from runtimes.errors import USAGE, UserError, finish
+from runtimes.files.folder import read_json, read_manifest, write_json
 
 pytestmark = pytest.mark.usefixtures("in_empty_folder")
 
@@ -88,6 +88,28 @@ def test_a_run_is_not_resumed_on_other_images(tmp_path: Path, monkeypatch: pytes
     assert "the images of student.partial are no longer those" in refused(USAGE, method="vanilla", data="data", resume=True)
     (data / "no" / "more.png").unlink()
     assert run(method="vanilla", data="data", resume=True) == 0
+
+
+@pytest.mark.parametrize(("changed", "told"), [
+    ({"teacher": "b"}, "the teacher of run is no longer the one it was started with; bring it back"),
+    ({"images": "b"}, "the images of run are no longer those it was started with; bring them back"),
+    ({"images": "b", "teacher": "b"}, "the images and the teacher of run are no longer those it was started with; bring them back")])
+def test_what_a_run_was_started_with_is_told_in_the_singular_and_the_plural(changed: dict[str, str], told: str) -> None:
+    before = {"images": "a", "teacher": "a"}
+    Path("run").mkdir()
+    write_json(Path("run") / NOTE, {"settings": {}, "replaces": False, "parents": before})
+    check_parents(Path("run"), before)
+    with pytest.raises(UserError, match=told):
+        check_parents(Path("run"), {**before, **changed})
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"settings": {}'])
+def test_an_unreadable_note_of_a_run_is_not_to_be_made_again(content: str) -> None:
+    Path("student.partial").mkdir()
+    (Path("student.partial") / NOTE).write_text(content)
+    told = refused(1, method="vanilla", resume=True)
+    assert "it says what the interrupted run was started with: move student.partial away, or name another --out" in told
+    assert "make it again" not in told
 
 
 def test_an_interrupt_is_exit_code_130_and_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

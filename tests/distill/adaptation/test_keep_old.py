@@ -210,7 +210,8 @@ def test_one_network_that_forgets_is_refused_and_nothing_that_was_trained_is_los
     assert (moved["was"] - moved["now"]) / (moved["was"] - 0.5) > 0.05
     assert task.auroc() == pytest.approx(moved["now"], abs=1e-6), "its figures are those of the network that answers now"
     refused(PARITY, later, folder="one", split=1, **{**spoiling, "out": Path("three")})
-    assert later("one", 1, **{**spoiling, "out": Path("three"), "keep_old": "experts", "overwrite": True}) == 0, "the other way out"
+    anew = {**spoiling, "out": Path("three"), "keep_old": "experts", "lr": 1e-3, "overwrite": True}
+    assert later("one", 1, **anew) == 0, "the other way out"
     assert not Path("three.partial").exists()
 
 

@@ -17,6 +17,7 @@ from json_leaves import VALUES, places, replaced
 from distill.adaptation import adapt as story
 from distill.adaptation.continual import continual
 from distill.networks.tasks import INDEX, load_task
+from distill.python import distil
 from distill.settings.continual import ContinualOptions
 from distill.teacher.teacher import TeacherInput
 from distill.teacher.teachers import check_teacher
@@ -120,6 +121,11 @@ def test_what_a_folder_cannot_take_is_refused_before_any_image_is_read(changes: 
         run(**{**METHODS["moe"], "teacher": str(two), "teacher_size": None, "teacher_weights": None, "keep_old": keep_old,
                "out": tmp_path / "three", **changes})
     assert caught.value.exit_code == USAGE
+
+
+def test_two_names_of_a_task_are_refused_in_python_too() -> None:
+    with pytest.raises(UserError, match="task 'breast' and task_name 'chest' name two tasks"):
+        distil("phantom", task="breast", task_name="chest", quiet=True)
 
 
 def test_what_is_missing_is_what_the_message_says(two: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_kept_images_can_be_judged_wherever_two_of_the_training_images_can(image
         assert both_outcomes(images, images.labels[rows]) == both_outcomes(images, images.labels)
 
 
-def test_images_spread_evenly_stay_the_choice_where_they_hold_every_outcome() -> None:
+def test_images_spread_evenly_stay_the_choice_where_they_can_be_judged() -> None:
     labels = np.arange(100) % 2
     assert kept_rows(images_of(labels, "binary", 2), 4).tolist() == [0, 33, 66, 99]
     rare = np.zeros(100, np.int64)
