@@ -82,7 +82,7 @@ def test_a_single_flipped_bit_is_found(tmp_path: Path, position: int, bit: int) 
 
 
 def test_folders_of_another_kind_or_format_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not a folder"):
+    with pytest.raises(UserError, match="does not exist"):
         read_manifest(tmp_path / "none", "artifact")
     with pytest.raises(UserError, match=r"no manifest\.json"):
         read_manifest(tmp_path, "artifact")
