@@ -84,7 +84,7 @@ def test_an_adapted_teacher_names_its_adapters_and_what_it_is_for() -> None:
     assert lines["kind"].startswith("adapted teacher: transformers/vit, ")
     assert "adapted by moe, 14 adapters kept" in lines["teacher"]
     assert lines["test"].startswith("teacher AUROC ")
-    assert lines["next"] == f"rd-distill --teacher {EARLIER / 'teacher'}"
+    assert lines["next"] == f"rd-distill --data IMAGES --teacher {EARLIER / 'teacher'}"  # those it was adapted to are not at hand
 
 
 def test_a_bank_counts_its_rows() -> None:
