@@ -55,8 +55,9 @@ class MethodOptions(Group):
     temperature: Annotated[float, Expert] = 4.0
     """Temperature of the logit distillation."""
     decay: Annotated[Literal["auto", "none", "linear"], Expert] = "auto"
-    """linear: kd and teacher-branch weights fall to zero during training. auto: so for drd, as published; of any method all that the
-    teacher says is halved after each epoch in which the student did better than its probe on validation. none: neither."""
+    """linear: kd and teacher-branch weights fall to zero during training. auto: so for drd, as published; of any method, where every
+    training image carries a label, what the teacher says falls to a quarter after each epoch in which the student did better than the
+    teacher's probe on validation. none: neither."""
     ema: Annotated[float, Expert] = 0.0
     """Decay of a moving average of the weights, such as 0.999; 0 switches it off."""
     mixup: Annotated[float, Expert] = 0.0
