@@ -168,8 +168,9 @@ def story(settings: DistillSettings, command: str, opened: Run, networks: OwnNet
         if signals is not None and begins:
             student, epochs = first_stage(recipe, data, student, signals, run / "pretrain", resume=resume)
             choices["pretrain"] = {"epochs": len(epochs), "start": epochs[0]["val_loss"], "end": epochs[-1]["val_loss"]}
-            say("pretrain", f"features of every training image, labels unread: 1 - cosine to the teacher's {epochs[-1]['val_loss']:.3f} on "
-                            f"validation ({epochs[0]['val_loss']:.3f} after the first epoch)")
+            before = f", {epochs[0]['val_loss']:.3f} after the first epoch" if len(epochs) > 1 else ""
+            say("pretrain", "learnt the features of every training image, labels unread; on validation 1 - cosine between student and "
+                            f"teacher is {epochs[-1]['val_loss']:.3f}{before}")
         facts = signals.facts if signals and (METHODS[method.method].bank or begins) else {}
         signals = signals if METHODS[method.method].bank else None
     row = METHODS[method.method]

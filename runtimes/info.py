@@ -85,7 +85,8 @@ class FolderInfo:
         origin = [("made", f"{self.written} (by its manifest's date) with {maker}" + (f", {packages}" if packages else ""))] \
             if self.written else []
         rows = [self.rows[0], *origin, *([("command", self.command)] if self.command else []), *self.rows[1:]]
-        return [f"{label:<9} {one_line(words)}" for label, words in [*rows, *self._of_bytes(), ("next", self.next)]]
+        following = "make it anew, or put back what was there: as it is now it is refused" if self.problems else self.next
+        return [f"{label:<9} {one_line(words)}" for label, words in [*rows, *self._of_bytes(), ("next", following)]]
 
     def _of_bytes(self) -> list[tuple[str, str]]:
         if not self.written:
@@ -193,8 +194,15 @@ def _trained(folder: Path, manifest: Mapping[str, Any]) -> _Reading:
     facts |= {"data": {"name": data.get("data"), "counts": counts, "synthetic": bool(manifest.get("synthetic"))},
               "teacher": manifest.get("teacher"), "licence": manifest.get("licence"), "parents": dict(manifest.get("parents", {})),
               "params": metrics.get("params"), "macs": metrics.get("macs"), "figures": figures}
-    following = f"rd-export --target onnx --student-dir {_typed(folder)}" if student else f"rd-distill --teacher {_typed(folder)}"
+    following = (f"rd-export --target onnx --student-dir {_typed(folder)}" if student else
+                 f"rd-distill {_asked(data)}--teacher {_typed(folder)}")
     return _Reading(rows, facts, following)
+
+
+def _asked(data: Mapping[str, Any]) -> str:
+    """The images that a teacher was adapted to, as rd-distill asks for them; nothing for those it takes by itself."""
+    name = str(data.get("data", ""))
+    return "" if name == "phantom" else f"--data {_typed(name) if Path(name).exists() else 'IMAGES'} "
 
 
 def _tasks(folder: Path, model: Mapping[str, Any], metrics: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:

@@ -56,9 +56,13 @@ def thinned(work: Path, name: str, count: int, seed: int, *, keep_others: bool =
     return path
 
 
-def fold_of(work: Path, fold: int) -> Path:
-    """A CSV of BUSI in which a third of the training images, copies together, validates; the rest trains, test stays test."""
-    path = work / f"busi-fold-{fold}.csv"
+def fold_of(work: Path, fold: int, *, as_test: bool = False) -> Path:
+    """A CSV of BUSI in which a third of the training images, copies together, validates; the rest trains, test stays test.
+
+    as_test: that third takes the place of test, which is left out, and validation stays as it is: for what reads validation to train.
+    """
+    path = work / f"busi-fold-{fold}{'-as-test' if as_test else ''}.csv"
+    judged = "test" if as_test else "val"
     with (SHARED / "busi_256px" / "labels.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     train = [row for row in rows if row["split"] == "train"]
@@ -66,8 +70,7 @@ def fold_of(work: Path, fold: int) -> Path:
     labels, groups = [row["label"] for row in train], [row["dup_group"] for row in train]
     held = {train[place]["image"] for place in list(folds.split(labels, labels, groups))[fold][1]}
     kept = [{"image": str(SHARED / "busi_256px" / row["image"]), "label": row["label"], "dup_group": row["dup_group"],
-             "split": "test" if row["split"] == "test" else "val" if row["image"] in held else "train"}
-            for row in rows if row["split"] != "val"]
+             "split": judged if row["image"] in held else row["split"]} for row in rows if row["split"] != judged]
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(kept[0]))
         writer.writeheader()

@@ -6,6 +6,7 @@ Owns: the order of the steps and what is printed. Does not own: adapters (adapte
 from __future__ import annotations
 
 import copy
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -30,6 +31,7 @@ from distill.data.named import PHANTOMS
 from distill.data.pixels import build_pixels
 from distill.data.training_data import TrainingData
 from distill.data.views import ViewSpec
+from distill.evaluation.gains import cooled_losses, gain_of, groups_of
 from distill.evaluation.predict import Predictions, calibrate, judge, score, summary
 from distill.methods.build import method_losses
 from distill.methods.step import Branches, Weights
@@ -38,7 +40,6 @@ from distill.networks.models import Model, adapt_model, count_macs, count_parame
 from distill.progress import say, track
 from distill.report.outcome import RunResult, images_digest, write_result
 from distill.run import Run, opened_run, start_run
-from distill.selection.judging import cooled_losses, gain_of, groups_of
 from distill.settings.adapt import AdapterOptions, AdaptSettings
 from distill.settings.continual import ContinualOptions
 from distill.settings.data import DataOptions
@@ -165,7 +166,9 @@ def _adapt(settings: AdaptSettings, command: str, opened: Run) -> int:
     write_result(settings.out, result, kind="teacher", overwrite=opened.overwrite, also=also,
                  more={"adapters": {"method": settings.method, "added": added, "kept": len(branches.student.spec.adapters),
                                     "base_hash": signals.facts["teacher_hash"], "experts": verdict.as_dict(), **folded.as_dict()}})
-    say("done", f"{settings.out}/  report: {settings.out / 'report.html'}  next: rd-distill --teacher {settings.out}")
+    data_flag = "" if settings.data == "phantom" else f"--data {shlex.quote(str(settings.data))} "
+    say("done", f"{settings.out}/  report: {settings.out / 'report.html'}  "
+                f"next: rd-distill {data_flag}--teacher {settings.out}")
     return 0
 
 

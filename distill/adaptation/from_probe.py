@@ -25,11 +25,12 @@ from distill.adapters.experts import AdapterSpec
 from distill.adapters.insert import POOLED
 from distill.adapters.layer import Adapter, Router, balance_of, sparse_softmax
 from distill.data.image_set import ImageSet
+from distill.evaluation.gains import cooled_losses, gain_of, groups_of
 from distill.evaluation.losses import prevalence_weights, task_loss
 from distill.networks.models import Model, adapt_model, class_scores, count_parameters, feature_width
 from distill.networks.slices import SlicePool
 from distill.progress import track
-from distill.selection.judging import cooled_losses, gain_of, groups_of, judging_sets
+from distill.selection.judging import judging_sets
 from distill.teacher.bank import FeatureBank
 from distill.teacher.probe import Probe, fit_linear, standardiser
 from distill.teacher.teaching import PROBE_ROWS, TeacherSignals, whole_features

@@ -1,6 +1,6 @@
 """Whether experts earned their place: what they gained over the probe they started from, on images held out, and its standard error.
 
-Owns: Verdict, a model's logits at their best temperature. Does not own: any training, the gain and its error (selection/judging.py).
+Owns: Verdict, a model's logits at their best temperature. Does not own: any training, the gain and its error (evaluation/gains.py).
 """
 
 from __future__ import annotations

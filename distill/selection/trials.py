@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from distill.data.image_set import ImageSet
 from distill.data.training_data import TrainingData
+from distill.evaluation.gains import cooled_losses, gain_of, groups_of
 from distill.evaluation.predict import judge
 from distill.methods.build import build_branches
 from distill.networks.models import Model
 from distill.run import remove_run
-from distill.selection.judging import cooled_losses, gain_of, groups_of, judging_sets
+from distill.selection.judging import judging_sets
 from distill.settings.method import SelectionOptions
 from distill.settings.method_table import METHODS
 from distill.teacher.teaching import TeacherSignals, probe_teacher, whole_features

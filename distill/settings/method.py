@@ -13,6 +13,8 @@ from distill.settings.method_table import METHODS, MethodName, described, needs_
 from runtimes.commands.settings import Expert, Help
 from runtimes.errors import USAGE, UserError
 
+MOST_MIXED = 100  # of --mixup: shares are one half within 0.1 there
+
 
 @dataclass(frozen=True)
 class MethodOptions(Group):
@@ -53,7 +55,9 @@ class MethodOptions(Group):
     temperature: Annotated[float, Expert] = 4.0
     """Temperature of the logit distillation."""
     decay: Annotated[Literal["auto", "none", "linear"], Expert] = "auto"
-    """linear: kd and teacher-branch weights fall to zero during training; auto: for drd, as published."""
+    """linear: kd and teacher-branch weights fall to zero during training. auto: so for drd, as published; of any method, where every
+    training image carries a label, what the teacher says falls to a quarter after each epoch in which the student did better than the
+    teacher's probe on validation. none: neither."""
     ema: Annotated[float, Expert] = 0.0
     """Decay of a moving average of the weights, such as 0.999; 0 switches it off."""
     mixup: Annotated[float, Expert] = 0.0
@@ -70,6 +74,8 @@ class MethodOptions(Group):
         self.above_zero("labelled_batch", "temperature", "phi_width", "pretrain_steps")
         self.not_negative("phi_lr", "kd_weight", "cka_weight", "teacher_weight", "hint_weight", "mixup")
         self.shares("phi_dropout", "ema")
+        if self.mixup > MOST_MIXED:
+            raise UserError(f"--mixup {self.mixup:g} must be 0 to {MOST_MIXED}; the larger, the nearer is each share to one half", USAGE)
         row = METHODS.get(self.method)
         if row and row.stages and not 2 <= self.stages <= 5:
             raise UserError(f"--stages {self.stages} must be 2 to 5; one stage is --method rd", USAGE)
@@ -85,8 +91,8 @@ class SelectionOptions(Group):
     """Selection: the trials behind --method auto and --student auto."""
 
     auto_folds: Annotated[int, Expert] = 3
-    """Trials of each method by --method auto: on so many folds of the training images, or, where validation has 300 labelled images or
-    more than there are to train on, judged there from so many seeds. --student auto uses the first fold."""
+    """Trials of each method by --method auto, each on another fold of the training images. Where validation has 300 labelled images, or
+    as many as there are to train on, it judges them instead, each from another seed. --student auto uses the first fold."""
     auto_steps: Annotated[int, Expert] = 400
     """Steps of each training of --method auto, and of those that judge how long a run is (--min-steps)."""
     auto_students: Annotated[int, Expert] = 8

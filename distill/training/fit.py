@@ -59,10 +59,11 @@ def fit(branches: Branches, batches: Batches, losses_of: Losses, weights: Weight
         ema: float, precision: Literal["fp32", "bf16"], device: str, class_weights: Tensor | None, seed: int, folder: Path,
         resume: bool, evaluate: Callable[[Branches], dict[str, float]], select: Literal["last", "best"],
         progress: Callable[[int, int, str], None] | None = None, before_step: Callable[[int, int], None] | None = None,
-        resumed: Callable[[int], None] | None = None) -> list[dict[str, Any]]:
+        resumed: Callable[[int], None] | None = None,
+        teacher_share: Callable[[list[dict[str, Any]]], float] | None = None) -> list[dict[str, Any]]:
     """Train the branches in place and return a row an epoch (epoch, lr, losses, what `evaluate` answers).
 
-    losses_of: the parts of the loss that are summed.
+    losses_of: the parts of the loss that are summed. teacher_share: what the teacher's parts weigh in an epoch, of the rows before it.
     evaluate must answer "score", higher is better, for select="best". A loss that is not finite stops with a UserError and
     the state of the last epoch stays. The state lies in `folder`.
     """
@@ -92,6 +93,7 @@ def fit(branches: Branches, batches: Batches, losses_of: Losses, weights: Weight
         for epoch in range(done, epochs):
             branches.train()
             sums: dict[str, float] = {}
+            share = teacher_share(history) if teacher_share else 1.0
             for step in range(epoch * steps, (epoch + 1) * steps):
                 assert waiting is not None
                 batch = _to(waiting.result(), device)
@@ -103,8 +105,9 @@ def fit(branches: Branches, batches: Batches, losses_of: Losses, weights: Weight
                 torch.manual_seed(seed * 1_000_003 + step)  # dropout
                 if before_step:
                     before_step(step, total)
-                fading = 1 - step / total if decay == "linear" else 1.0
-                now = replace(weights, teacher=weights.teacher * fading, kd=weights.kd * fading)
+                fading = share * (1 - step / total if decay == "linear" else 1.0)
+                now = replace(weights, teacher=weights.teacher * fading, kd=weights.kd * fading, cka=weights.cka * share,
+                              hint=weights.hint * share)
                 with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=precision == "bf16"):
                     losses = losses_of(branches, batch, now, class_weights)
                     loss = torch.stack(list(losses.values())).sum()
@@ -113,8 +116,8 @@ def fit(branches: Branches, batches: Batches, losses_of: Losses, weights: Weight
                 values = {name: value.detach() for name, value in losses.items()}
                 if not torch.isfinite(loss.detach()):
                     terms = ", ".join(f"{name} {float(value):.3g}" for name, value in values.items())
-                    raise UserError(f"the loss is not finite at step {step} ({terms}); lower --lr (now {lr:g}) or "
-                                    f"use --precision fp32; --resume starts from epoch {epoch}")
+                    raise UserError(f"the loss is not finite at step {step} ({terms}); lower --lr (now {lr:g})"
+                                    f"{'' if precision == 'fp32' else ' or use --precision fp32'}, and start anew with --overwrite")
                 optimiser.step()
                 if average is not None:
                     average.update_parameters(branches)

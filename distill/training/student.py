@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from distill.data.image_set import ImageSet
 from distill.data.training_data import TrainingData
+from distill.evaluation.gains import cooled_losses
 from distill.evaluation.losses import prevalence_weights
 from distill.evaluation.predict import Predictions, judge
 from distill.methods.build import build_branches, method_losses
@@ -28,13 +29,14 @@ from distill.progress import say, track
 from distill.settings.method import MethodOptions
 from distill.settings.method_table import METHODS
 from distill.settings.training import TrainingOptions
-from distill.teacher.teaching import TeacherSignals
+from distill.teacher.teaching import TeacherSignals, whole_features
 from distill.training.answers import predict
 from distill.training.batches import Batches
 from distill.training.fit import Losses, fit
 
 GRADIENT_BATCHES = 4  # behind taylor importance
 RANDOM_LR, GIVEN_LR = 5e-3, 2e-3
+LEAD = 1e-4  # in loss an image, below which two are alike
 WATCHED_IMAGES = 2000  # validation images looked at after each epoch; the last figures are over all
 
 
@@ -72,25 +74,37 @@ def train(recipe: Recipe, data: TrainingData, branches: Branches, signals: Teach
     weights = Weights(options.teacher_weight, options.kd_weight, options.cka_weight, options.hint_weight, options.temperature,
                       options.cka == "debiased", training.focal_gamma, raw=options.cka_against == "teacher", probed=probed)
     decay = options.decay if options.decay != "auto" else "linear" if METHODS[method].fades else "none"
+    shown = watched_rows(images, WATCHED_IMAGES)
+    shown = shown[images.labelled[shown]]
+    rival = None
+    if signals is not None and options.decay == "auto" and len(shown) and len(labelled) == len(rows):
+        rival = cooled_losses(signals.probe.logits(whole_features(signals.bank, signals.rows[shown])), images, shown)[0]
 
     def answer(judged: Branches, watched: NDArray[np.int64]) -> Predictions:
         return predict(judged, data.pixels, data.spec, watched, device=recipe.device, bank=signals.bank if signals else None,
                        bank_rows=signals.rows if signals else None, probe=None)
 
-    return fit_by(training, images, branches, batches, partial(method_losses, method), weights, answer, watched=WATCHED_IMAGES,
-                  seed=recipe.seed, device=recipe.device, run=run, resume=resume, phi_lr=options.phi_lr,
-                  phi_weight_decay=options.phi_weight_decay, decay=decay, ema=options.ema)
+    history = fit_by(training, images, branches, batches, partial(method_losses, method), weights, answer, watched=WATCHED_IMAGES,
+                     seed=recipe.seed, device=recipe.device, run=run, resume=resume, phi_lr=options.phi_lr,
+                     phi_weight_decay=options.phi_weight_decay, decay=decay, ema=options.ema, rival=rival)
+    ahead = sum(row.get("outgrown", False) for row in history)
+    if ahead:
+        say("teacher", f"outgrown: in {ahead} of {len(history)} epochs the student had less loss than its probe on validation; "
+                       "after each the teacher's part of the loss went down to a quarter (--decay none keeps it)")
+    return history
 
 
 def fit_by(training: TrainingOptions, images: ImageSet, branches: Branches, batches: Batches, losses: Losses, weights: Weights,
            answer: Callable[[Branches, NDArray[np.int64]], Predictions], *, watched: int, seed: int, device: str, run: Path, resume: bool,
            phi_lr: float = 1.0, phi_weight_decay: float = 0.0, decay: Literal["none", "linear"] = "none", ema: float = 0.0,
            before_step: Callable[[int, int], None] | None = None, weighted: bool = True,
-           score: Callable[[Predictions], float] | None = None) -> list[dict[str, Any]]:
+           score: Callable[[Predictions], float] | None = None,
+           rival: NDArray[np.float64] | None = None) -> list[dict[str, Any]]:
     """Train branches on batches by the options of training, under a bar; returns a row an epoch.
 
     answer: what branches say of rows; watched: validation images that are looked at after each epoch. weighted: labels by their prevalence.
-    score: what the best epoch is best by, where it is not the AUROC.
+    score: what the best epoch is best by, where it is not the AUROC. rival: losses of the teacher's probe on those images that carry a
+    label (n,); what the teacher says fades while the student does better.
     """
     assert training.lr is not None
     assert training.min_steps is not None
@@ -103,14 +117,31 @@ def fit_by(training: TrainingOptions, images: ImageSet, branches: Branches, batc
 
     def evaluate(judged: Branches) -> dict[str, float]:
         predictions = answer(judged, shown)
-        return judge(images, predictions) | ({"score": score(predictions)} if score else {})
+        row: dict[str, Any] = judge(images, predictions) | ({"score": score(predictions)} if score else {})
+        return row if rival is None else row | {"outgrown": outgrown(images, predictions, rival)}
 
     with track("train") as update:
         return fit(branches, batches, losses, weights, epochs=training.epochs, min_steps=training.min_steps, lr=training.lr,
                    weight_decay=training.weight_decay, phi_lr=phi_lr, phi_weight_decay=phi_weight_decay, warmup=training.warmup,
                    decay=decay, ema=ema, precision=training.precision, device=device, class_weights=class_weights, seed=seed, folder=run,
                    resume=resume, evaluate=evaluate, select=training.select, progress=update,
-                   before_step=before_step, resumed=partial(say_resumed, training.epochs))
+                   before_step=before_step, resumed=partial(say_resumed, training.epochs),
+                   teacher_share=None if rival is None else teacher_share)
+
+
+def outgrown(images: ImageSet, predictions: Predictions, rival: NDArray[np.float64]) -> bool:
+    """Whether the student has less loss than the teacher's probe on watched images, each at its best temperature."""
+    known = images.labelled[predictions.rows]
+    losses, _ = cooled_losses(torch.from_numpy(predictions.student[known]), images, predictions.rows[known])
+    return bool(losses.mean() < rival.mean() - LEAD)
+
+
+def teacher_share(history: list[dict[str, Any]]) -> float:
+    """What the teacher's parts of the loss weigh: a quarter after each epoch in which the student did better than its probe.
+
+    Halved, and only for a lead beyond its standard error, it went too late (benchmarks/STUDIES.md, "A teacher that fades").
+    """
+    return 0.25 ** sum(row["outgrown"] for row in history)
 
 
 def watched_rows(images: ImageSet, count: int) -> NDArray[np.int64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -96,6 +97,25 @@ def test_a_teacher_of_one_task_shows_the_name_that_task_takes(tmp_path: Path) ->
     line = printed(folder)["task"]
     assert line.startswith(f"breast: {model['task']}, {len(model['classes'])} classes, val AUROC ")
     assert line.endswith("; 1 image of patients kept")
+
+
+def test_the_next_command_is_about_the_images_that_a_teacher_was_adapted_to(tmp_path: Path) -> None:
+    here = tmp_path / "hand x-rays"
+    here.mkdir()
+    for data, words in (("phantom", ""), (str(here), f"--data '{here}' "), (str(tmp_path / "gone"), "--data IMAGES ")):
+        folder = tmp_path / f"teacher-{words[:8].strip()}-{len(data)}"
+        shutil.copytree(EARLIER / "teacher", folder)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest["data"]["data"] = data
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        assert printed(folder)["next"] == f"rd-distill {words}--teacher {shlex.quote(str(folder))}"
+
+
+def test_a_folder_that_was_changed_is_not_what_comes_next(tmp_path: Path) -> None:
+    folder = tmp_path / "teacher"
+    shutil.copytree(EARLIER / "teacher", folder)
+    (folder / "extra").write_text("x")
+    assert printed(folder)["next"] == "make it anew, or put back what was there: as it is now it is refused"
 
 
 def test_a_bank_counts_its_rows() -> None:

@@ -20,10 +20,11 @@ from distill.adaptation.guard import Verdict
 from distill.adapters.experts import AdapterSpec
 from distill.adapters.insert import POOLED
 from distill.data.image_set import ImageSet
+from distill.evaluation.gains import gain_of
 from distill.networks.models import Model, ModelSpec, build_model, class_scores
 from distill.networks.slices import mean_of_slices
 from distill.selection import judging
-from distill.selection.judging import gain_of, judging_sets
+from distill.selection.judging import judging_sets
 from distill.teacher.bank import FeatureBank, Shard
 from distill.teacher.probe import Probe, fit_probe
 from distill.teacher.teaching import TeacherSignals

@@ -11,7 +11,7 @@ from scipy.special import log_softmax
 from tiny import CLASSES, tiny_images, tiny_model
 
 from distill.adaptation.guard import Verdict, cool
-from distill.selection.judging import cooled_losses
+from distill.evaluation.gains import cooled_losses
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "ordinal"])

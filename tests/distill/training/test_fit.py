@@ -105,6 +105,32 @@ def test_every_method_resumes_bit_for_bit(tmp_path: Path, batches: Batches, meth
     assert weights_hash(again) == weights_hash(whole)
 
 
+def test_a_teacher_that_weighs_nothing_is_one_whose_weights_are_zero(tmp_path: Path, batches: Batches) -> None:
+    silent, without = tiny_branches("rd"), tiny_branches("rd")
+    run(tmp_path / "silent", silent, batches, teacher_share=lambda history: 0.0)
+    (tmp_path / "without").mkdir()
+    fit(without, batches, partial(method_losses, "rd"), Weights(teacher=0, kd=0, cka=0, hint=0), folder=tmp_path / "without",
+        evaluate=measured, **SETTINGS)  # type: ignore[arg-type]
+    assert weights_hash(silent.student) == weights_hash(without.student)
+
+
+def test_what_the_teacher_weighs_follows_from_the_epochs_before_and_resumes_bit_for_bit(tmp_path: Path, batches: Batches) -> None:
+    seen: list[int] = []
+
+    def share(history: list[dict[str, Any]]) -> float:
+        seen.append(len(history))
+        return 0.5 ** len(history)
+
+    whole, again, constant = tiny_branches("rd"), tiny_branches("rd", seed=5), tiny_branches("rd")
+    run(tmp_path / "whole", whole, batches, teacher_share=share)
+    assert seen == [0, 1, 2]
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", tiny_branches("rd"), batches, teacher_share=share, evaluate=killed_after(2))
+    run(tmp_path / "killed", again, batches, teacher_share=share, resume=True)
+    run(tmp_path / "constant", constant, batches)
+    assert weights_hash(again) == weights_hash(whole) != weights_hash(constant)
+
+
 def test_a_kill_within_the_first_epoch_starts_anew_to_the_same_end(tmp_path: Path, batches: Batches) -> None:
     whole, again = tiny_branches("rd"), tiny_branches("rd")
     run(tmp_path / "whole", whole, batches)
@@ -223,7 +249,7 @@ def test_a_loss_that_is_not_finite_stops_and_the_last_epoch_stays(tmp_path: Path
 
     spoilt = Spoilt(**{name: getattr(batches, name) for name in batches.__dataclass_fields__})
     whole = tiny_branches("rd")
-    with pytest.raises(UserError, match=r"the loss is not finite at step 5 .*--lr.*--resume starts from epoch 2"):
+    with pytest.raises(UserError, match=r"the loss is not finite at step 5 .*lower --lr.*start anew with --overwrite"):
         run(tmp_path / "run", tiny_branches("rd"), spoilt)
     found = load_state(tmp_path / "run")
     assert found is not None

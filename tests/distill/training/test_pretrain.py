@@ -101,7 +101,7 @@ def test_a_live_teacher_resumes_to_the_same_weights(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(("wrong", "words"), [
-    ({"bank_views": "live", "method": "vanilla"}, "a method that is taught"),
+    ({"bank_views": "live", "method": "vanilla"}, "--method vanilla has none"),
     ({"bank_views": "live", "teacher": "bank:x"}, "looks at every step"),
     ({"bank_views": "live", "views": "tied"}, "leave --views tied out"), ({"bank_views": "live", "method": "drd"}, "maps of stages"),
     ({"mixup": 0.4, "method": "dkd"}, "use kd or dist"), ({"mixup": -0.1}, "must not be negative"),
