@@ -23,7 +23,8 @@ from benchmarks.accuracy.sets import thinned
 from benchmarks.accuracy.study import Run, conduct, distilled_here, points
 from benchmarks.record import store
 
-FIRST, ONE = ("--pretrain", "on", "--pretrain-steps", "2400"), ("--pretrain", "off")  # four times those of the training
+KEPT = ("--decay", "none")  # the first rows were made before a teacher could fade
+FIRST, ONE = (*KEPT, "--pretrain", "on", "--pretrain-steps", "2400"), KEPT  # four times those of the training
 LONG = (*ONE, "--min-steps", "3000")  # as many steps as both stages have together
 WAYS: dict[str, tuple[str, ...]] = {
     "kd": (*ONE, "--method", "kd"),
