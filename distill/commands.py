@@ -37,6 +37,7 @@ from distill.selection.candidates import spec_of
 from distill.selection.choosing import Timing, choose_method, choose_student
 from distill.selection.length import FEWEST, choose_length, is_open
 from distill.selection.trials import open_trials
+from distill.selection.weak import is_doubted, judge_teacher
 from distill.settings.data import DataOptions
 from distill.settings.distill import DistillSettings
 from distill.settings.hidden import check_names_file
@@ -48,6 +49,7 @@ from distill.settings.training import RunOptions, TrainingOptions
 from distill.teacher.teacher import Teacher
 from distill.teacher.teachers import check_teacher, load_teacher, sees_volumes
 from distill.teacher.teaching import BANKS, BankPlan, TeacherSource, check_bank, live_teacher, prepare_teacher, stated_input
+from distill.training.batches import training_steps
 from distill.training.pretrain import FirstStage, pretrain
 from distill.training.student import Recipe, distils_probe, peak_lr, run_on, task_gradients, train, train_a_little
 from runtimes.commands.flags import record
@@ -154,17 +156,24 @@ def story(settings: DistillSettings, command: str, opened: Run, networks: OwnNet
                                                            resume=resume))
         begins = method.pretrain == "on"
         undecided = is_open(settings.method, settings.part(TrainingOptions), images)
-        if signals is not None and (undecided or settings.method == "auto"):
+        length = training_steps(len(images.rows("train")), settings.batch, settings.epochs, steps)
+        doubted = is_doubted(method, settings.part(SelectionOptions), images, length)
+        if signals is not None and (undecided or doubted or settings.method == "auto"):
             trials = open_trials(recipe, settings.part(SelectionOptions), data, student, signals, run, split_seed=settings.split_seed,
                                  resume=resume)
             if settings.method == "auto":
                 choices["choice"] = choose_method(trials, first=begins)
                 method = replace(method, method=choices["choice"]["method"])
                 recipe = replace(recipe, method=method)
+            if doubted and trials is not None:
+                doubt = judge_teacher(trials)
+                choices["weak_teacher"] = doubt.as_dict()
+                method = replace(method, method="vanilla") if doubt.left else method
+                recipe = replace(recipe, method=method)
             if undecided and METHODS[method.method].bank:
-                length = choose_length(trials)
-                choices["length"] = length.as_dict()
-                recipe = replace(recipe, training=replace(recipe.training, min_steps=length.min_steps))
+                chosen = choose_length(trials)
+                choices["length"] = chosen.as_dict()
+                recipe = replace(recipe, training=replace(recipe.training, min_steps=chosen.min_steps))
         if signals is not None and begins:
             student, epochs = first_stage(recipe, data, student, signals, run / "pretrain", resume=resume)
             choices["pretrain"] = {"epochs": len(epochs), "start": epochs[0]["val_loss"], "end": epochs[-1]["val_loss"]}

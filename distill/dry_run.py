@@ -25,10 +25,11 @@ from distill.networks.students import build_student
 from distill.progress import say
 from distill.selection.judging import judging_sets
 from distill.selection.length import FEWEST, LONG, is_open
+from distill.selection.weak import is_doubted
 from distill.settings.data import DataOptions
 from distill.settings.distill import DistillSettings
 from distill.settings.hidden import check_names_file
-from distill.settings.method import MethodOptions
+from distill.settings.method import MethodOptions, SelectionOptions
 from distill.settings.student import StudentOptions
 from distill.settings.teacher import TeacherOptions
 from distill.settings.training import TrainingOptions
@@ -38,6 +39,7 @@ from distill.teacher.forward import choose_forward
 from distill.teacher.teacher import fed
 from distill.teacher.teachers import load_teacher
 from distill.teacher.teaching import stated_input
+from distill.training.batches import training_steps
 from distill.training.pretrain import first_steps
 
 STEPS = 5  # timed, after two that warm up
@@ -139,6 +141,10 @@ def _tell_student(settings: DistillSettings, arch: str, images: ImageSet, device
     if before:
         say("pretrain", f"{before:,} steps before these, on the teacher's features of every training image, about "
                         f"{spoken(before * step_s)}")
+    if is_doubted(settings.part(MethodOptions), settings.part(SelectionOptions), images, steps):
+        say("teacher", f"{settings.auto_steps:,} steps before these, of a student alone that its probe is compared with, about "
+                       f"{spoken(settings.auto_steps * step_s)}")
+        before += settings.auto_steps
     if is_open(settings.method, settings.part(TrainingOptions), images):
         sets = judging_sets(images, settings.split_seed, settings.auto_folds)
         more = len(sets) * settings.auto_steps + max(0, LONG - steps)
@@ -151,11 +157,6 @@ def _tell_student(settings: DistillSettings, arch: str, images: ImageSet, device
 def fewest_steps(settings: DistillSettings) -> int:
     """Fewest steps of the run, before any is added by what trials find."""
     return FEWEST if settings.min_steps is None else settings.min_steps
-
-
-def training_steps(images: int, batch: int, epochs: int, fewest: int) -> int:
-    """Steps of a training, as Batches counts them."""
-    return epochs * max(-(-images // batch), -(-fewest // max(epochs, 1)))
 
 
 def _training_step(model: Model, images: ImageSet, batch: int, device: str) -> Callable[[], object]:

@@ -1,6 +1,7 @@
-"""Whether a teacher that the student has outgrown should fade, and how: judged on held-out training images of BUSI.
+"""What to do about a teacher that knows less than the student: leave it out, let it fade, keep it; judged on held-out images of BUSI.
 
-Owns: the ways, the teachers, the table. Does not own: the fade (distill/training/student.py), running (study.py), the folds (sets.py).
+Owns: the ways, the teachers, the table. Does not own: the trial (distill/selection/weak.py), the fade (distill/training/student.py),
+running (study.py), the folds (sets.py).
 
     python -m benchmarks.accuracy.fading --seeds 3 --workers 2
 """
@@ -18,8 +19,9 @@ from benchmarks.accuracy.study import Run, conduct, distilled_here, points
 from benchmarks.accuracy.weak_teachers import STUDENT, WEAK
 
 TEACHERS = {"random weights": WEAK["random weights"], "ImageNet": ("--teacher", "efficientnet-lite0", "--teacher-size", "96")}
-KEPT = "rd, --decay none"
-WAYS = {"rd": (), KEPT: ("--decay", "none"), "rd, --decay linear": ("--decay", "linear")}
+KEPT, KEEP = "rd, --weak-teacher keep", ("--weak-teacher", "keep")
+WAYS: dict[str, tuple[str, ...]] = {
+    "rd": (), KEPT: KEEP, "rd, --decay outgrown": (*KEEP, "--decay", "outgrown"), "rd, --decay linear": (*KEEP, "--decay", "linear")}
 
 
 def runs(seeds: int, work: Path) -> Iterator[Run]:

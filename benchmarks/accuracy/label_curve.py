@@ -23,7 +23,7 @@ from benchmarks.accuracy.sets import thinned
 from benchmarks.accuracy.study import Run, conduct, distilled_here, points
 from benchmarks.record import store
 
-KEPT = ("--decay", "none")  # the first rows were made before a teacher could fade
+KEPT = ("--weak-teacher", "keep")  # the first rows were made before a teacher could be left out
 FIRST, ONE = (*KEPT, "--pretrain", "on", "--pretrain-steps", "2400"), KEPT  # four times those of the training
 LONG = (*ONE, "--min-steps", "3000")  # as many steps as both stages have together
 WAYS: dict[str, tuple[str, ...]] = {

@@ -54,10 +54,9 @@ class MethodOptions(Group):
     linear probe, fitted before; auto: of the probe for rd of images that all carry a label, else of the branch."""
     temperature: Annotated[float, Expert] = 4.0
     """Temperature of the logit distillation."""
-    decay: Annotated[Literal["auto", "none", "linear"], Expert] = "auto"
-    """linear: kd and teacher-branch weights fall to zero during training. auto: so for drd, as published; of any method, where every
-    training image carries a label, what the teacher says falls to a quarter after each epoch in which the student did better than the
-    teacher's probe on validation. none: neither."""
+    decay: Annotated[Literal["auto", "none", "linear", "outgrown"], Expert] = "auto"
+    """linear: kd and teacher-branch weights fall to zero during training; auto: for drd, as published. outgrown: all that the teacher says
+    falls to a quarter after each epoch in which the student did better than the teacher's probe on validation."""
     ema: Annotated[float, Expert] = 0.0
     """Decay of a moving average of the weights, such as 0.999; 0 switches it off."""
     mixup: Annotated[float, Expert] = 0.0
@@ -94,7 +93,11 @@ class SelectionOptions(Group):
     """Trials of each method by --method auto, each on another fold of the training images. Where validation has 300 labelled images, or
     as many as there are to train on, it judges them instead, each from another seed. --student auto uses the first fold."""
     auto_steps: Annotated[int, Expert] = 400
-    """Steps of each training of --method auto, and of those that judge how long a run is (--min-steps)."""
+    """Steps of each training of --method auto, and of those that judge how long a run is (--min-steps) and what a teacher is worth
+    (--weak-teacher)."""
+    weak_teacher: Annotated[Literal["leave", "keep"], Expert] = "leave"
+    """leave: where every training image carries a label, the student learns from labels alone if a trial finds it better, without a
+    teacher, than the teacher's linear probe. keep: no trial."""
     auto_students: Annotated[int, Expert] = 8
     """Networks that --student auto tries, of all that fit the budget."""
     proxy_steps: Annotated[int, Expert] = 150

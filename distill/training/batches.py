@@ -37,6 +37,11 @@ def stream(seed: int, name: int, count: int, start: int, length: int) -> NDArray
     return np.asarray([_permutation(seed, name, int(place // count), count)[place % count] for place in places], dtype=np.int64)
 
 
+def training_steps(images: int, batch: int, epochs: int, fewest: int) -> int:
+    """Steps of a training: so many turns through all its images, more where those would be fewer than asked."""
+    return max(epochs, 1) * max(-(-images // batch), -(-fewest // max(epochs, 1)))
+
+
 @dataclass(frozen=True)
 class Batches:
     """What a training step is made of. rows: train images (labelled or not); labelled: those with a label.
@@ -72,7 +77,7 @@ class Batches:
 
     def steps_per_epoch(self, epochs: int, min_steps: int) -> int:
         """Batches an epoch: one turn through all training images, more when the run would have fewer than `min_steps`; or `steps`."""
-        return self.steps or max(-(-len(self.rows) // self.batch), -(-min_steps // max(epochs, 1)))
+        return self.steps or training_steps(len(self.rows), self.batch, epochs, min_steps) // max(epochs, 1)
 
     def pick(self, step: int) -> tuple[NDArray[np.int64], int]:
         """Image indices of a step and how many of them, from the front, show their labels."""

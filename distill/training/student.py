@@ -73,11 +73,11 @@ def train(recipe: Recipe, data: TrainingData, branches: Branches, signals: Teach
                       mixup=options.mixup, live=signals.live if signals else None)
     weights = Weights(options.teacher_weight, options.kd_weight, options.cka_weight, options.hint_weight, options.temperature,
                       options.cka == "debiased", training.focal_gamma, raw=options.cka_against == "teacher", probed=probed)
-    decay = options.decay if options.decay != "auto" else "linear" if METHODS[method].fades else "none"
+    fades = options.decay == "linear" or (options.decay == "auto" and METHODS[method].fades)
     shown = watched_rows(images, WATCHED_IMAGES)
     shown = shown[images.labelled[shown]]
     rival = None
-    if signals is not None and options.decay == "auto" and len(shown) and len(labelled) == len(rows):
+    if signals is not None and options.decay == "outgrown" and len(shown):
         rival = cooled_losses(signals.probe.logits(whole_features(signals.bank, signals.rows[shown])), images, shown)[0]
 
     def answer(judged: Branches, watched: NDArray[np.int64]) -> Predictions:
@@ -86,11 +86,11 @@ def train(recipe: Recipe, data: TrainingData, branches: Branches, signals: Teach
 
     history = fit_by(training, images, branches, batches, partial(method_losses, method), weights, answer, watched=WATCHED_IMAGES,
                      seed=recipe.seed, device=recipe.device, run=run, resume=resume, phi_lr=options.phi_lr,
-                     phi_weight_decay=options.phi_weight_decay, decay=decay, ema=options.ema, rival=rival)
+                     phi_weight_decay=options.phi_weight_decay, decay="linear" if fades else "none", ema=options.ema, rival=rival)
     ahead = sum(row.get("outgrown", False) for row in history)
     if ahead:
         say("teacher", f"outgrown: in {ahead} of {len(history)} epochs the student had less loss than its probe on validation; "
-                       "after each the teacher's part of the loss went down to a quarter (--decay none keeps it)")
+                       "after each the teacher's part of the loss went down to a quarter")
     return history
 
 

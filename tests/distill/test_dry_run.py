@@ -11,11 +11,12 @@ import pytest
 from distill.commands import distill
 from distill.data.intake import read_images
 from distill.data.pixels import pixel_bytes
-from distill.dry_run import bank_rows, class_counts, dry_run, size, spoken, training_steps
+from distill.dry_run import bank_rows, class_counts, dry_run, size, spoken
 from distill.networks.checkpoint import load_checkpoint
 from distill.settings.data import DataOptions
 from distill.settings.distill import DistillSettings
 from distill.teacher.bank import open_bank
+from distill.training.batches import training_steps
 from runtimes.errors import UserError
 
 TINY = {"student": "test_efficientnet", "teacher": "test_efficientnet", "teacher_weights": "random", "teacher_size": 32, "size": 32,

@@ -64,19 +64,13 @@ def test_the_share_falls_to_a_quarter_with_every_epoch_in_which_the_student_was_
 
 
 @pytest.mark.usefixtures("in_empty_folder")
-@pytest.mark.parametrize(("unlabelled", "changes", "heard"), [(0, {}, True), (4, {}, False), (0, {"decay": "none"}, False),
-                                                              (0, {"method": "vanilla"}, False)])
-def test_a_teacher_fades_where_every_image_has_a_label_and_the_run_says_so(
-        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], unlabelled: int, changes: dict[str, Any], heard: bool) -> None:
+@pytest.mark.parametrize(("changes", "heard"), [({"decay": "outgrown"}, True), ({}, False), ({"decay": "none"}, False),
+                                                ({"decay": "outgrown", "method": "vanilla"}, False)])
+def test_a_teacher_fades_where_that_is_asked_for_and_the_run_says_so(
+        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], heard: bool) -> None:
     monkeypatch.setattr(training, "outgrown", lambda *_: True)
     images = tiny_images()
     data = class_folders(Path("images"), images)
-    if unlabelled:
-        data = Path("labels.csv")
-        train = iter(range(unlabelled))
-        rows = [f"images/{images.classes[label]}/{key},{split},{'' if split == 'train' and next(train, None) is not None else label}"
-                for key, split, label in zip(images.keys, images.split, images.labels, strict=True)]
-        data.write_text("\n".join(["image,split,label", *rows]))
     run(**{"data": str(data), **changes})
     assert ("outgrown: in 2 of 2 epochs" in capsys.readouterr().out) is heard
     with Path("student/summary.csv").open(newline="") as file:
