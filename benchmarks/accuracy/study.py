@@ -98,7 +98,7 @@ def distilled_here(run: Run, work: Path, *more: str, first_stage: Any = None) ->
         result, choices = story(settings, " ".join(flags), opened, first_stage=first_stage or pretrain)
     used = time.process_time() - start
     return {**run.row(work), **figures_of(metrics_of(result, choices), versions()), "cpu_seconds": round(used, 1),
-            **{name: choices[name] for name in ("choice", "length", "pretrain") if name in choices}}
+            **{name: choices[name] for name in ("choice", "length", "pretrain", "weak_teacher") if name in choices}}
 
 
 def figures(folder: Path) -> dict[str, Any]:

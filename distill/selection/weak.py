@@ -36,15 +36,16 @@ def is_doubted(method: MethodOptions, selection: SelectionOptions, images: Image
 
 
 def judge_teacher(trials: Trials) -> Doubt:
-    """Left out where the student alone has less loss than the teacher's linear probe, beyond the standard error of the difference.
+    """Left out where the student alone has less loss than the teacher's linear probe.
 
-    One training judges, on validation or on the first fold. The student in it is younger than the one that is asked for, so that a teacher
-    is left out only where it is far behind (benchmarks/accuracy/weak_teachers.py).
+    One training judges, on validation or on the first fold. The student in it is younger than the one that is asked for, so a teacher that
+    is behind it already is far behind; asked to be so beyond the standard error, it stayed in one of three folds where it harmed
+    (benchmarks/accuracy/fading.py).
     """
     trials.perform("vanilla", 0)
     alone = trials.losses("vanilla", 1)
     evidence = worth(alone, [trials.probe_losses(0)], trials.groups[:len(alone[0])], by_validation=trials.by_validation)
-    left = evidence.word == "harms"
+    left = evidence.gain < 0
     side = "less" if evidence.gain > 0 else "more"
     say("teacher", f"{'left out' if left else 'kept'}: its probe has {abs(evidence.gain):.4f} +- {evidence.error:.4f} {side} loss than the "
                    f"student alone after {trials.steps:,} steps ({judges_in_words(evidence.images, by_validation=trials.by_validation)})"

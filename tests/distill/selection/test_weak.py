@@ -44,15 +44,16 @@ class Rehearsed:
         return self.probe
 
 
-@given(moved=st.floats(-1, 1), by_validation=st.booleans())
-def test_it_is_left_out_where_its_loss_is_greater_by_more_than_the_standard_error(moved: float, by_validation: bool) -> None:
+@given(moved=st.floats(0.01, 1) | st.floats(-1, -0.01), by_validation=st.booleans())
+def test_it_is_left_out_where_its_loss_is_greater_than_that_of_the_student_alone(moved: float, by_validation: bool) -> None:
     random = np.random.default_rng(0)
     alone, noise = random.normal(0.6, 0.1, 40), random.normal(0, 0.1, 40)
     gaps = moved + noise - noise.mean()
     trials: Any = Rehearsed(alone, alone + gaps, by_validation=by_validation)
     doubt = judge_teacher(trials)
-    assert doubt.left is bool(moved > gaps.std(ddof=1) / np.sqrt(40))
+    assert doubt.left is (moved > 0)
     assert doubt.evidence.gain == pytest.approx(-moved, abs=1e-9)
+    assert doubt.evidence.error == pytest.approx(gaps.std(ddof=1) / np.sqrt(40))
     assert trials.performed == [("vanilla", 0)], "one training judges"
 
 
