@@ -16,10 +16,9 @@ from benchmarks.accuracy.paired import by_seed, paired, scores, told
 from benchmarks.accuracy.recipes import FOLDS
 from benchmarks.accuracy.sets import fold_of
 from benchmarks.accuracy.study import Run, conduct, distilled_here, points
-from benchmarks.accuracy.weak_teachers import STUDENT, WEAK
+from benchmarks.accuracy.weak_teachers import KEEP, KEPT, STUDENT, WEAK
 
 TEACHERS = {"random weights": WEAK["random weights"], "ImageNet": ("--teacher", "efficientnet-lite0", "--teacher-size", "96")}
-KEPT, KEEP = "rd, --weak-teacher keep", ("--weak-teacher", "keep")
 WAYS: dict[str, tuple[str, ...]] = {
     "rd": (), KEPT: KEEP, "rd, --decay outgrown": (*KEEP, "--decay", "outgrown"), "rd, --decay linear": (*KEEP, "--decay", "linear")}
 

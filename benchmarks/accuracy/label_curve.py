@@ -38,8 +38,8 @@ DOMAIN = "of the domain"
 # What is left out for time: further teachers in the middle of the curve, a first stage without a teacher after it for all but the best.
 FEWER, FEWER_WAYS = (24, 47, 53, 470, 530, 548), tuple(way for way in WAYS if way != "first stage, vanilla")
 FEWER_SEEDS = {"ImageNet": 1, "NIH": 1}
-# Of all seeds but the first: the numbers of labels that the question is about, with plain RD where every image carries one.
-LATER, LATER_WAYS, LATER_FULL_WAYS = (24, 47, 53, 470, 530, 548), ("rd", "first stage, rd", "rd, as long"), ("rd",)
+# Of all seeds but the first, of those same numbers of labels: what the question is about, and plain RD where every image carries one.
+LATER_WAYS, LATER_FULL_WAYS = ("rd", "first stage, rd", "rd, as long"), ("rd",)
 FULL = (470, 548, 530)  # every training image carries a label
 COUNTS = {"pneumonia": (24, 47, 94, 235, 470), "BUSI": (24, 47, 548), "NIH": (53, 530)}
 SHARES = {24: 0.5, 47: 1, 94: 2, 235: 5, 470: 10}  # pneumonia's counts as few_labels names them
@@ -59,7 +59,7 @@ def runs(seeds: int, work: Path) -> Iterator[Run]:
     for seed in range(seeds):
         for name, counts in COUNTS.items():
             for count in counts if seed < FEWER_SEEDS.get(name, seeds) else ():
-                if seed and count not in LATER:
+                if seed and count not in FEWER:
                     continue
                 data, hidden = few_labels(work, SHARES[count], seed) if name == "pneumonia" else (thinned(work, name, count, seed), None)
                 own = ("--data", str(data), "--skip-bad-images", *LABEL_CURVE_STUDENT)

@@ -26,7 +26,7 @@ WEAK = {"random weights": ("--teacher", "efficientnet-lite0", "--teacher-weights
 CASES = {"pneumonia": (24, 470), "BUSI": (47, 548), "NIH": (530,)}  # with fewer labels of NIH every way is near chance
 FEWER_SEEDS = {"NIH": 1}  # where every way is near chance
 STUDENT = ("--student", "mobilenetv3_small_050", "--size", "64", "--bootstrap", "0", "--audit", "0", "--skip-bad-images")
-KEPT = "rd, --weak-teacher keep"  # where a trial may leave the teacher out by default: without that
+KEPT, KEEP = "rd, --weak-teacher keep", ("--weak-teacher", "keep")  # where a trial may leave the teacher out by default: without that
 WORTH = 1.0  # point of AUROC: what helps by less, or harms by less, ties
 # The word is asked of two trials of each method; the training that follows is not what is looked at.
 AUTO, AUTO_SEEDS = ("--method", "auto", "--auto-folds", "2", "--epochs", "1", "--min-steps", "1"), 1
@@ -51,7 +51,7 @@ def taught(seed: int, work: Path) -> Iterator[Run]:
                     if not place or (count not in FULL and teacher in WEAK):
                         yield Run(f"{name}, {count} labels{place}, {teacher}", "rd", seed, (*flags, *own))
                         if "--unlabelled" not in flags and (place or count in FULL):
-                            yield Run(f"{name}, {count} labels{place}, {teacher}", KEPT, seed, (*flags, *own, "--weak-teacher", "keep"))
+                            yield Run(f"{name}, {count} labels{place}, {teacher}", KEPT, seed, (*flags, *own, *KEEP))
                         yield Run(f"{name}, {count} labels{place}, {teacher}", "auto", seed, (*flags, *own, *AUTO))
 
 
