@@ -38,7 +38,12 @@ def save_ir(model: Any, path: Path, metadata: Mapping[str, str]) -> None:
     """Write a model of OpenVINO as IR, without compressing weights to fp16, which is its default."""
     for key in sorted(metadata):
         model.set_rt_info(metadata[key], ["rd", key.removeprefix("rd.")])
-    load_runtime().save_model(model, str(path), compress_to_fp16=False)
+    try:
+        load_runtime().save_model(model, str(path), compress_to_fp16=False)
+    except RuntimeError as error:  # its stream says only that a write failed
+        reason = (str(error).strip().splitlines() or ["no reason given"])[-1]
+        raise UserError(f"OpenVINO could not write {path.name} in {path.parent.parent} ({reason}); the disk is most likely full: make "
+                        "room there, and run the same command again") from None
 
 
 def with_temperatures(model: Any, temperatures: Sequence[float]) -> None:

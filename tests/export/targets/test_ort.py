@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +23,21 @@ from runtimes.verify import verify
 
 Exported = Callable[[Case], Path]
 ORT = Case(target="ort")
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from export.targets.ort import to_ort
+from runtimes.errors import UserError
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+try:
+    to_ort(Path(sys.argv[1]).read_bytes())
+except UserError as error:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    print(error)
+"""
 
 
 @pytest.mark.parametrize("case", [ORT, Case("multilabel", dtype="uint16", window=(0.0, 4000.0), input_size="40x56", target="ort"),
@@ -116,3 +133,9 @@ def test_it_is_made_beside_other_targets(tmp_path: Path) -> None:
     assert export(settings, "", lambda checkpoint: image_set(Case())) == 0
     origin = read_manifest(tmp_path / "out" / "artifact-onnx-fp32", "artifact")["files"]["model.onnx"]
     assert read_manifest(tmp_path / "out" / "artifact-ort-fp32", "artifact")["conversion"]["onnx_sha256"] == origin
+
+
+def test_a_disk_without_room_for_the_conversion_is_said_in_words(exported: Exported) -> None:
+    done = subprocess.run([sys.executable, "-c", FULL, str(exported(Case()) / "model.onnx")], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "onnxruntime could not write its file" in done.stdout
