@@ -45,8 +45,8 @@ def to_ort(data: bytes) -> bytes:
         except Exception as error:  # its own exceptions share no class below this one
             if "Failed to save" not in str(error):
                 raise
-            raise UserError(f"onnxruntime could not write its file in {tempfile.gettempdir()}; the disk is most likely full: make room there, or set "
-                            "TMPDIR to a folder that has it, and run the same command again") from None
+            raise UserError(f"onnxruntime could not write its file in {tempfile.gettempdir()}; the disk is most likely full: make room "
+                            "there, or set TMPDIR to a folder that has it, and run the same command again") from None
         converted = Path(options.optimized_model_filepath).read_bytes()
     try:
         check_ort(converted)  # as the device does before it opens the file
