@@ -20,6 +20,7 @@ from benchmarks.accuracy.paired import paired, scores, told
 from benchmarks.accuracy.pneumonia import few_labels
 from benchmarks.accuracy.sets import thinned
 from benchmarks.accuracy.study import Run, conduct, distilled_here
+from distill.selection.choosing import gained_points, word_of
 
 WEAK = {"random weights": ("--teacher", "efficientnet-lite0", "--teacher-weights", "random", "--teacher-size", "64"),
         "dinov2-small, class token": ("--teacher", "dinov2-small", "--teacher-pool", "cls", "--teacher-size", "112")}
@@ -27,7 +28,6 @@ CASES = {"pneumonia": (24, 470), "BUSI": (47, 548), "NIH": (530,)}  # with fewer
 FEWER_SEEDS = {"NIH": 1}  # where every way is near chance
 STUDENT = ("--student", "mobilenetv3_small_050", "--size", "64", "--bootstrap", "0", "--audit", "0", "--skip-bad-images")
 KEPT, KEEP = "rd, --weak-teacher keep", ("--weak-teacher", "keep")  # where a trial may leave the teacher out by default: without that
-WORTH = 1.0  # point of AUROC: what helps by less, or harms by less, ties
 # The word is asked of two trials of each method; the training that follows is not what is looked at.
 AUTO, AUTO_SEEDS = ("--method", "auto", "--auto-folds", "2", "--epochs", "1", "--min-steps", "1"), 1
 
@@ -74,33 +74,32 @@ def outcome(rows: list[dict[str, Any]], setting: str, split: str, way: str = "rd
 
 
 def table(rows: list[dict[str, Any]], split: str) -> str:
-    """Markdown: a line a setting: what RD gained, what auto foresaw and whether it was right; then how often."""
+    """Markdown: a line a setting: what RD gained, what auto foresaw and whether it was right; then how often, by AUROC and by loss."""
     settings = list(dict.fromkeys(row["setting"] for row in rows))
-    heads = ("setting", "rd minus alone", "so it", "with `--weak-teacher keep`", "auto said", "rd's gain in held-out loss")
+    heads = ("setting", "rd minus alone", "so it", "with `--weak-teacher keep`", "auto says", "rd's gain in its trials, points",
+             "in held-out loss")
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    right: dict[str, list[bool]] = {"auto": [], "always rd": [], "always vanilla": []}
+    right: dict[str, list[bool]] = {"auto": [], "the same trials by loss": [], "always rd": [], "always vanilla": []}
     for setting in settings:
         mean, low, high = outcome(rows, setting, split)
         if np.isnan(mean):
             continue
-        truth = word(mean)
-        said = [row["choice"]["teacher"] for row in rows if row["setting"] == setting and row["method"] == "auto"]
-        for verdict in said:
-            right["auto"].append(verdict["word"] == truth)
-            right["always rd"].append(truth == "helps")
-            right["always vanilla"].append(truth == "harms")
-        told_words = ", ".join(verdict["word"] for verdict in said)
-        gains = ", ".join(f"{verdict['gain']:+.3f} +- {verdict['error']:.3f}" for verdict in said)
+        truth = word_of(mean)
+        choices = [row["choice"] for row in rows if row["setting"] == setting and row["method"] == "auto"]
+        points = [gained_points(choice["scores"]) for choice in choices]
+        for choice, gain in zip(choices, points, strict=True):
+            own = choice["teacher"]
+            by_loss = "helps" if own["gain"] > own["error"] else "harms" if own["gain"] < -own["error"] else "ties"
+            for name, said in (("auto", word_of(gain)), ("the same trials by loss", by_loss), ("always rd", "helps"),
+                               ("always vanilla", "harms")):
+                right[name].append(said == truth)
         kept = outcome(rows, setting, split, KEPT)
-        lines.append(f"| {setting} | {told((mean, low, high))} | {truth} | {'' if np.isnan(kept[0]) else told(kept)} | {told_words} | "
-                     f"{gains} |")
-    shares = [f"{name} {sum(found)} of {len(found)}" for name, found in right.items() if found]
+        lines.append("| " + " | ".join([
+            setting, told((mean, low, high)), truth, "" if np.isnan(kept[0]) else told(kept), ", ".join(map(word_of, points)),
+            ", ".join(f"{gain:+.1f}" for gain in points),
+            ", ".join(f"{choice['teacher']['gain']:+.3f} +- {choice['teacher']['error']:.3f}" for choice in choices)]) + " |")
+    shares = [f"{name} {sum(answers)} of {len(answers)}" for name, answers in right.items() if answers]
     return "\n".join(lines) + "\n\nRight: " + ", ".join(shares) if shares else "\n".join(lines)
-
-
-def word(mean: float) -> str:
-    """What a gain in points amounts to."""
-    return "helps" if mean > WORTH else "harms" if mean < -WORTH else "ties"
 
 
 if __name__ == "__main__":

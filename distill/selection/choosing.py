@@ -31,6 +31,7 @@ from runtimes.files import schema
 from runtimes.files.folder import read_json, write_json
 from runtimes.files.schema import check, list_of, maybe, object_of, text
 
+WORTH_POINTS = 1.0  # of AUROC: what a teacher gives or takes beyond it counts. Loss foresaw less: the trials are not calibrated alike
 SCREENED = "students.json"  # in the run's folder: every candidate so far
 
 SCORE = schema.number(-1e30, 1e30)
@@ -48,7 +49,7 @@ class Timing:
 
 
 def choose_method(trials: Trials | None, *, first: bool) -> dict[str, Any]:
-    """The method of the least loss on images held out, all scores, and whether the teacher is worth it; each starts from the same student.
+    """The method of the best AUROC on images held out, all scores, and whether the teacher is worth it; each starts from the same student.
 
     first: whether methods with a teacher begin with its features of every image, in one first stage that they share.
     """
@@ -136,16 +137,32 @@ def settled(candidates: list[Candidate], names: list[str]) -> tuple[str, list[di
 
 def describe_choice(scores: dict[str, list[float]], losses: dict[str, list[NDArray[np.float64]]], groups: NDArray[Any], *,
                     by_validation: bool) -> dict[str, Any]:
-    """Take the method of the least mean loss, of equals the simpler, and say whether RD, the way to use a teacher, is worth it.
+    """Take the method of the best mean AUROC, of equals the simpler, and say whether RD, the way to use a teacher, is worth it.
 
-    losses: of each trial's held-out images (n,), of folds one after another, of validation the same images in each; groups (n,) or of all
-    folds together: patients.
+    scores: AUROC of each trial; where a trial's images have none, its mean loss below 0, and losses alone decide. losses: of each trial's
+    held-out images (n,), of folds one after another, of validation the same images in each; groups (n,) or of all folds together: patients.
     """
     means = {method: float(np.mean(np.concatenate(own))) for method, own in losses.items()}
-    best = min(means, key=lambda method: means[method])
+    ranked = all(score >= 0 for own in scores.values() for score in own)
+    best = max(scores, key=lambda method: float(np.mean(scores[method])) if ranked else -means[method])
     seen = f"{judges_in_words(len(groups), by_validation=by_validation)}, {len(losses[best])} {'seeds' if by_validation else 'folds'}"
-    say("auto", f"loss on {seen}: " + ", ".join(f"{method} {value:.4f}" for method, value in means.items()) + f"; taken: {best}")
-    word = worth(losses["vanilla"], losses["rd"], groups, by_validation=by_validation)
-    told = {"helps": "it helps", "ties": "nothing to tell it from none", "harms": "it harms"}[word.word]
-    say("teacher", f"{told}: rd gained {word.gain:+.4f} +- {word.error:.4f} over the student alone in held-out loss")
-    return {"method": best, "scores": scores, "losses": means, "teacher": word.as_dict()}
+    say("auto", f"{'AUROC' if ranked else 'loss'} on {seen}: "
+                + ", ".join(f"{method} {np.mean(scores[method]) if ranked else value:.4f}" for method, value in means.items())
+                + f"; taken: {best}")
+    verdict = worth(losses["vanilla"], losses["rd"], groups, by_validation=by_validation)
+    points = gained_points(scores) if ranked else None
+    word = verdict.word if points is None else word_of(points)
+    told = {"helps": "it helps", "ties": "nothing to tell it from none", "harms": "it harms"}[word]
+    gained = "" if points is None else f" {points:+.1f} points of AUROC and"
+    say("teacher", f"{told}: rd gained{gained} {verdict.gain:+.4f} +- {verdict.error:.4f} in held-out loss over the student alone")
+    return {"method": best, "scores": scores, "losses": means, "teacher": {**verdict.as_dict(), "word": word, "points": points}}
+
+
+def gained_points(scores: dict[str, list[float]]) -> float:
+    """Points of AUROC by which RD's trials lie above those of the student alone, on average."""
+    return 100 * float(np.mean(scores["rd"]) - np.mean(scores["vanilla"]))
+
+
+def word_of(points: float) -> Literal["helps", "ties", "harms"]:
+    """What a gain in points of AUROC amounts to."""
+    return "helps" if points > WORTH_POINTS else "harms" if points < -WORTH_POINTS else "ties"

@@ -33,7 +33,9 @@ def test_auto_takes_the_method_that_does_best_on_held_out_training_images_and_re
     choice = read_json(Path("whole/metrics.json"))["choice"]
     assert set(choice["scores"]) == set(choice["losses"]) == {"vanilla", "kd", "rd"}
     assert all(len(found) == 2 for found in choice["scores"].values())
-    assert choice["losses"][choice["method"]] == min(choice["losses"].values())
+    means = {method: np.mean(found) for method, found in choice["scores"].items()}
+    assert means[choice["method"]] == max(means.values())
+    assert choice["teacher"]["points"] == pytest.approx(100 * (means["rd"] - means["vanilla"]))
     assert f"taken: {choice['method']}" in said
     assert "38 training images held out, 2 folds" in said
     assert choice["teacher"]["gain"] == pytest.approx(choice["losses"]["vanilla"] - choice["losses"]["rd"])
@@ -107,15 +109,30 @@ def losses_of(*means: float, count: int = 400, spread: float = 0.1, seed: int = 
 
 
 def test_of_equal_methods_the_simpler_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
-    same = losses_of(0.5, 0.7)
-    scores = {"vanilla": [0.5, 0.7], "kd": [0.6, 0.7], "rd": [0.6, 0.7]}
+    losses = dict.fromkeys(("vanilla", "kd", "rd"), losses_of(0.5, 0.7))
     groups = np.arange(800)
-    assert describe_choice(scores, {"vanilla": same, "kd": same, "rd": same}, groups, by_validation=False)["method"] == "vanilla"
-    better = [own - 0.1 for own in same]
-    choice = describe_choice(scores, {"vanilla": same, "kd": better, "rd": better}, groups, by_validation=False)
+    equal = {method: [0.5, 0.7] for method in losses}
+    assert describe_choice(equal, losses, groups, by_validation=False)["method"] == "vanilla"
+    choice = describe_choice(equal | {"kd": [0.6, 0.7], "rd": [0.6, 0.7]}, losses, groups, by_validation=False)
     assert choice["method"] == "kd"
     assert choice["teacher"]["word"] == "helps"
-    assert "800 training images held out, 2 folds" in capsys.readouterr().out
+    assert "AUROC on 800 training images held out, 2 folds" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("rd", "word"), [(0.62, "helps"), (0.605, "ties"), (0.595, "ties"), (0.58, "harms")])
+def test_the_word_on_a_teacher_is_about_points_of_auroc_whatever_losses_say(rd: float, word: str) -> None:
+    losses = {"vanilla": losses_of(0.5, 0.5), "kd": losses_of(0.5, 0.5), "rd": losses_of(0.9, 0.9)}
+    scores = {"vanilla": [0.6, 0.6], "kd": [0.6, 0.6], "rd": [rd, rd]}
+    choice = describe_choice(scores, losses, np.arange(800), by_validation=False)
+    assert choice["teacher"]["word"] == word
+    assert choice["method"] == ("rd" if rd > 0.6 else "vanilla")
+
+
+def test_losses_decide_where_the_images_that_judge_have_no_auroc() -> None:
+    losses = {"vanilla": losses_of(0.9, 0.9), "kd": losses_of(0.7, 0.7), "rd": losses_of(0.5, 0.5)}
+    scores = {"vanilla": [0.9, -0.9], "kd": [0.9, -0.7], "rd": [0.9, -0.5]}
+    choice = describe_choice(scores, losses, np.arange(800), by_validation=False)
+    assert (choice["method"], choice["teacher"]["word"], choice["teacher"]["points"]) == ("rd", "helps", None)
 
 
 @pytest.mark.parametrize("by_validation", [False, True])
