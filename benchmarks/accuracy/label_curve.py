@@ -43,6 +43,8 @@ LATER_WAYS, LATER_FULL_WAYS = ("rd", "first stage, rd", "rd, as long"), ("rd",)
 FULL = (470, 548, 530)  # every training image carries a label
 COUNTS = {"pneumonia": (24, 47, 94, 235, 470), "BUSI": (24, 47, 548), "NIH": (53, 530)}
 SHARES = {24: 0.5, 47: 1, 94: 2, 235: 5, 470: 10}  # pneumonia's counts as few_labels names them
+FEW = (24, 47)
+COMPARED = ("rd minus vanilla", "rd, as long, minus rd", "first stage, rd, minus rd", "first stage, rd, minus rd, as long")
 COLOURS = {"vanilla": "black", "kd": "tab:gray", "rd": "tab:blue", "first stage, kd": "tab:olive", "first stage, rd": "tab:red",
            "first stage, vanilla": "tab:brown", "rd, as long": "tab:purple"}
 
@@ -105,28 +107,55 @@ def shared(kept: Path, recipe: Any, data: Any, student: Any, signals: Any, folde
 
 
 def table(rows: list[dict[str, Any]], split: str) -> str:
-    """Markdown: a line a set, teacher and way; a column a number of labels: mean (sd over seeds), then minus vanilla and minus rd."""
-    blocks = []
-    for name, counts in COUNTS.items():
-        settings = dict.fromkeys(row["setting"].split(", ")[2] for row in rows if row["setting"].startswith(f"{name}, "))
-        heads = (name, "way", *(f"{count} labels: AUROC | minus vanilla | minus rd" for count in counts))
-        lines = [f"| {' | '.join(heads)} |", f"|{'---|' * (2 + 3 * len(counts))}"]
-        for teacher in settings:
-            ways = ("vanilla", "vanilla, as long") if teacher == "no teacher" else tuple(WAYS)
-            lines += [f"| {teacher} | {way} | " + " | ".join(cells(rows, f"{name}, {count} labels", teacher, way, split)
-                                                           for count in counts) + " |" for way in ways]
-        blocks.append("\n".join(lines))
-    return "\n\n".join(blocks)
+    """Markdown: AUROC of every way, a line a set, number of labels and teacher; paired differences; the same over all with few labels."""
+    heads = ("set", "labels", "teacher", "vanilla", *WAYS)
+    every, gains = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"], []
+    for name, count, teacher in settings_of(rows):
+        alone, ways = scores_of(rows, name, count, teacher, split)
+        every.append(f"| {name} | {count} | {teacher} | " + " | ".join(
+            points([value / 100 for value in own.values()]) for own in (alone, *(ways.get(way, {}) for way in WAYS))) + " |")
+        pairs = {title: (one, other) for title, one, other in compared(alone, ways) if len(set(one) & set(other)) > 1}
+        if pairs:
+            gains.append(f"| {name} | {count} | {teacher} | " + " | ".join(told(paired(*pairs[title])) if title in pairs else ""
+                                                                          for title in COMPARED) + " |")
+    heads = ("set", "labels", "teacher", *COMPARED)
+    return "\n".join([*every, "", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}", *gains, *pooled(rows, split)])
 
 
-def cells(rows: list[dict[str, Any]], about: str, teacher: str, way: str, split: str) -> str:
-    """Three cells of the table."""
-    alone = scores(rows, f"{about}, no teacher", split).get("vanilla", {})
-    ways = scores(rows, f"{about}, {teacher}", split)
-    own, plain = ways.get(way, {}), ways.get("rd", {})
-    gains = [told(paired(own, base)) if own and base and way not in skipped else "" for base, skipped in
-             ((alone, ("vanilla",)), (plain, ("vanilla", "vanilla, as long", "rd")))]
-    return " | ".join([points([value / 100 for value in own.values()]), *gains])
+def settings_of(rows: list[dict[str, Any]]) -> list[tuple[str, int, str]]:
+    """Sets, numbers of labels and teachers that have rows, in the order of the study."""
+    there = {row["setting"] for row in rows}
+    teachers = (DOMAIN, "dinov2-small", "ImageNet")
+    return [(name, count, teacher) for name, counts in COUNTS.items() for teacher in teachers for count in counts
+            if f"{name}, {count} labels, {teacher}" in there]
+
+
+def scores_of(rows: list[dict[str, Any]], name: str, count: int, teacher: str,
+              split: str) -> tuple[dict[int, float], dict[str, dict[int, float]]]:
+    """AUROC by seed of the student alone, and of every way with a teacher."""
+    return (scores(rows, f"{name}, {count} labels, no teacher", split).get("vanilla", {}),
+            scores(rows, f"{name}, {count} labels, {teacher}", split))
+
+
+def compared(alone: dict[int, float], ways: dict[str, dict[int, float]]) -> list[tuple[str, dict[int, float], dict[int, float]]]:
+    """What the tables compare: a title of COMPARED, the one and the other by seed."""
+    plain, long, first = (ways.get(way, {}) for way in ("rd", "rd, as long", "first stage, rd"))
+    return list(zip(COMPARED, (plain, long, first, first), (alone, plain, plain, long), strict=True))
+
+
+def pooled(rows: list[dict[str, Any]], split: str) -> list[str]:
+    """A line over all settings of few labels but ImageNet's: each seed's mean difference, then over seeds."""
+    sums: dict[str, dict[int, list[float]]] = {title: {} for title in COMPARED}
+    for name, count, teacher in settings_of(rows):
+        if count in FEW and teacher not in FEWER_SEEDS and name not in FEWER_SEEDS:
+            for title, one, other in compared(*scores_of(rows, name, count, teacher, split)):
+                for seed in set(one) & set(other):
+                    sums[title].setdefault(seed, []).append(one[seed] - other[seed])
+    means = [{seed: sum(gaps) / len(gaps) for seed, gaps in by_seed.items()} for by_seed in sums.values()]
+    if any(len(by_seed) < 2 for by_seed in means):
+        return []
+    gaps = (told(paired(by_seed, dict.fromkeys(by_seed, 0.0))) for by_seed in means)
+    return [f"| both | 24, 47 | but ImageNet | {' | '.join(gaps)} |"]
 
 
 def picture(rows: list[dict[str, Any]], split: str, path: Path) -> None:
@@ -151,7 +180,8 @@ def picture(rows: list[dict[str, Any]], split: str, path: Path) -> None:
     for axes in panels[len(settings):]:
         axes.set_axis_off()
     panels[0].set_ylabel(f"AUROC on {split}, points")
-    panels[0].legend(fontsize=6)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(COLOURS), fontsize=8)
     figure.savefig(path, dpi=130)
 
 

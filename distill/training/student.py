@@ -139,7 +139,7 @@ def outgrown(images: ImageSet, predictions: Predictions, rival: NDArray[np.float
 def teacher_share(history: list[dict[str, Any]]) -> float:
     """What the teacher's parts of the loss weigh: a quarter after each epoch in which the student did better than its probe.
 
-    Halved, and only for a lead beyond its standard error, it went too late (benchmarks/STUDIES.md, "A teacher that fades").
+    Halved, and only for a lead beyond its standard error, it went too late (benchmarks/STUDIES.md).
     """
     return 0.25 ** sum(row["outgrown"] for row in history)
 
