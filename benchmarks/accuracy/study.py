@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import hashlib
 import io
 import json
@@ -60,9 +61,11 @@ def adapted(flags: Iterable[str], seed: int, work: Path) -> tuple[Path, float]:
     own = [*flags, "--seed", str(seed), "--threads", "1"]
     folder = work / "teachers" / hashlib.sha256(" ".join(own).encode()).hexdigest()[:16]
     told = folder.with_suffix(".seconds")
-    if not told.is_file():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        told.write_text(f"{command('distill.adaptation.cli', [*own, '--overwrite', '--out', str(folder)], work)}\n")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two workers may want the same teacher: the second waits for the first
+        if not told.is_file():
+            told.write_text(f"{command('distill.adaptation.cli', [*own, '--overwrite', '--out', str(folder)], work)}\n")
     return folder, float(told.read_text())
 
 
