@@ -162,8 +162,7 @@ def picture(rows: list[dict[str, Any]], split: str, path: Path) -> None:
     """Draw mean AUROC against labels, a panel a set and teacher."""
     from matplotlib.figure import Figure
 
-    settings = list(dict.fromkeys((row["setting"].split(", ")[0], row["setting"].split(", ")[2]) for row in rows
-                                  if not row["setting"].endswith("no teacher")))
+    settings = list(dict.fromkeys((name, teacher) for name, _, teacher in settings_of(rows)))
     columns = max(1, min(4, len(settings)))
     figure = Figure(figsize=(3.2 * columns, 3.0 * -(-len(settings) // columns)), layout="constrained")
     panels = figure.subplots(-(-len(settings) // columns), columns, squeeze=False).flatten()

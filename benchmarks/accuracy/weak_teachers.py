@@ -20,7 +20,8 @@ from benchmarks.accuracy.paired import paired, scores, told
 from benchmarks.accuracy.pneumonia import few_labels
 from benchmarks.accuracy.sets import thinned
 from benchmarks.accuracy.study import Run, conduct, distilled_here
-from distill.selection.choosing import gained_points, word_of
+from distill.selection.choosing import WORTH_POINTS, gained_points
+from distill.selection.trials import word_of
 
 WEAK = {"random weights": ("--teacher", "efficientnet-lite0", "--teacher-weights", "random", "--teacher-size", "64"),
         "dinov2-small, class token": ("--teacher", "dinov2-small", "--teacher-pool", "cls", "--teacher-size", "112")}
@@ -84,18 +85,18 @@ def table(rows: list[dict[str, Any]], split: str) -> str:
         mean, low, high = outcome(rows, setting, split)
         if np.isnan(mean):
             continue
-        truth = word_of(mean)
+        truth = word_of(mean, WORTH_POINTS)
         choices = [row["choice"] for row in rows if row["setting"] == setting and row["method"] == "auto"]
         points = [gained_points(choice["scores"]) for choice in choices]
         for choice, gain in zip(choices, points, strict=True):
             own = choice["teacher"]
-            by_loss = "helps" if own["gain"] > own["error"] else "harms" if own["gain"] < -own["error"] else "ties"
-            for name, said in (("auto", word_of(gain)), ("the same trials by loss", by_loss), ("always rd", "helps"),
-                               ("always vanilla", "harms")):
+            for name, said in (("auto", word_of(gain, WORTH_POINTS)), ("the same trials by loss", word_of(own["gain"], own["error"])),
+                               ("always rd", "helps"), ("always vanilla", "harms")):
                 right[name].append(said == truth)
         kept = outcome(rows, setting, split, KEPT)
         lines.append("| " + " | ".join([
-            setting, told((mean, low, high)), truth, "" if np.isnan(kept[0]) else told(kept), ", ".join(map(word_of, points)),
+            setting, told((mean, low, high)), truth, "" if np.isnan(kept[0]) else told(kept),
+            ", ".join(word_of(gain, WORTH_POINTS) for gain in points),
             ", ".join(f"{gain:+.1f}" for gain in points),
             ", ".join(f"{choice['teacher']['gain']:+.3f} +- {choice['teacher']['error']:.3f}" for choice in choices)]) + " |")
     shares = [f"{name} {sum(answers)} of {len(answers)}" for name, answers in right.items() if answers]

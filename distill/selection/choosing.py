@@ -21,7 +21,7 @@ from distill.pruning.budget import COST, Budget
 from distill.run import remove_run
 from distill.selection.candidates import Candidate, finalists, largest, screen, spec_of
 from distill.selection.folds import held_out
-from distill.selection.trials import ANEW, Trials, judges_in_words, score_trial, worth
+from distill.selection.trials import ANEW, Trials, judges_in_words, score_trial, word_of, worth
 from distill.settings.method import SelectionOptions
 from distill.settings.method_table import METHODS, TRIALS
 from distill.teacher.teaching import TeacherSignals, probe_teacher
@@ -151,7 +151,7 @@ def describe_choice(scores: dict[str, list[float]], losses: dict[str, list[NDArr
                 + f"; taken: {best}")
     verdict = worth(losses["vanilla"], losses["rd"], groups, by_validation=by_validation)
     points = gained_points(scores) if ranked else None
-    word = verdict.word if points is None else word_of(points)
+    word = verdict.word if points is None else word_of(points, WORTH_POINTS)
     told = {"helps": "it helps", "ties": "nothing to tell it from none", "harms": "it harms"}[word]
     gained = "" if points is None else f" {points:+.1f} points of AUROC and"
     say("teacher", f"{told}: rd gained{gained} {verdict.gain:+.4f} +- {verdict.error:.4f} in held-out loss over the student alone")
@@ -161,8 +161,3 @@ def describe_choice(scores: dict[str, list[float]], losses: dict[str, list[NDArr
 def gained_points(scores: dict[str, list[float]]) -> float:
     """Points of AUROC by which RD's trials lie above those of the student alone, on average."""
     return 100 * float(np.mean(scores["rd"]) - np.mean(scores["vanilla"]))
-
-
-def word_of(points: float) -> Literal["helps", "ties", "harms"]:
-    """What a gain in points of AUROC amounts to."""
-    return "helps" if points > WORTH_POINTS else "harms" if points < -WORTH_POINTS else "ties"

@@ -158,11 +158,19 @@ def score_trial(trial: Recipe, data: TrainingData, student: Model, signals: Teac
     return judge(data.images, predictions)["score"], losses
 
 
+Word = Literal["helps", "ties", "harms"]
+
+
+def word_of(gain: float, band: float) -> Word:
+    """What a gain amounts to; within the band it ties."""
+    return "helps" if gain > band else "harms" if gain < -band else "ties"
+
+
 @dataclass(frozen=True)
 class Worth:
     """What something gains over the student alone in held-out loss an image, and its standard error."""
 
-    word: Literal["helps", "ties", "harms"]
+    word: Word
     gain: float
     error: float
     images: int
@@ -179,4 +187,4 @@ def worth(alone: list[NDArray[np.float64]], taught: list[NDArray[np.float64]], g
     if by_validation and len(alone) > 1:
         gains = [float((one - other).mean()) for one, other in zip(alone, taught, strict=True)]
         error = float(np.hypot(error, np.std(gains, ddof=1) / np.sqrt(len(gains))))
-    return Worth("helps" if gain > error else "harms" if gain < -error else "ties", gain, error, len(groups))
+    return Worth(word_of(gain, error), gain, error, len(groups))
